@@ -1,1 +1,33 @@
-//! The tracker.
+//! The tracker of heimdall-tracking.
+//!
+//! A call on [`Tracker`] is validated, appended to the [`journal`] on local disk and returns. Behind the
+//! journal one [`delivery`] worker writes the records into a [`store`] (an MLflow database) and the files
+//! into an [`artifacts`] store, and moves its position only after they have committed. A process that dies
+//! leaves its journal; the next one delivers it. Questions (`get_run_info`, `get_best_run`) and the model
+//! [`registry`] go to the store directly, after everything recorded before them has arrived.
+//!
+//! ```text
+//! call → record (validate) → journal (append) ┆ delivery worker → store / artifacts → position moved
+//! ```
+//!
+//! Everything here is free of Python but the `python` module, which the feature of that name adds.
+
+pub mod artifacts;
+pub mod config;
+pub mod context;
+pub mod delivery;
+pub mod error;
+pub mod journal;
+pub mod record;
+pub mod registry;
+pub mod run;
+pub mod store;
+pub mod tracker;
+
+#[cfg(feature = "python")]
+mod python;
+
+pub use config::TrackerConfig;
+pub use error::{Error, Result};
+pub use run::{RunId, RunInfo, RunStatus};
+pub use tracker::Tracker;

@@ -1,0 +1,92 @@
+//! Who runs what: the tags that MLflow's own client adds to a run.
+
+use std::{path::Path, process::Command};
+
+/// Where a run comes from.
+#[derive(Clone, Debug, Default)]
+pub struct RunContext {
+    /// Login name.
+    pub user: String,
+    /// Script or notebook.
+    pub source_name: String,
+    /// `LOCAL` or `NOTEBOOK`.
+    pub source_type: &'static str,
+    /// Commit of the repository that the source is in, where it is in one.
+    pub git_commit: Option<String>,
+}
+
+impl RunContext {
+    /// The context of a script, or of a notebook. Runs `git` once.
+    pub fn of(user: String, source_name: String, in_notebook: bool) -> Self {
+        Self {
+            user,
+            git_commit: git_commit(&source_name),
+            source_type: if in_notebook { "NOTEBOOK" } else { "LOCAL" },
+            source_name,
+        }
+    }
+
+    /// The tags, by their MLflow keys.
+    pub fn tags(&self, run_name: &str) -> Vec<(&'static str, String)> {
+        let mut tags = vec![
+            ("mlflow.runName", run_name.to_owned()),
+            ("mlflow.user", self.user.clone()),
+            ("mlflow.source.name", self.source_name.clone()),
+            ("mlflow.source.type", self.source_type.to_owned()),
+        ];
+        tags.extend(
+            self.git_commit
+                .clone()
+                .map(|commit| ("mlflow.source.git.commit", commit)),
+        );
+        tags
+    }
+}
+
+fn git_commit(source: &str) -> Option<String> {
+    let folder = Path::new(source).parent().filter(|folder| folder.is_dir());
+    let output = Command::new("git")
+        .args(["rev-parse", "--verify", "HEAD"])
+        .current_dir(folder.unwrap_or(Path::new(".")))
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let commit = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(commit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_carry_the_names_that_mlflow_uses() {
+        let context = RunContext {
+            source_type: "LOCAL",
+            ..RunContext::default()
+        };
+        let keys: Vec<_> = context
+            .tags("name")
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "mlflow.runName",
+                "mlflow.user",
+                "mlflow.source.name",
+                "mlflow.source.type"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_source_outside_any_repository_has_no_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            git_commit(&dir.path().join("train.py").display().to_string()),
+            None
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! What can go wrong, as the caller of [`crate::Tracker`] sees it: what failed, with which value, what to do.
+
+use std::path::PathBuf;
+
+use crate::{artifacts::ArtifactError, journal::JournalError, store::StoreError};
+
+/// Shorthand for a result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every failure a tracker call can report.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key, value, path, status or stage that MLflow would not take.
+    #[error("{what} {value:?} is not valid: {reason}")]
+    Invalid {
+        /// What the value was meant to be, for example `metric key`.
+        what: &'static str,
+        /// The value as it was given, shortened.
+        value: String,
+        /// The rule it breaks and what would be right.
+        reason: String,
+    },
+
+    /// A value of a type that cannot be recorded there, for example a metric that is not a number.
+    #[error("{what} {key:?} must be {expected}, not {found}")]
+    WrongType {
+        /// What was being recorded, for example `metric`.
+        what: &'static str,
+        /// Its key.
+        key: String,
+        /// The type it should have.
+        expected: &'static str,
+        /// The type it has.
+        found: String,
+    },
+
+    /// A setting that cannot work: an URI, a folder, an experiment.
+    #[error("{what} {value:?} cannot be used: {reason}")]
+    Configuration {
+        /// Which setting.
+        what: &'static str,
+        /// Its value, without credentials.
+        value: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+
+    /// Something is recorded while no run is active.
+    #[error("no run is active: call start_run() before {action}()")]
+    NoActiveRun {
+        /// The call that needs a run.
+        action: &'static str,
+    },
+
+    /// A run is started while another one is active.
+    #[error("run {active} is still active: call end_run() before start_run()")]
+    RunActive {
+        /// The active run.
+        active: String,
+    },
+
+    /// The tracker was made in a parent process.
+    #[error(
+        "this tracker belongs to process {owner}, this is its fork {current}: create a new MLflowTracker here"
+    )]
+    Forked {
+        /// Process that made the tracker.
+        owner: u32,
+        /// Process that called it.
+        current: u32,
+    },
+
+    /// The local file or folder to log is not there.
+    #[error("{} is not {expected}: nothing was logged", path.display())]
+    NoSuchFile {
+        /// The path as it was given.
+        path: PathBuf,
+        /// `a file` or `a folder`.
+        expected: &'static str,
+    },
+
+    /// What was recorded could not be delivered in the time allowed.
+    #[error("{pending} records are not delivered after {waited_s:.1} s ({reason}); they stay in {} and go out with the next start", journal.display())]
+    Undelivered {
+        /// Records that wait.
+        pending: u64,
+        /// Seconds waited.
+        waited_s: f64,
+        /// Last error of the destination, or that none was seen.
+        reason: String,
+        /// Where they wait.
+        journal: PathBuf,
+    },
+
+    /// The caller stopped waiting (Ctrl-C).
+    #[error("interrupted while waiting for the tracking store")]
+    Interrupted,
+
+    /// The delivery worker is gone; only an internal failure or an exiting process ends it.
+    #[error("the delivery worker of this tracker has stopped; create a new tracker")]
+    WorkerStopped,
+
+    /// The tracking store or the model registry refused or could not be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+
+    /// The artifact store refused or could not be reached.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+
+    /// The journal on local disk cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl Error {
+    /// An [`Error::Invalid`] whose value is shortened for the message.
+    pub fn invalid(what: &'static str, value: &str, reason: impl Into<String>) -> Self {
+        Self::Invalid {
+            what,
+            value: shorten(value),
+            reason: reason.into(),
+        }
+    }
+
+    /// An [`Error::Configuration`].
+    pub fn configuration(what: &'static str, value: &str, reason: impl Into<String>) -> Self {
+        Self::Configuration {
+            what,
+            value: shorten(value),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A value as error messages quote it: never more than a line.
+pub(crate) fn shorten(value: &str) -> String {
+    const LIMIT: usize = 120;
+    if value.chars().count() <= LIMIT {
+        return value.to_owned();
+    }
+    value.chars().take(LIMIT).chain("…".chars()).collect()
+}

@@ -1,0 +1,51 @@
+//! The one place where an [`Error`] becomes a Python exception of `heimdall_tracking.errors`.
+
+use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
+
+use crate::{error::Error, store::StoreError};
+
+/// The exception for an error; an interrupt becomes what the interpreter has pending.
+pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
+    if matches!(error, Error::Interrupted)
+        && let Err(pending) = py.check_signals()
+    {
+        return pending;
+    }
+    let message = error.to_string();
+    match py
+        .import("heimdall_tracking.errors")
+        .and_then(|module| module.getattr(class(error)))
+    {
+        Ok(class) => match class.cast_into::<PyType>() {
+            Ok(class) => PyErr::from_type(class, message),
+            Err(error) => error.into(),
+        },
+        // Only an installation without its Python files lacks the class.
+        Err(_) => PyErr::from_type(PyRuntimeError::type_object(py), message),
+    }
+}
+
+fn class(error: &Error) -> &'static str {
+    match error {
+        Error::Invalid { .. } => "InvalidInputError",
+        Error::WrongType { .. } => "WrongTypeError",
+        Error::Configuration { .. } => "ConfigurationError",
+        Error::NoActiveRun { .. } | Error::RunActive { .. } | Error::Forked { .. } => {
+            "RunStateError"
+        }
+        Error::NoSuchFile { .. } => "ArtifactNotFoundError",
+        Error::Undelivered { .. } => "UndeliveredError",
+        Error::Interrupted | Error::WorkerStopped => "HeimdallError",
+        Error::Store(error) => match error {
+            StoreError::Unavailable { .. } => "StoreUnavailableError",
+            StoreError::Open { .. } => "ConfigurationError",
+            StoreError::RunNotFound { .. } | StoreError::ModelNotFound { .. } => "NotFoundError",
+            StoreError::ExperimentDeleted { .. } => "ConfigurationError",
+            StoreError::Refused { .. }
+            | StoreError::RunDeleted { .. }
+            | StoreError::ParamChanged { .. } => "InvalidInputError",
+        },
+        Error::Artifact(_) => "ArtifactError",
+        Error::Journal(_) => "JournalError",
+    }
+}

@@ -1,0 +1,461 @@
+//! `MLflowTracker` as Python sees it. The documentation that users read stands in `_native.pyi`.
+
+use std::{path::PathBuf, time::Duration};
+
+use pyo3::{
+    exceptions::PyKeyboardInterrupt,
+    prelude::*,
+    types::{PyDict, PyMapping, PyType},
+};
+
+use super::{errors::to_python, values};
+use crate::{
+    config::{
+        DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, S3Config, Secret, TrackerConfig,
+        without_credentials,
+    },
+    context::RunContext,
+    delivery::background::KeepWaiting,
+    error::{Error, Result},
+    run::{Best, RunStatus},
+    tracker::{self, Tracker},
+};
+
+#[pyclass(frozen, module = "heimdall_tracking", subclass, weakref)]
+pub struct MLflowTracker {
+    tracker: Tracker,
+    artifact_uri: Option<String>,
+}
+
+#[pymethods]
+impl MLflowTracker {
+    #[new]
+    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned()))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the signature that existing scripts call"
+    )]
+    fn new(
+        py: Python<'_>,
+        tracking_uri: String,
+        artifact_uri: Option<String>,
+        backend_store_uri: Option<String>,
+        registry_uri: Option<String>,
+        s3_endpoint_url: Option<String>,
+        s3_access_key_id: Option<String>,
+        s3_secret_access_key: Option<String>,
+        experiment_name: String,
+    ) -> PyResult<Self> {
+        let config = TrackerConfig {
+            tracking_uri,
+            artifact_uri: artifact_uri.clone(),
+            backend_store_uri,
+            registry_uri,
+            s3: S3Config {
+                endpoint_url: s3_endpoint_url,
+                access_key_id: s3_access_key_id.map(Secret::from),
+                secret_access_key: s3_secret_access_key.map(Secret::from),
+            },
+            experiment_name,
+            heimdall_dir: std::env::var_os("HEIMDALL_DIR")
+                .filter(|dir| !dir.is_empty())
+                .map_or_else(|| PathBuf::from(DEFAULT_HEIMDALL_DIR), PathBuf::from),
+        };
+        let ((source, in_notebook), user) = (source(py)?, user(py)?);
+        let tracker = waiting(py, |keep_waiting| {
+            Tracker::open(
+                &config,
+                RunContext::of(user, source, in_notebook),
+                keep_waiting,
+            )
+        })?;
+        Ok(Self {
+            tracker,
+            artifact_uri: artifact_uri.map(|uri| without_credentials(&uri)),
+        })
+    }
+
+    #[getter]
+    fn tracking_uri(&self) -> String {
+        self.tracker.destination().uri()
+    }
+
+    #[getter]
+    fn registry_uri(&self) -> String {
+        self.tracker.registry_destination().uri()
+    }
+
+    #[getter]
+    fn backend_store_uri(&self) -> String {
+        self.tracker.destination().uri()
+    }
+
+    #[getter]
+    fn artifact_uri(&self) -> Option<&str> {
+        self.artifact_uri.as_deref()
+    }
+
+    #[getter]
+    fn experiment_name(&self) -> &str {
+        self.tracker.experiment_name()
+    }
+
+    #[getter]
+    fn experiment_id(&self) -> String {
+        self.tracker.experiment_id().to_string()
+    }
+
+    #[getter]
+    fn active_run_id(&self) -> Option<String> {
+        self.tracker.active_run().map(|run| run.to_string())
+    }
+
+    #[pyo3(signature = (run_name=None, tags=None))]
+    fn start_run(
+        &self,
+        py: Python<'_>,
+        run_name: Option<&str>,
+        tags: Option<&Bound<'_, PyMapping>>,
+    ) -> PyResult<String> {
+        let run = values::tags(tags)?.and_then(|tags| self.tracker.start_run(run_name, &tags));
+        self.answer(py, run).map(|run| run.to_string())
+    }
+
+    #[pyo3(signature = (status="FINISHED"))]
+    fn end_run(&self, py: Python<'_>, status: &str) -> PyResult<()> {
+        let ended = RunStatus::parse_final(status).and_then(|status| self.tracker.end_run(status));
+        self.answer(py, ended)
+    }
+
+    #[pyo3(signature = (run_name=None, tags=None))]
+    fn run(slf: Py<Self>, run_name: Option<String>, tags: Option<Py<PyMapping>>) -> ActiveRun {
+        ActiveRun {
+            tracker: slf,
+            run_name,
+            tags,
+            run_id: std::sync::OnceLock::new(),
+        }
+    }
+
+    fn log_params(&self, py: Python<'_>, params: &Bound<'_, PyMapping>) -> PyResult<()> {
+        let logged = values::params(params)?.and_then(|params| self.tracker.log_params(params));
+        self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (metrics, step=None))]
+    fn log_metrics(
+        &self,
+        py: Python<'_>,
+        metrics: &Bound<'_, PyMapping>,
+        step: Option<i64>,
+    ) -> PyResult<()> {
+        let logged = values::metrics(metrics)?
+            .and_then(|values| self.tracker.log_metrics(values, step.unwrap_or(0)));
+        self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (local_path, artifact_path="artifacts"))]
+    fn log_artifact(
+        &self,
+        py: Python<'_>,
+        local_path: &Bound<'_, PyAny>,
+        artifact_path: Option<&str>,
+    ) -> PyResult<()> {
+        let (file, folder) = (values::path(local_path)?, artifact_path.unwrap_or_default());
+        let logged = py.detach(|| self.tracker.log_artifact(&file, folder));
+        self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (local_dir, artifact_path="artifacts"))]
+    fn log_artifacts_dir(
+        &self,
+        py: Python<'_>,
+        local_dir: &Bound<'_, PyAny>,
+        artifact_path: Option<&str>,
+    ) -> PyResult<()> {
+        let (dir, folder) = (values::path(local_dir)?, artifact_path.unwrap_or_default());
+        let logged = py.detach(|| self.tracker.log_artifacts_dir(&dir, folder));
+        self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (model_name, model_uri, description="", tags=None))]
+    fn register_model(
+        &self,
+        py: Python<'_>,
+        model_name: &str,
+        model_uri: &str,
+        description: &str,
+        tags: Option<&Bound<'_, PyMapping>>,
+    ) -> PyResult<String> {
+        let tags = self.answer(py, values::tags(tags)?)?;
+        let version = self.ask(py, |keep_waiting| {
+            self.tracker
+                .register_model(model_name, model_uri, description, tags, keep_waiting)
+        })?;
+        Ok(version.to_string())
+    }
+
+    fn transition_model_stage(
+        &self,
+        py: Python<'_>,
+        model_name: &str,
+        version: &Bound<'_, PyAny>,
+        stage: &str,
+    ) -> PyResult<()> {
+        let version = version.str()?.to_string();
+        self.ask(py, |keep_waiting| {
+            self.tracker
+                .transition_model_stage(model_name, &version, stage, keep_waiting)
+        })
+    }
+
+    fn get_run_info<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<Bound<'py, PyDict>> {
+        let run = self.ask(py, |keep_waiting| {
+            self.tracker.run_info(run_id, keep_waiting)
+        })?;
+        let info = PyDict::new(py);
+        info.set_item("run_id", run.run_id)?;
+        info.set_item("experiment_id", run.experiment_id)?;
+        info.set_item("status", run.status)?;
+        info.set_item("start_time", run.start_time)?;
+        info.set_item("end_time", run.end_time)?;
+        info.set_item("parameters", run.params)?;
+        info.set_item("metrics", run.metrics)?;
+        info.set_item("tags", run.tags)?;
+        Ok(info)
+    }
+
+    #[pyo3(signature = (metric="val/loss", compare_fn=None))]
+    fn get_best_run<'py>(
+        &self,
+        py: Python<'py>,
+        metric: &str,
+        compare_fn: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let best = self.answer(py, best(py, compare_fn)?)?;
+        let run = self.ask(py, |keep_waiting| {
+            self.tracker.best_run(metric, best, keep_waiting)
+        })?;
+        let Some(run) = run else { return Ok(None) };
+        let answer = PyDict::new(py);
+        answer.set_item("run_id", run.run_id)?;
+        answer.set_item("metric_value", run.metric_value)?;
+        answer.set_item("params", run.params)?;
+        Ok(Some(answer))
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let timeout = timeout
+            .map(|seconds| {
+                Duration::try_from_secs_f64(seconds).map_err(|_| {
+                    Error::invalid(
+                        "timeout",
+                        &seconds.to_string(),
+                        "it is a number of seconds from 0 on",
+                    )
+                })
+            })
+            .transpose();
+        let timeout = self.answer(py, timeout)?;
+        self.ask(py, |keep_waiting| self.tracker.flush(timeout, keep_waiting))
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let status = self.tracker.status();
+        let answer = PyDict::new(py);
+        answer.set_item("pending", status.pending)?;
+        answer.set_item("parked", status.parked)?;
+        answer.set_item("degraded", status.last_error.is_some())?;
+        answer.set_item("last_error", status.last_error)?;
+        answer.set_item("journal", status.journal.display().to_string())?;
+        Ok(answer)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "MLflowTracker(tracking_uri={:?}, experiment_name={:?}, active_run_id={})",
+            self.tracking_uri(),
+            self.experiment_name(),
+            self.active_run_id()
+                .map_or_else(|| "None".to_owned(), |run| format!("{run:?}"))
+        )
+    }
+}
+
+impl MLflowTracker {
+    /// A call's outcome for Python, after what the worker has to say.
+    fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
+        tell(py, self.tracker.notices())?;
+        outcome.map_err(|error| to_python(py, &error))
+    }
+
+    /// Runs what waits on a store, without the GIL.
+    fn ask<T: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(KeepWaiting<'_>) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let answer = waiting(py, question);
+        tell(py, self.tracker.notices())?;
+        answer
+    }
+}
+
+/// `with tracker.run("name") as run:`
+#[pyclass(frozen, module = "heimdall_tracking", name = "ActiveRun")]
+pub struct ActiveRun {
+    tracker: Py<MLflowTracker>,
+    run_name: Option<String>,
+    tags: Option<Py<PyMapping>>,
+    run_id: std::sync::OnceLock<String>,
+}
+
+#[pymethods]
+impl ActiveRun {
+    #[getter]
+    fn run_id(&self) -> Option<&str> {
+        self.run_id.get().map(String::as_str)
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        let py = slf.py();
+        let run = slf.get();
+        let tags = run.tags.as_ref().map(|tags| tags.bind(py));
+        let run_id = run
+            .tracker
+            .get()
+            .start_run(py, run.run_name.as_deref(), tags)?;
+        run.run_id.get_or_init(|| run_id);
+        Ok(slf)
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exception: Option<&Bound<'_, PyType>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let status = match exception {
+            None => RunStatus::Finished,
+            Some(exception) if exception.is_subclass_of::<PyKeyboardInterrupt>()? => {
+                RunStatus::Killed
+            }
+            Some(_) => RunStatus::Failed,
+        };
+        let tracker = self.tracker.get();
+        // The caller may have ended the run in the block already, and started another one.
+        if tracker.active_run_id().as_deref() == self.run_id() {
+            tracker.answer(py, tracker.tracker.end_run(status))?;
+        }
+        Ok(false)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "ActiveRun(run_id={:?})",
+            self.run_id().unwrap_or("not started")
+        )
+    }
+}
+
+/// Called at exit: ends active runs with `status` and waits up to `timeout` seconds for delivery.
+#[pyfunction]
+pub fn finish(py: Python<'_>, status: &str, timeout: f64) -> PyResult<()> {
+    let told = waiting(py, |keep_waiting| {
+        let status = RunStatus::parse_final(status)?;
+        Ok(tracker::finish(
+            status,
+            Duration::try_from_secs_f64(timeout).unwrap_or_default(),
+            keep_waiting,
+        ))
+    })?;
+    tell(py, told)
+}
+
+/// Says sentences to the user: on the logger `heimdall_tracking`, which prints where nothing is configured.
+fn tell(py: Python<'_>, told: Vec<String>) -> PyResult<()> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let logger = py
+        .import("logging")?
+        .call_method1("getLogger", ("heimdall_tracking",))?;
+    for text in told {
+        logger.call_method1("warning", ("%s", text))?;
+    }
+    Ok(())
+}
+
+/// Runs something that waits, without the GIL, so that Ctrl-C ends the wait.
+fn waiting<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(KeepWaiting<'_>) -> Result<T> + Send,
+) -> PyResult<T> {
+    let mut pending = None;
+    let outcome = py.detach(|| {
+        work(&mut || match Python::attach(|py| py.check_signals()) {
+            Ok(()) => true,
+            Err(interrupt) => {
+                pending = Some(interrupt);
+                false
+            }
+        })
+    });
+    match (outcome, pending) {
+        (Err(Error::Interrupted), Some(interrupt)) => Err(interrupt),
+        (Ok(answer), _) => Ok(answer),
+        (Err(error), _) => Err(to_python(py, &error)),
+    }
+}
+
+/// Login name, found as MLflow finds it.
+fn user(py: Python<'_>) -> PyResult<String> {
+    match py.import("getpass")?.call_method0("getuser") {
+        Ok(user) => user.extract(),
+        // A container's user need not have a name.
+        Err(_) => Ok("unknown".to_owned()),
+    }
+}
+
+/// Script or notebook that runs.
+fn source(py: Python<'_>) -> PyResult<(String, bool)> {
+    let in_notebook = py
+        .import("sys")?
+        .getattr("modules")?
+        .contains("ipykernel")?;
+    if in_notebook {
+        let name = std::env::var("JPY_SESSION_NAME").unwrap_or_else(|_| "notebook".to_owned());
+        return Ok((name, true));
+    }
+    let argv: Vec<String> = py
+        .import("sys")?
+        .getattr("argv")?
+        .extract()
+        .unwrap_or_default();
+    let script = argv
+        .into_iter()
+        .next()
+        .filter(|script| !script.is_empty() && script != "-c");
+    Ok((script.unwrap_or_else(|| "python".to_owned()), false))
+}
+
+/// `min` and `max`, the built-ins or the words.
+fn best(py: Python<'_>, compare_fn: Option<&Bound<'_, PyAny>>) -> PyResult<Result<Best>> {
+    let Some(compare) = compare_fn else {
+        return Ok(Ok(Best::Min));
+    };
+    let builtins = py.import("builtins")?;
+    for (name, best) in [("min", Best::Min), ("max", Best::Max)] {
+        if compare.is(builtins.getattr(name)?) || compare.eq(name)? {
+            return Ok(Ok(best));
+        }
+    }
+    let shown = compare.repr()?.to_string();
+    Ok(Err(Error::invalid(
+        "compare_fn",
+        &shown,
+        "it is min or max, the function or the word",
+    )))
+}

@@ -1,0 +1,343 @@
+//! What can be recorded, and MLflow's rules for it.
+//!
+//! A key or a value that has passed through here is one that every MLflow store takes; what breaks a rule
+//! is refused before anything is written. The rules and limits are those of MLflow's `utils/validation.py`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Error,
+    run::{RunId, RunStatus},
+};
+
+/// Longest key of a param, metric or tag, in characters.
+pub const MAX_KEY_LENGTH: usize = 250;
+/// Longest param value; a longer one is cut, as MLflow does by default.
+pub const MAX_PARAM_VALUE_LENGTH: usize = 6_000;
+/// Longest tag value; a longer one is cut, as MLflow does by default.
+pub const MAX_TAG_VALUE_LENGTH: usize = 8_000;
+/// Longest run name and experiment name: the width of the columns in the store.
+const MAX_RUN_NAME_LENGTH: usize = 250;
+const MAX_EXPERIMENT_NAME_LENGTH: usize = 256;
+
+/// One thing to deliver, as the journal keeps it.
+///
+/// The order of the variants and of their fields is the journal's format: a new variant goes to the end,
+/// any other change raises [`crate::journal::FORMAT_VERSION`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// A run begins.
+    RunStarted(RunStart),
+    /// Values of one step.
+    Metrics {
+        /// The run.
+        run: RunId,
+        /// Step (any integer; the epoch, by custom).
+        step: i64,
+        /// Milliseconds since 1970.
+        timestamp: i64,
+        /// Key and value; NaN and infinities are allowed.
+        values: Vec<(Key, f64)>,
+    },
+    /// Params of a run.
+    Params {
+        /// The run.
+        run: RunId,
+        /// Key and value.
+        values: Vec<(Key, String)>,
+    },
+    /// Tags of a run.
+    Tags {
+        /// The run.
+        run: RunId,
+        /// Key and value.
+        values: Vec<(Key, String)>,
+    },
+    /// A file for the run's artifacts.
+    Artifact {
+        /// The run.
+        run: RunId,
+        /// Name of the copy in the journal's staging folder.
+        staged: String,
+        /// Where it goes, below the run's artifact URI.
+        path: ArtifactPath,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A run ends.
+    RunEnded {
+        /// The run.
+        run: RunId,
+        /// How.
+        status: RunStatus,
+        /// Milliseconds since 1970.
+        end_time: i64,
+    },
+}
+
+/// The beginning of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStart {
+    /// Its id, chosen here so that a second delivery finds the first.
+    pub run: RunId,
+    /// Name of the experiment it belongs to.
+    pub experiment: String,
+    /// Artifact location of that experiment, should it have to be created.
+    pub artifact_location: Option<String>,
+    /// Name of the run.
+    pub name: String,
+    /// Who runs it.
+    pub user: String,
+    /// Milliseconds since 1970.
+    pub start_time: i64,
+}
+
+impl Record {
+    /// The run it belongs to.
+    pub fn run(&self) -> RunId {
+        match self {
+            Self::RunStarted(start) => start.run,
+            Self::Metrics { run, .. }
+            | Self::Params { run, .. }
+            | Self::Tags { run, .. }
+            | Self::Artifact { run, .. }
+            | Self::RunEnded { run, .. } => *run,
+        }
+    }
+
+    /// One line for people: what it is, without its values.
+    pub fn summary(&self) -> String {
+        let keys = |keys: &mut dyn Iterator<Item = &Key>| {
+            keys.map(Key::as_str).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Self::RunStarted(start) => format!("start of run {:?}", start.name),
+            Self::Metrics { step, values, .. } => {
+                format!(
+                    "metrics {} at step {step}",
+                    keys(&mut values.iter().map(|(key, _)| key))
+                )
+            }
+            Self::Params { values, .. } => {
+                format!("params {}", keys(&mut values.iter().map(|(key, _)| key)))
+            }
+            Self::Tags { values, .. } => {
+                format!("tags {}", keys(&mut values.iter().map(|(key, _)| key)))
+            }
+            Self::Artifact { path, .. } => format!("artifact {}", path.as_str()),
+            Self::RunEnded { status, .. } => format!("end of run, {}", status.as_str()),
+        }
+    }
+}
+
+/// Key of a metric, param or tag that MLflow takes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key(Box<str>);
+
+impl Key {
+    /// Checks a key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `what` when the key is empty, longer than 250 characters, has a character
+    /// other than letters, digits, `_ - . / :` and blank, or is not its own normalised path.
+    pub fn parse(what: &'static str, text: &str) -> Result<Self, Error> {
+        if text.is_empty() {
+            return Err(Error::invalid(
+                what,
+                text,
+                "a key needs at least one character",
+            ));
+        }
+        // Every byte limit is a character limit for the ASCII keys that people use.
+        if text.len() > MAX_KEY_LENGTH && text.chars().count() > MAX_KEY_LENGTH {
+            return Err(Error::invalid(
+                what,
+                text,
+                "a key has at most 250 characters",
+            ));
+        }
+        if !text.chars().all(is_key_char) {
+            return Err(Error::invalid(
+                what,
+                text,
+                "a key has letters, digits, underscores, dashes, dots, slashes, colons and blanks only",
+            ));
+        }
+        if !is_normalised(text) {
+            return Err(Error::invalid(
+                what,
+                text,
+                "a key must be its own normalised path: no leading or trailing slash, no '//', no '.' or '..' part",
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The key itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_key_char(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | ' ')
+}
+
+/// True for a relative path that `posixpath.normpath` leaves as it is and that does not climb.
+fn is_normalised(path: &str) -> bool {
+    path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.starts_with("..")
+}
+
+/// Path of an artifact below its run's artifact URI: relative, normalised, never climbing out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactPath(String);
+
+impl ArtifactPath {
+    /// The root of the run's artifacts.
+    pub fn root() -> Self {
+        Self(String::new())
+    }
+
+    /// Checks a folder path as `log_artifact(…, artifact_path)` takes it; empty means the root.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for absolute paths, `..`, `.`, empty parts, backslashes and control characters.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.is_empty() {
+            return Ok(Self::root());
+        }
+        if !is_normalised(text) || text.contains('\\') || text.chars().any(char::is_control) {
+            return Err(Error::invalid(
+                "artifact path",
+                text,
+                "it must be a relative path below the run's artifacts, with '/' between its parts and no '.' or '..'",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// This folder's child.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the child breaks the rules of [`ArtifactPath::parse`].
+    pub fn join(&self, child: &str) -> Result<Self, Error> {
+        let child = Self::parse(child)?;
+        Ok(match (self.0.is_empty(), child.0.is_empty()) {
+            (true, _) => child,
+            (_, true) => self.clone(),
+            _ => Self(format!("{}/{}", self.0, child.0)),
+        })
+    }
+
+    /// The path with `/` between its parts.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A value cut to the characters that the store keeps.
+pub fn cut(mut value: String, limit: usize) -> String {
+    if value.len() > limit
+        && let Some((end, _)) = value.char_indices().nth(limit)
+    {
+        value.truncate(end);
+    }
+    value
+}
+
+/// Checks the name of a run.
+///
+/// # Errors
+/// [`Error::Invalid`] when it is longer than the store's column.
+pub fn run_name(text: &str) -> Result<String, Error> {
+    if text.chars().count() > MAX_RUN_NAME_LENGTH {
+        return Err(Error::invalid(
+            "run name",
+            text,
+            "a run name has at most 250 characters",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Checks the name of an experiment.
+///
+/// # Errors
+/// [`Error::Invalid`] when it is empty or longer than the store's column.
+pub fn experiment_name(text: &str) -> Result<String, Error> {
+    let what = "experiment name";
+    if text.trim().is_empty() {
+        return Err(Error::invalid(what, text, "an experiment needs a name"));
+    }
+    if text.chars().count() > MAX_EXPERIMENT_NAME_LENGTH {
+        return Err(Error::invalid(
+            what,
+            text,
+            "an experiment name has at most 256 characters",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn keys_that_mlflow_takes_are_taken() {
+        for key in [
+            "loss",
+            "val/loss",
+            "a.b-c_d:e f",
+            "système/µ",
+            "a..b",
+            &"k".repeat(250),
+        ] {
+            assert_eq!(Key::parse("metric key", key).unwrap().as_str(), key);
+        }
+    }
+
+    #[test]
+    fn keys_that_mlflow_refuses_are_refused_with_their_value() {
+        for key in [
+            "", "/loss", "loss/", "a//b", "./a", "a/./b", "..", "../a", "..a", "a/../b", ".",
+            "a\nb", "ä#",
+        ] {
+            let error = Key::parse("metric key", key).unwrap_err().to_string();
+            assert!(error.starts_with("metric key"), "{error}");
+        }
+        assert!(Key::parse("metric key", &"k".repeat(251)).is_err());
+    }
+
+    #[test]
+    fn artifact_paths_stay_below_the_run() {
+        let folder = ArtifactPath::parse("checkpoints/best").unwrap();
+        assert_eq!(
+            folder.join("a b#%.ckpt").unwrap().as_str(),
+            "checkpoints/best/a b#%.ckpt"
+        );
+        assert_eq!(ArtifactPath::root().join("x").unwrap().as_str(), "x");
+        for wrong in ["/etc", "..", "a/..", "a//b", "a\\b", "./a", "a/", "a\0"] {
+            assert!(ArtifactPath::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_keeps_whole_characters_up_to_the_limit(text in ".{0,40}", limit in 0usize..30) {
+            let expected: String = text.chars().take(limit).collect();
+            prop_assert_eq!(cut(text, limit), expected);
+        }
+
+        #[test]
+        fn an_accepted_artifact_path_never_leaves_its_root(text in "[a./\\\\ ]{0,12}") {
+            if let Ok(path) = ArtifactPath::parse(&text) {
+                let joined = std::path::Path::new("/root").join(path.as_str());
+                prop_assert!(joined.starts_with("/root"));
+                prop_assert!(!path.as_str().split('/').any(|part| part == ".."));
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A run: its id, its name, its status, and what is read back of it.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, time::SystemTime};
+
+use rand::seq::IndexedRandom;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::Error;
+
+/// Id of a run: 32 hexadecimal digits, as MLflow makes them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId(Uuid);
+
+impl RunId {
+    /// A new random id.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| Error::invalid("run id", text, "a run id is 32 hexadecimal digits"))
+    }
+}
+
+/// Status of a run, as MLflow spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunStatus {
+    /// Still being written to.
+    Running,
+    /// Ended well.
+    Finished,
+    /// Ended by an error, or its process died.
+    Failed,
+    /// Ended by the user or the scheduler.
+    Killed,
+}
+
+impl RunStatus {
+    /// The word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Finished => "FINISHED",
+            Self::Failed => "FAILED",
+            Self::Killed => "KILLED",
+        }
+    }
+
+    /// Reads a status that ends a run, in any case.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for anything but FINISHED, FAILED and KILLED.
+    pub fn parse_final(text: &str) -> Result<Self, Error> {
+        [Self::Finished, Self::Failed, Self::Killed]
+            .into_iter()
+            .find(|status| status.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| {
+                Error::invalid("run status", text, "a run ends FINISHED, FAILED or KILLED")
+            })
+    }
+}
+
+/// A run as the store has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunInfo {
+    /// Id of the run.
+    pub run_id: String,
+    /// Id of its experiment.
+    pub experiment_id: String,
+    /// Status word.
+    pub status: String,
+    /// Start, milliseconds since 1970.
+    pub start_time: Option<i64>,
+    /// End, milliseconds since 1970; `None` while it runs.
+    pub end_time: Option<i64>,
+    /// Params by key.
+    pub params: BTreeMap<String, String>,
+    /// Latest value of each metric by key.
+    pub metrics: BTreeMap<String, f64>,
+    /// Tags by key.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// The best run of an experiment by one metric.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BestRun {
+    /// Id of the run.
+    pub run_id: String,
+    /// Latest value of the metric asked for.
+    pub metric_value: f64,
+    /// Its params by key.
+    pub params: BTreeMap<String, String>,
+}
+
+/// Which end of a metric is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Best {
+    /// Smallest value.
+    Min,
+    /// Largest value.
+    Max,
+}
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |elapsed| {
+            i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+        })
+}
+
+/// A name for a run that was given none: adjective, radio word, number, like MLflow's random names.
+pub(crate) fn random_name() -> String {
+    const ADJECTIVES: [&str; 24] = [
+        "amber", "bold", "brisk", "calm", "clear", "coherent", "crisp", "distant", "eager", "fair",
+        "gentle", "keen", "lively", "lucid", "mellow", "narrow", "nimble", "polar", "quiet",
+        "sharp", "steady", "swift", "tidal", "vivid",
+    ];
+    const NOUNS: [&str; 24] = [
+        "antenna", "band", "beacon", "burst", "carrier", "chirp", "coil", "delay", "dipole",
+        "echo", "fading", "filter", "ground", "heron", "horizon", "lobe", "mast", "mixer", "phase",
+        "pilot", "pulse", "relay", "signal", "wave",
+    ];
+    let mut rng = rand::rng();
+    let adjective = ADJECTIVES.choose(&mut rng).unwrap_or(&ADJECTIVES[0]);
+    let noun = NOUNS.choose(&mut rng).unwrap_or(&NOUNS[0]);
+    format!("{adjective}-{noun}-{}", rand::random_range(0..1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_id_prints_as_32_hexadecimal_digits_and_parses_back() {
+        let id = RunId::random();
+        let text = id.to_string();
+        assert_eq!(text.len(), 32);
+        assert!(
+            text.bytes()
+                .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+        );
+        assert_eq!(text.parse::<RunId>().unwrap(), id);
+    }
+
+    #[test]
+    fn only_final_statuses_end_a_run() {
+        assert_eq!(RunStatus::parse_final("FAILED").unwrap(), RunStatus::Failed);
+        assert_eq!(RunStatus::parse_final("killed").unwrap(), RunStatus::Killed);
+        for wrong in ["", "RUNNING", "DONE", "FINISHED "] {
+            let error = RunStatus::parse_final(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains(wrong) && error.contains("FINISHED, FAILED or KILLED"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn random_names_have_three_parts() {
+        assert_eq!(random_name().split('-').count(), 3);
+    }
+}

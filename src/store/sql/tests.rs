@@ -1,0 +1,282 @@
+use std::future::Future;
+
+use super::*;
+use crate::{
+    record::{Key, Record, RunStart},
+    registry::{ModelRegistry, NewVersion, Stage},
+    run::{Best, RunId, RunStatus},
+    store::TrackingStore,
+};
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test)
+}
+
+async fn open(dir: &tempfile::TempDir) -> SqlStore {
+    SqlStore::open(&Destination::Sqlite(dir.path().join("mlflow.db")))
+        .await
+        .unwrap()
+}
+
+fn start(run: RunId) -> Record {
+    Record::RunStarted(RunStart {
+        run,
+        experiment: "e".into(),
+        artifact_location: Some("/artifacts".into()),
+        name: "n".into(),
+        user: "u".into(),
+        start_time: 1,
+    })
+}
+
+fn key(text: &str) -> Key {
+    Key::parse("key", text).unwrap()
+}
+
+fn metric(run: RunId, step: i64, value: f64) -> Record {
+    Record::Metrics {
+        run,
+        step,
+        timestamp: 5,
+        values: vec![(key("val/loss"), value)],
+    }
+}
+
+fn param(run: RunId, value: &str) -> Record {
+    Record::Params {
+        run,
+        values: vec![(key("lr"), value.into())],
+    }
+}
+
+#[test]
+fn a_batch_written_again_changes_nothing() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let run = RunId::random();
+        let end = Record::RunEnded {
+            run,
+            status: RunStatus::Finished,
+            end_time: 9,
+        };
+        let tags = Record::Tags {
+            run,
+            values: vec![(key("t"), "v".into())],
+        };
+        let batch = [
+            start(run),
+            param(run, "1"),
+            tags,
+            metric(run, 0, 0.5),
+            metric(run, 1, 0.25),
+            end,
+        ];
+        let batch: Vec<&Record> = batch.iter().collect();
+        store.write(&batch).await.unwrap();
+        let first = store.run(&run.to_string()).await.unwrap();
+        store.write(&batch).await.unwrap();
+        assert_eq!(store.run(&run.to_string()).await.unwrap(), first);
+        let points: i64 = sqlx::query_scalar("SELECT count(*) FROM metrics")
+            .fetch_one(&store.pool)
+            .await
+            .unwrap();
+        assert_eq!(points, 2);
+        assert_eq!(
+            (first.status.as_str(), first.end_time),
+            ("FINISHED", Some(9))
+        );
+        assert_eq!(first.metrics["val/loss"], 0.25);
+    });
+}
+
+#[test]
+fn a_batch_with_a_refused_record_leaves_nothing_behind() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let run = RunId::random();
+        store.write(&[&start(run), &param(run, "1")]).await.unwrap();
+        let error = store
+            .write(&[&metric(run, 0, 0.5), &param(run, "2")])
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, StoreError::ParamChanged { old, new, .. } if old == "1" && new == "2")
+        );
+        assert!(!error.is_transient());
+        assert!(
+            store
+                .run(&run.to_string())
+                .await
+                .unwrap()
+                .metrics
+                .is_empty()
+        );
+    });
+}
+
+#[test]
+fn nothing_is_written_to_runs_that_are_unknown_or_deleted() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let run = RunId::random();
+        let unknown = store.write(&[&metric(run, 0, 0.5)]).await.unwrap_err();
+        assert!(matches!(unknown, StoreError::RunNotFound { .. }));
+        store.write(&[&start(run)]).await.unwrap();
+        sqlx::query("UPDATE runs SET lifecycle_stage = 'deleted'")
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        let deleted = store.write(&[&metric(run, 0, 0.5)]).await.unwrap_err();
+        assert!(matches!(deleted, StoreError::RunDeleted { .. }));
+    });
+}
+
+#[test]
+fn the_latest_point_has_the_greatest_step_then_time_then_value() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let run = RunId::random();
+        store
+            .write(&[&start(run), &metric(run, 2, 0.1), &metric(run, -1, 9.0)])
+            .await
+            .unwrap();
+        let latest = async || store.run(&run.to_string()).await.unwrap().metrics["val/loss"];
+        assert_eq!(latest().await, 0.1);
+        store.write(&[&metric(run, 1, 7.0)]).await.unwrap();
+        assert_eq!(latest().await, 0.1, "an earlier step");
+        store.write(&[&metric(run, 2, 0.3)]).await.unwrap();
+        assert_eq!(
+            latest().await,
+            0.3,
+            "the same step and time, a greater value"
+        );
+        store.write(&[&metric(run, 3, f64::NAN)]).await.unwrap();
+        assert!(latest().await.is_nan());
+    });
+}
+
+#[test]
+fn the_best_run_is_never_one_with_nan() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let experiment = store.experiment("e", None).await.unwrap().id;
+        let runs = [RunId::random(), RunId::random(), RunId::random()];
+        for (run, value) in runs.iter().zip([0.5, f64::NAN, 0.25]) {
+            store
+                .write(&[&start(*run), &metric(*run, 0, value)])
+                .await
+                .unwrap();
+        }
+        for (best, expected) in [(Best::Min, (2, 0.25)), (Best::Max, (0, 0.5))] {
+            let found = store
+                .best_run(experiment, "val/loss", best)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                (found.run_id, found.metric_value),
+                (runs[expected.0].to_string(), expected.1)
+            );
+        }
+        assert_eq!(
+            store
+                .best_run(experiment, "other", Best::Min)
+                .await
+                .unwrap(),
+            None
+        );
+    });
+}
+
+#[test]
+fn opening_twice_at_once_makes_one_database() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = tokio::join!(open(&dir), open(&dir));
+        let (a, b) = tokio::join!(first.experiment("e", None), second.experiment("e", None));
+        assert_eq!(a.unwrap(), b.unwrap());
+    });
+}
+
+#[test]
+fn a_run_whose_process_died_fails_unless_it_had_ended() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let (open_run, ended) = (RunId::random(), RunId::random());
+        let end = Record::RunEnded {
+            run: ended,
+            status: RunStatus::Finished,
+            end_time: 9,
+        };
+        store
+            .write(&[&start(open_run), &start(ended), &end])
+            .await
+            .unwrap();
+        for run in [open_run, ended] {
+            store.fail_run(&run.to_string(), 7).await.unwrap();
+        }
+        let status = async |run: RunId| {
+            let info = store.run(&run.to_string()).await.unwrap();
+            (info.status, info.end_time)
+        };
+        assert_eq!(status(open_run).await, ("FAILED".into(), Some(7)));
+        assert_eq!(status(ended).await, ("FINISHED".into(), Some(9)));
+    });
+}
+
+#[test]
+fn versions_of_a_model_count_up_and_take_stages() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let version = NewVersion {
+            name: "m".parse().unwrap(),
+            source: "/models/m".into(),
+            run_id: None,
+            description: String::new(),
+            tags: vec![(key("accuracy"), "0.9".into())],
+        };
+        assert_eq!(store.create_version(&version).await.unwrap(), 1);
+        assert_eq!(store.create_version(&version).await.unwrap(), 2);
+        store
+            .set_stage(&version.name, 2, Stage::Production)
+            .await
+            .unwrap();
+        let missing = store
+            .set_stage(&version.name, 3, Stage::Staging)
+            .await
+            .unwrap_err();
+        assert!(
+            missing.to_string().contains("version 3 of model \"m\""),
+            "{missing}"
+        );
+    });
+}
+
+#[test]
+fn a_file_that_is_no_mlflow_database_is_refused_and_left_alone() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.db");
+        std::fs::write(&path, "not a database at all, just some text").unwrap();
+        let error = SqlStore::open(&Destination::Sqlite(path.clone()))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }), "{error}");
+        assert!(
+            std::fs::read_to_string(path)
+                .unwrap()
+                .starts_with("not a database")
+        );
+    });
+}
