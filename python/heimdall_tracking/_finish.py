@@ -1,0 +1,40 @@
+"""The end of the process: active runs are ended, and what is journaled is delivered."""
+
+import atexit
+import os
+import sys
+import warnings
+
+# Enough for a slow database to take what a training run has left; a dead one keeps nobody waiting longer.
+DEFAULT_TIMEOUT_S = 30.0
+
+
+def register() -> None:
+    """Arrange for `finish` to run when the interpreter exits."""
+    atexit.register(_finish)
+
+
+def _finish() -> None:
+    from . import _native
+
+    _native.finish(_status(), _timeout())
+
+
+def _status() -> str:
+    """How the process ends: `sys.last_value` is what an uncaught exception leaves behind."""
+    last = getattr(sys, "last_value", None)
+    if last is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(last, KeyboardInterrupt) else "FAILED"
+
+
+def _timeout() -> float:
+    text = os.environ.get("HEIMDALL_EXIT_TIMEOUT", "")
+    try:
+        return float(text) if text else DEFAULT_TIMEOUT_S
+    except ValueError:
+        warnings.warn(
+            f"HEIMDALL_EXIT_TIMEOUT={text!r} is no number of seconds; {DEFAULT_TIMEOUT_S} is used",
+            stacklevel=1,
+        )
+        return DEFAULT_TIMEOUT_S

@@ -1,0 +1,45 @@
+"""Exceptions of heimdall_tracking: one root, each child also the built-in exception that fits."""
+
+
+class HeimdallError(Exception):
+    """Root of every exception this package raises on purpose."""
+
+
+class InvalidInputError(HeimdallError, ValueError):
+    """A key, value, path, status or stage that MLflow would not take; nothing was recorded."""
+
+
+class WrongTypeError(HeimdallError, TypeError):
+    """A value of a type that cannot be recorded there, such as a metric that is no number."""
+
+
+class ConfigurationError(HeimdallError, ValueError):
+    """A setting that cannot work: a URI, a folder, an experiment."""
+
+
+class RunStateError(HeimdallError, RuntimeError):
+    """The call needs an active run, or needs that there is none, or its own process."""
+
+
+class NotFoundError(HeimdallError, LookupError):
+    """The run, model or model version does not exist."""
+
+
+class ArtifactNotFoundError(HeimdallError, FileNotFoundError):
+    """The local file or folder to log does not exist; nothing was logged."""
+
+
+class ArtifactError(HeimdallError, OSError):
+    """The artifact store refused a file."""
+
+
+class StoreUnavailableError(HeimdallError, ConnectionError):
+    """The store cannot answer at present."""
+
+
+class UndeliveredError(HeimdallError, TimeoutError):
+    """Not everything was delivered in the time allowed; it stays in the journal and is not lost."""
+
+
+class JournalError(HeimdallError, OSError):
+    """The journal on local disk cannot be used."""
