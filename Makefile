@@ -1,0 +1,75 @@
+# One target per habit. `make demo` and `make test` do their own set-up in .venv.
+
+PYTHON ?= python3
+VENV   := $(CURDIR)/.venv
+STAMPS := $(VENV)/.stamps
+export PATH := $(VENV)/bin:$(PATH)
+# An activated environment or a PYTHONPATH must not decide which torch is built against.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+
+TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc')
+TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc')
+
+.PHONY: help setup demo ui test test-rust test-python lint format bench clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMPS)/tracker $(STAMPS)/training  ## Build both wheels and install them into .venv
+
+demo: setup  ## Train on the real recordings and record the run into mlflow.db
+	python examples/powder_rss/train.py
+
+ui: $(STAMPS)/dev  ## Look at the recorded runs in a stock MLflow: http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000)
+
+test: test-rust test-python  ## Run every test, Rust and Python
+
+test-rust: $(STAMPS)/torch
+	cargo test --workspace --locked
+
+test-python: setup $(STAMPS)/dev
+	python -m pytest
+
+lint: setup $(STAMPS)/dev  ## Check format, clippy, ruff, types, licences and advisories
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	ruff check .
+	ruff format --check .
+	mypy
+	scripts/deny.sh
+
+format: $(STAMPS)/dev  ## Format everything
+	cargo fmt --all
+	ruff check --fix .
+	ruff format .
+
+bench: setup $(STAMPS)/dev  ## Measure, side by side with the peer; figures are kept in BENCHMARKS.md
+	python benches/import_time.py
+
+clean:  ## Remove what was built and installed
+	rm -rf target .venv
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --upgrade pip
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv requirements/build.txt
+	@echo "Installing torch and the build tools into .venv (about a minute)"
+	python -m pip install --quiet -r requirements/build.txt
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt
+	python -m pip install --quiet -r requirements/dev.txt
+	touch $@
+
+$(STAMPS)/tracker: $(STAMPS)/torch $(TRACKER_SOURCES)
+	@echo "Building the tracker from source (two minutes the first time)"
+	python -m pip install --quiet --no-build-isolation .
+	touch $@
+
+$(STAMPS)/training: $(STAMPS)/tracker $(TRAINING_SOURCES)
+	@echo "Building the training loop against libtorch (four minutes the first time)"
+	python -m pip install --quiet --no-build-isolation ./training
+	touch $@

@@ -1,0 +1,63 @@
+"""The README's snippet works as it stands, in a file and in a notebook cell."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from mlflow import MlflowClient
+from nbclient import NotebookClient
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def snippet() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "initialize_mlflow(settings)" in block]
+    return block
+
+
+def run_as_file(code: str, folder: Path) -> None:
+    script = folder / "train.py"
+    script.write_text(code)
+    subprocess.run([sys.executable, script], cwd=folder, check=True, timeout=60)
+
+
+def run_as_notebook_cell(code: str, folder: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    client = NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(folder)}})
+    client.execute()
+
+
+@pytest.mark.parametrize("run", [run_as_file, run_as_notebook_cell])
+def test_the_snippet_records_a_whole_run_that_stock_mlflow_reads(run, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "HEIMDALL_"))]:
+        monkeypatch.delenv(name)
+    (tmp_path / "checkpoint.pt").write_bytes(b"weights")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "predictions.csv").write_text("lat,lon\n")
+
+    run(snippet(), tmp_path)
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("heimdall-localization")
+    (found,) = client.search_runs([experiment.experiment_id])
+    run_id = found.info.run_id
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {
+        "learning_rate": "0.001",
+        "layers": "[1, 2]",
+        "aug": '{"noise": 0.1}',
+    }
+    losses = client.get_metric_history(run_id, "val/loss")
+    assert [(point.step, point.value) for point in losses] == [
+        (epoch, 1.1 / (epoch + 1)) for epoch in range(3)
+    ]
+    assert found.data.tags["model"] == "ConvNeXt-Large"
+    artifacts = [file.path for file in client.list_artifacts(run_id, "checkpoints")]
+    assert artifacts == ["checkpoints/checkpoint.pt"]
+    version = client.get_model_version("heimdall-localization", "1")
+    assert (version.run_id, version.current_stage) == (run_id, "Production")
