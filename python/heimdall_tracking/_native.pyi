@@ -314,3 +314,6 @@ class ActiveRun:
 
 def finish(status: str, timeout: float) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit."""
+
+def without_credentials(uri: str) -> str:
+    """Return a URI as it may be shown: user and password replaced by `***`."""

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-from ._native import MLflowTracker
+from ._native import MLflowTracker, without_credentials
+
+# Spelled out, as importing `typing` and `dataclasses` would cost more than all the rest of this package.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class TrackerSettings(Protocol):
+        """What `initialize_mlflow` reads."""
+
+        @property
+        def mlflow_tracking_uri(self) -> str: ...
+        @property
+        def mlflow_artifact_uri(self) -> str | None: ...
+        @property
+        def mlflow_backend_store_uri(self) -> str | None: ...
+        @property
+        def mlflow_registry_uri(self) -> str | None: ...
+        @property
+        def mlflow_s3_endpoint_url(self) -> str | None: ...
+        @property
+        def mlflow_s3_access_key_id(self) -> str | None: ...
+        @property
+        def mlflow_s3_secret_access_key(self) -> str | None: ...
+        @property
+        def mlflow_experiment_name(self) -> str: ...
 
 
-def _environment(name: str, default: str | None = None) -> Any:
-    return field(default_factory=lambda: os.environ.get(name) or default)
+SECRETS = ("mlflow_s3_access_key_id", "mlflow_s3_secret_access_key")
 
 
-@dataclass
 class Settings:
     """Where and under which name runs are recorded.
 
-    Every field is read from its environment variable when the object is made. Any other object with
+    What is not given is read from its environment variable when the object is made. Any other object with
     these attributes (a pydantic `Settings`, a namespace) serves `initialize_mlflow` as well.
 
     Args:
@@ -31,47 +52,47 @@ class Settings:
         mlflow_s3_access_key_id: S3 access key; `AWS_ACCESS_KEY_ID`. Not shown in the repr.
         mlflow_s3_secret_access_key: S3 secret key; `AWS_SECRET_ACCESS_KEY`. Not shown in the repr.
         mlflow_experiment_name: Experiment; `MLFLOW_EXPERIMENT_NAME`, else `heimdall-localization`.
-        mlflow_run_name_prefix: What training scripts begin run names with; `rf-localization`.
+        mlflow_run_name_prefix: What training scripts begin run names with.
     """
 
-    mlflow_tracking_uri: str = _environment("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    mlflow_artifact_uri: str | None = _environment("MLFLOW_ARTIFACT_URI")
-    mlflow_backend_store_uri: str | None = _environment("MLFLOW_BACKEND_STORE_URI")
-    mlflow_registry_uri: str | None = _environment("MLFLOW_REGISTRY_URI")
-    mlflow_s3_endpoint_url: str | None = _environment("MLFLOW_S3_ENDPOINT_URL")
-    mlflow_s3_access_key_id: str | None = field(
-        default_factory=lambda: os.environ.get("AWS_ACCESS_KEY_ID"), repr=False
-    )
-    mlflow_s3_secret_access_key: str | None = field(
-        default_factory=lambda: os.environ.get("AWS_SECRET_ACCESS_KEY"), repr=False
-    )
-    mlflow_experiment_name: str = _environment("MLFLOW_EXPERIMENT_NAME", "heimdall-localization")
-    mlflow_run_name_prefix: str = "rf-localization"
+    def __init__(
+        self,
+        *,
+        mlflow_tracking_uri: str | None = None,
+        mlflow_artifact_uri: str | None = None,
+        mlflow_backend_store_uri: str | None = None,
+        mlflow_registry_uri: str | None = None,
+        mlflow_s3_endpoint_url: str | None = None,
+        mlflow_s3_access_key_id: str | None = None,
+        mlflow_s3_secret_access_key: str | None = None,
+        mlflow_experiment_name: str | None = None,
+        mlflow_run_name_prefix: str = "rf-localization",
+    ) -> None:
+        env = os.environ.get
+        self.mlflow_tracking_uri = (
+            mlflow_tracking_uri or env("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        )
+        self.mlflow_artifact_uri = mlflow_artifact_uri or env("MLFLOW_ARTIFACT_URI")
+        self.mlflow_backend_store_uri = mlflow_backend_store_uri or env("MLFLOW_BACKEND_STORE_URI")
+        self.mlflow_registry_uri = mlflow_registry_uri or env("MLFLOW_REGISTRY_URI")
+        self.mlflow_s3_endpoint_url = mlflow_s3_endpoint_url or env("MLFLOW_S3_ENDPOINT_URL")
+        self.mlflow_s3_access_key_id = mlflow_s3_access_key_id or env("AWS_ACCESS_KEY_ID")
+        self.mlflow_s3_secret_access_key = mlflow_s3_secret_access_key or env("AWS_SECRET_ACCESS_KEY")
+        self.mlflow_experiment_name = (
+            mlflow_experiment_name or env("MLFLOW_EXPERIMENT_NAME") or "heimdall-localization"
+        )
+        self.mlflow_run_name_prefix = mlflow_run_name_prefix
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in vars(self).items() if name not in SECRETS}
+        for name, value in shown.items():
+            if value is not None and name.endswith(("_uri", "_url")):
+                shown[name] = without_credentials(value)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 settings = Settings()
 """The settings of this process, read from the environment at import."""
-
-
-class TrackerSettings(Protocol):
-    """What `initialize_mlflow` reads."""
-
-    @property
-    def mlflow_tracking_uri(self) -> str: ...
-    @property
-    def mlflow_artifact_uri(self) -> str | None: ...
-    @property
-    def mlflow_backend_store_uri(self) -> str | None: ...
-    @property
-    def mlflow_registry_uri(self) -> str | None: ...
-    @property
-    def mlflow_s3_endpoint_url(self) -> str | None: ...
-    @property
-    def mlflow_s3_access_key_id(self) -> str | None: ...
-    @property
-    def mlflow_s3_secret_access_key(self) -> str | None: ...
-    @property
-    def mlflow_experiment_name(self) -> str: ...
 
 
 def initialize_mlflow(settings: TrackerSettings) -> MLflowTracker:

@@ -10,10 +10,7 @@ use pyo3::{
 
 use super::{errors::to_python, values};
 use crate::{
-    config::{
-        DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, S3Config, Secret, TrackerConfig,
-        without_credentials,
-    },
+    config::{self, DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, S3Config, Secret, TrackerConfig},
     context::RunContext,
     delivery::background::KeepWaiting,
     error::{Error, Result},
@@ -71,7 +68,7 @@ impl MLflowTracker {
         })?;
         Ok(Self {
             tracker,
-            artifact_uri: artifact_uri.map(|uri| without_credentials(&uri)),
+            artifact_uri: artifact_uri.map(|uri| config::without_credentials(&uri)),
         })
     }
 
@@ -372,6 +369,12 @@ pub fn finish(py: Python<'_>, status: &str, timeout: f64) -> PyResult<()> {
         ))
     })?;
     tell(py, told)
+}
+
+/// An URI as it may be shown.
+#[pyfunction]
+pub fn without_credentials(uri: &str) -> String {
+    config::without_credentials(uri)
 }
 
 /// Says sentences to the user: on the logger `heimdall_tracking`, which prints where nothing is configured.

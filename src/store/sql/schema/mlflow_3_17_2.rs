@@ -1,4 +1,5 @@
-//! The schema of MLflow 3.17.2, written by `scripts/schema_from_mlflow.py`; a column, key or index to a line.
+//! The schema of MLflow 3.17.2.
+//! Written by `scripts/schema_from_mlflow.py`.
 
 use super::{Action::{OnDeleteCascade, OnDeleteSetNull, OnUpdateCascade}, *};
 
