@@ -229,14 +229,20 @@ def split(body: str) -> Iterator[str]:
 def matched(pattern: re.Pattern[str], definition: str) -> re.Match[str]:
     """Return the match of a whole definition."""
     found = pattern.fullmatch(definition)
-    expect(found is not None, definition)
+    if found is None:
+        raise no_words(definition)
     return found
 
 
 def expect(condition: bool, definition: str) -> None:
     """Stop at a definition that the schema's types cannot describe yet."""
     if not condition:
-        raise SystemExit(f"src/store/sql/schema/mod.rs has no words for: {definition}")
+        raise no_words(definition)
+
+
+def no_words(definition: str) -> SystemExit:
+    """Return the end of the script at such a definition."""
+    return SystemExit(f"src/store/sql/schema/mod.rs has no words for: {definition}")
 
 
 def quoted(text: str) -> str:
