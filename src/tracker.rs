@@ -514,6 +514,24 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
     told
 }
 
+/// Forgets, in a fork, the trackers of its parent: their threads, journals and runs are the parent's.
+pub fn forget_parent() {
+    // Not waited for: a thread that held a lock at the fork does not exist here to release it.
+    std::mem::forget(
+        SESSIONS
+            .try_lock()
+            .ok()
+            .map(|mut sessions| std::mem::take(&mut *sessions)),
+    );
+    std::mem::forget(
+        LEFT_OPEN
+            .try_lock()
+            .ok()
+            .map(|mut sessions| std::mem::take(&mut *sessions)),
+    );
+    delivery::forget_parent();
+}
+
 fn tag_values(
     what: &'static str,
     tags: impl IntoIterator<Item = (String, String)>,

@@ -10,8 +10,12 @@ DEFAULT_TIMEOUT_S = 30.0
 
 
 def register() -> None:
-    """Arrange for `finish` to run when the interpreter exits."""
+    """Arrange for `finish` to run when the interpreter exits, in the process that made the trackers."""
+    from . import _native
+
     atexit.register(_finish)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_native.forget_parent)
 
 
 def _finish() -> None:

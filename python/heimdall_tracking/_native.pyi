@@ -315,5 +315,8 @@ class ActiveRun:
 def finish(status: str, timeout: float) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit."""
 
+def forget_parent() -> None:
+    """Forget, in a child after a fork, the trackers of its parent."""
+
 def without_credentials(uri: str) -> str:
     """Return a URI as it may be shown: user and password replaced by `***`."""

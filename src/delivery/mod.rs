@@ -142,6 +142,7 @@ pub struct Status {
 pub struct Delivery {
     journal: Arc<Journal>,
     shared: Arc<Shared>,
+    pid: u32,
 }
 
 impl Delivery {
@@ -191,7 +192,11 @@ impl Delivery {
             worker.run().await;
             drop(kept);
         });
-        Ok(Self { journal, shared })
+        Ok(Self {
+            journal,
+            shared,
+            pid: std::process::id(),
+        })
     }
 
     /// Its journal.
@@ -255,9 +260,18 @@ impl Delivery {
 }
 
 impl Drop for Delivery {
-    /// Lets the worker finish alone.
+    /// Lets the worker finish alone. A fork has no worker, only a copy of its state.
     fn drop(&mut self) {
-        self.shared.close();
+        if self.pid == std::process::id() {
+            self.shared.close();
+        }
+    }
+}
+
+/// Forgets, in a fork, the deliveries of its parent: they are the parent's.
+pub(crate) fn forget_parent() {
+    if let Ok(mut live) = LIVE.try_lock() {
+        std::mem::forget(std::mem::take(&mut *live));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     artifacts::{self, ArtifactError, ArtifactStore},
     journal::{
         Entry, Journal, JournalError,
-        recovery::{self, Reader},
+        recovery::{self, Abandoned, Reader},
     },
     record::Record,
     run::RunId,
@@ -23,21 +23,14 @@ use crate::{
 const QUIET: Duration = Duration::from_secs(2);
 /// Pause after a wake-up, so that a burst of calls becomes one transaction.
 const GATHER: Duration = Duration::from_millis(20);
+/// Pause before a part of the journal that could not be read is read again.
+const REREAD: Duration = Duration::from_secs(1);
 /// Entries taken from memory at a time when the disk takes none.
 const MEMORY_BATCH: usize = 10_000;
 
-/// Delivery ends before all is delivered: the process does, or what is local cannot be read.
+/// The process ends before all is delivered: the rest stays in the journal.
 #[derive(Debug)]
-enum Halt {
-    Closing,
-    Local(JournalError),
-}
-
-impl From<JournalError> for Halt {
-    fn from(error: JournalError) -> Self {
-        Self::Local(error)
-    }
-}
+struct Closing;
 
 /// What failed at the destination.
 #[derive(Debug, thiserror::Error)]
@@ -72,18 +65,12 @@ impl Worker {
     /// Works until it is told to close and all is delivered, or the time for that is over.
     pub async fn run(mut self) {
         let mut reader = Reader::open(self.journal.dir());
-        let ended = match self.deliver_abandoned().await {
+        let delivered = match self.deliver_abandoned().await {
             Ok(()) => self.deliver_live(&mut reader).await,
-            halted => halted,
+            closing => closing,
         };
-        match ended {
-            Ok(()) => reader.remove(),
-            Err(Halt::Closing) => {}
-            Err(Halt::Local(error)) => {
-                self.shared
-                    .notices
-                    .tell(format!("delivery has stopped: {error}"));
-            }
+        if delivered.is_ok() {
+            reader.remove();
         }
         self.shared.update(|state| {
             state.recovering = false;
@@ -91,15 +78,28 @@ impl Worker {
         });
     }
 
-    async fn deliver_live(&mut self, reader: &mut Reader) -> Result<(), Halt> {
+    async fn deliver_live(&mut self, reader: &mut Reader) -> Result<(), Closing> {
         let letters = DeadLetters::of(&self.heimdall_dir, reader.dir());
+        let mut told = false;
         loop {
             let end = self.journal.end();
-            let batch = reader.read(end.position)?;
+            let batch = match reader.read(end.position) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.tell_once(&mut told, &error);
+                    if self.shared.wait_to_close(REREAD).await {
+                        return Err(Closing);
+                    }
+                    continue;
+                }
+            };
             self.tell_damage(&batch.damage);
             if !batch.entries.is_empty() {
                 self.deliver(reader, &batch.entries, &letters).await?;
-                reader.advance(&batch.entries)?;
+                if let Err(error) = reader.advance(&batch.entries) {
+                    // Delivered all the same; a next start would only deliver it again.
+                    self.tell_once(&mut told, &error);
+                }
                 self.shared
                     .update(|state| state.delivered += batch.entries.len() as u64);
                 continue;
@@ -128,39 +128,57 @@ impl Worker {
     }
 
     /// Delivers what dead processes left for this destination and closes the runs they left open.
-    async fn deliver_abandoned(&mut self) -> Result<(), Halt> {
+    async fn deliver_abandoned(&mut self) -> Result<(), Closing> {
         let heimdall_dir = self.heimdall_dir.clone();
         let found = tokio::task::spawn_blocking(move || recovery::abandoned(&heimdall_dir)).await;
         for mut abandoned in found.unwrap_or_default() {
             if abandoned.manifest.destination != self.destination {
                 continue;
             }
-            let letters = DeadLetters::of(&self.heimdall_dir, abandoned.reader.dir());
-            loop {
-                let batch = abandoned.reader.read(abandoned.end)?;
-                self.tell_damage(&batch.damage);
-                if batch.entries.is_empty() {
-                    break;
-                }
-                self.deliver(&abandoned.reader, &batch.entries, &letters)
-                    .await?;
-                abandoned.reader.advance(&batch.entries)?;
+            if let Err(error) = self.deliver_one_abandoned(&mut abandoned).await? {
+                // It stays for another start; what this process records goes on.
+                self.shared
+                    .notices
+                    .tell(format!("a journal of a dead process is left: {error}"));
             }
-            for (run_id, last) in abandoned.reader.progress().open_runs.clone() {
-                self.fail_run(&run_id, last).await?;
-                self.shared.notices.tell(format!(
-                    "run {run_id} was left open by process {}, which has died: what it had recorded is \
-                     delivered, and the run is marked FAILED",
-                    abandoned.manifest.pid
-                ));
-            }
-            abandoned.reader.remove();
         }
         self.shared.update(|state| state.recovering = false);
         Ok(())
     }
 
-    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), Halt> {
+    async fn deliver_one_abandoned(
+        &mut self,
+        abandoned: &mut Abandoned,
+    ) -> Result<Result<(), JournalError>, Closing> {
+        let letters = DeadLetters::of(&self.heimdall_dir, abandoned.reader.dir());
+        loop {
+            let batch = match abandoned.reader.read(abandoned.end) {
+                Ok(batch) => batch,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.tell_damage(&batch.damage);
+            if batch.entries.is_empty() {
+                break;
+            }
+            self.deliver(&abandoned.reader, &batch.entries, &letters)
+                .await?;
+            if let Err(error) = abandoned.reader.advance(&batch.entries) {
+                return Ok(Err(error));
+            }
+        }
+        for (run_id, last) in abandoned.reader.progress().open_runs.clone() {
+            self.fail_run(&run_id, last).await?;
+            self.shared.notices.tell(format!(
+                "run {run_id} was left open by process {}, which has died: what it had recorded is \
+                 delivered, and the run is marked FAILED",
+                abandoned.manifest.pid
+            ));
+        }
+        abandoned.reader.remove();
+        Ok(Ok(()))
+    }
+
+    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), Closing> {
         let mut trouble = Trouble::default();
         loop {
             match self.store.fail_run(run_id, end_time).await {
@@ -182,7 +200,7 @@ impl Worker {
         reader: &Reader,
         entries: &[Entry],
         letters: &DeadLetters,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), Closing> {
         let is_artifact = |entry: &Entry| matches!(entry.record, Record::Artifact { .. });
         for group in entries.chunk_by(|a, b| !is_artifact(a) && !is_artifact(b)) {
             if let Err(failure) = self.attempt(reader, group).await? {
@@ -206,7 +224,7 @@ impl Worker {
         &mut self,
         reader: &Reader,
         group: &[Entry],
-    ) -> Result<Result<(), Failure>, Halt> {
+    ) -> Result<Result<(), Failure>, Closing> {
         let mut trouble = Trouble::default();
         loop {
             let outcome = match group {
@@ -255,7 +273,7 @@ impl Worker {
         Ok(store)
     }
 
-    async fn wait_out(&self, trouble: &mut Trouble, failure: &Failure) -> Result<(), Halt> {
+    async fn wait_out(&self, trouble: &mut Trouble, failure: &Failure) -> Result<(), Closing> {
         let since = *trouble.since.get_or_insert_with(Instant::now);
         self.shared
             .update(|state| state.last_error = Some(failure.to_string()));
@@ -269,7 +287,7 @@ impl Worker {
         }
         let pause = trouble.backoff.pause();
         if self.shared.wait_to_close(pause).await {
-            Err(Halt::Closing)
+            Err(Closing)
         } else {
             Ok(())
         }
@@ -306,6 +324,14 @@ impl Worker {
         };
         self.shared.notices.tell(text);
         self.shared.update(|state| state.parked += 1);
+    }
+
+    fn tell_once(&self, told: &mut bool, error: &JournalError) {
+        if !std::mem::replace(told, true) {
+            self.shared
+                .notices
+                .tell(format!("tracking is degraded, training is not: {error}"));
+        }
     }
 
     fn tell_damage(&self, damage: &[String]) {

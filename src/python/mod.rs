@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::tracker::{ActiveRun, MLflowTracker, finish, without_credentials};
+    use super::tracker::{ActiveRun, MLflowTracker, finish, forget_parent, without_credentials};
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {

@@ -1,6 +1,9 @@
 //! `MLflowTracker` as Python sees it. The documentation that users read stands in `_native.pyi`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use pyo3::{
     exceptions::PyKeyboardInterrupt,
@@ -17,6 +20,9 @@ use crate::{
     run::{Best, RunStatus},
     tracker::{self, Tracker},
 };
+
+/// An exit that takes longer than this says why.
+const QUIET_EXIT: Duration = Duration::from_secs(2);
 
 #[pyclass(frozen, module = "heimdall_tracking", subclass, weakref)]
 pub struct MLflowTracker {
@@ -360,15 +366,30 @@ impl ActiveRun {
 /// Called at exit: ends active runs with `status` and waits up to `timeout` seconds for delivery.
 #[pyfunction]
 pub fn finish(py: Python<'_>, status: &str, timeout: f64) -> PyResult<()> {
-    let told = waiting(py, |keep_waiting| {
+    let (begun, mut told) = (Instant::now(), false);
+    let last_words = waiting(py, |keep_waiting| {
         let status = RunStatus::parse_final(status)?;
-        Ok(tracker::finish(
-            status,
-            Duration::try_from_secs_f64(timeout).unwrap_or_default(),
-            keep_waiting,
-        ))
+        let timeout = Duration::try_from_secs_f64(timeout).unwrap_or_default();
+        Ok(tracker::finish(status, timeout, &mut || {
+            if !told && begun.elapsed() >= QUIET_EXIT {
+                told = true;
+                let text = format!(
+                    "delivering what is recorded, for {:.0} s at most; Ctrl-C leaves it to the next start",
+                    timeout.as_secs_f64()
+                );
+                // Nobody is left to hear of a logger that fails.
+                let _ = Python::attach(|py| tell(py, vec![text]));
+            }
+            keep_waiting()
+        }))
     })?;
-    tell(py, told)
+    tell(py, last_words)
+}
+
+/// Called in a child after a fork: the parent's trackers are not its own.
+#[pyfunction]
+pub fn forget_parent() {
+    tracker::forget_parent();
 }
 
 /// An URI as it may be shown.

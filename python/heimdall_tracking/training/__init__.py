@@ -2,14 +2,13 @@
 
     from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
 
-The wheel is linked to one exact torch, so it is installed and loaded apart: importing this package loads
-neither, the first use of one of its names does.
+The wheel is linked to one exact torch, so it is installed and loaded apart: importing this package
+loads neither, the first use of one of its names does.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,12 +50,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if find_spec("heimdall_training") is None:
+    try:
+        return getattr(import_module("heimdall_training"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "heimdall_training":
+            raise
         raise ImportError(
             f"{__name__}.{name} needs the wheel heimdall-training; install it with: "
             "pip install 'heimdall-tracking[training]' (in a checkout: pip install ./training)"
-        )
-    return getattr(import_module("heimdall_training"), name)
+        ) from error
 
 
 def __dir__() -> list[str]:
