@@ -1,0 +1,220 @@
+//! Rows on their way into the network.
+
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+use crate::{
+    dataset::{NOT_HEARD_DBM, RssDataset},
+    error::{Error, Result},
+    evaluate::Truth,
+    model::RssLocalizationNet,
+    rng::Rng,
+};
+
+/// Rows as tensors and as positions.
+#[derive(Debug)]
+pub struct Examples {
+    /// Powers in dBm, `[rows, receivers]`.
+    pub rss: Tensor,
+    /// What the network should answer, `[rows, 2]`.
+    pub targets: Tensor,
+    /// The same as positions.
+    pub truth: Vec<Truth>,
+}
+
+impl Examples {
+    /// The rows of a dataset for a network, which must have been made for the same receivers.
+    pub fn new(dataset: &RssDataset, rows: &[usize], model: &RssLocalizationNet) -> Result<Self> {
+        if dataset.receivers != model.config().receivers {
+            return Err(Error::Shape {
+                what: "the receivers of the dataset",
+                expected: "those the model was made for".to_owned(),
+                found: "other ones".to_owned(),
+            });
+        }
+        let positions = dataset.positions(rows);
+        let truth = positions.iter().map(|&position| Truth {
+            position,
+            local: model.frame().to_local(position),
+        });
+        Ok(Self {
+            rss: dataset.rss(rows)?,
+            targets: model.targets(&positions)?,
+            truth: truth.collect(),
+        })
+    }
+
+    /// Some of the rows.
+    pub fn select(&self, rows: &[usize]) -> Result<Self> {
+        let index = Tensor::f_from_slice(&rows.iter().map(|&row| row as i64).collect::<Vec<_>>())?;
+        Ok(Self {
+            rss: self.rss.f_index_select(0, &index)?,
+            targets: self.targets.f_index_select(0, &index)?,
+            truth: rows.iter().map(|&row| self.truth[row]).collect(),
+        })
+    }
+}
+
+/// The order of the rows of an epoch, in batches of one length.
+///
+/// The rows that are left over after the last whole batch sit the epoch out; the order is drawn anew each time, so
+/// that these are others in the next. A short last batch would give BatchNorm statistics of few rows, and of one
+/// row none at all. With fewer rows than one batch, all of them are one.
+#[derive(Debug, Clone, Copy)]
+pub struct Batches {
+    rows: usize,
+    size: usize,
+}
+
+impl Batches {
+    /// Batches of `size` out of `rows` rows.
+    pub fn new(rows: usize, size: usize) -> Result<Self> {
+        if size < 2 {
+            return Err(Error::configuration(
+                "batch_size",
+                size,
+                "BatchNorm needs at least 2 rows",
+            ));
+        }
+        if rows < 2 {
+            return Err(Error::Split {
+                reason: format!("{rows} training rows, at least 2 are needed"),
+            });
+        }
+        Ok(Self {
+            rows,
+            size: size.min(rows),
+        })
+    }
+
+    /// Number of batches in an epoch.
+    pub fn per_epoch(self) -> usize {
+        self.rows / self.size
+    }
+
+    /// The batches of one epoch; they follow from the seed and the number of the epoch.
+    pub fn epoch(self, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..self.rows).collect();
+        Rng::new(seed, epoch as u64).shuffle(&mut order);
+        order
+            .chunks_exact(self.size)
+            .map(<[usize]>::to_vec)
+            .collect()
+    }
+}
+
+/// Random changes to the powers of a training batch, drawn anew each time from libtorch's generator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Augmentation {
+    /// Mean share of the receivers that go silent in a row; the share of each row is uniform in 0…2×this.
+    pub drop_receivers: f64,
+    /// Standard deviation of noise on each power in dB.
+    pub noise_db: f64,
+    /// Standard deviation of a change that all powers of a row share, in dB.
+    pub gain_db: f64,
+}
+
+/// Receivers that stay in each row, however many go silent.
+const RECEIVERS_KEPT: i64 = 4;
+
+impl Augmentation {
+    /// A changed copy of powers in dBm, `[rows, receivers]`.
+    pub fn apply(&self, rss: &Tensor) -> Result<Tensor> {
+        let floor = f64::from(NOT_HEARD_DBM);
+        let rows = rss.size()[0];
+        let per_row = |tensor: Tensor| tensor.f_view([rows, 1]);
+        let options = (Kind::Float, rss.device());
+        let mut heard = rss.f_gt(floor)?;
+        if self.drop_receivers > 0.0 {
+            let share = per_row(Tensor::f_rand([rows], options)?)?
+                .f_mul_scalar(2.0 * self.drop_receivers)?;
+            let kept = heard.f_logical_and(&rss.f_rand_like()?.f_ge_tensor(&share)?)?;
+            let enough = kept
+                .f_sum_dim_intlist([1i64].as_slice(), true, Kind::Int64)?
+                .f_ge(RECEIVERS_KEPT)?;
+            heard = kept.f_where_self(&enough, &heard)?;
+        }
+        let mut changed = rss.shallow_clone();
+        if self.noise_db > 0.0 {
+            changed = changed.f_add(&rss.f_randn_like()?.f_mul_scalar(self.noise_db)?)?;
+        }
+        if self.gain_db > 0.0 {
+            changed = changed
+                .f_add(&per_row(Tensor::f_randn([rows], options)?)?.f_mul_scalar(self.gain_db)?)?;
+        }
+        // What was heard stays heard, however weak the change makes it.
+        Ok(changed
+            .f_clamp_min(floor + 0.01)?
+            .f_where_scalarother(&heard, floor)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn rows() -> Tensor {
+        let heard = Tensor::full([50, 20], -80.0, (Kind::Float, tch::Device::Cpu));
+        let silent = Tensor::full([50, 9], -101.0, (Kind::Float, tch::Device::Cpu));
+        Tensor::cat(&[heard, silent], 1)
+    }
+
+    fn heard(rss: &Tensor) -> i64 {
+        rss.f_gt(-101.0).unwrap().sum(Kind::Int64).int64_value(&[])
+    }
+
+    #[test]
+    fn no_augmentation_changes_nothing() {
+        let none = Augmentation {
+            drop_receivers: 0.0,
+            noise_db: 0.0,
+            gain_db: 0.0,
+        };
+        assert_eq!(none.apply(&rows()).unwrap(), rows());
+    }
+
+    #[test]
+    fn noise_leaves_the_silent_silent_and_the_heard_heard() {
+        let noise = Augmentation {
+            drop_receivers: 0.0,
+            noise_db: 30.0,
+            gain_db: 30.0,
+        };
+        let changed = noise.apply(&rows()).unwrap();
+        assert_eq!(heard(&changed), 50 * 20);
+        assert_ne!(changed, rows());
+    }
+
+    #[test]
+    fn receivers_go_silent_at_the_rate_asked_for_and_some_are_kept() {
+        tch::manual_seed(0);
+        let drop = |share| Augmentation {
+            drop_receivers: share,
+            noise_db: 0.0,
+            gain_db: 0.0,
+        };
+        let some = heard(&drop(0.2).apply(&rows()).unwrap()) as f64 / (50.0 * 20.0);
+        assert!((some - 0.8).abs() < 0.05, "{some}");
+        let fewest = drop(0.5).apply(&rows()).unwrap().f_gt(-101.0).unwrap();
+        let fewest = fewest
+            .sum_dim_intlist([1i64].as_slice(), false, Kind::Int64)
+            .min()
+            .int64_value(&[]);
+        assert!(fewest >= 4, "{fewest}");
+    }
+
+    proptest! {
+        #[test]
+        fn an_epoch_has_no_row_twice_and_no_short_batch(n in 2usize..300, size in 2usize..70, seed: u64) {
+            let batches = Batches::new(n, size).unwrap();
+            let epoch = batches.epoch(seed, 3);
+            prop_assert_eq!(epoch.len(), batches.per_epoch());
+            prop_assert!(epoch.iter().all(|batch| batch.len() == size.min(n)));
+            let rows: BTreeSet<usize> = epoch.iter().flatten().copied().collect();
+            prop_assert_eq!(rows.len(), epoch.len() * size.min(n));
+            prop_assert!(rows.into_iter().all(|row| row < n));
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Keeps the best weights on disk, and the last.
+
+use std::path::{Path, PathBuf};
+
+use tch::Tensor;
+
+use super::{Callback, Epoch, Flow, Learner, MONITOR};
+use crate::error::{Error, Result};
+
+/// What a checkpoint is written from.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpoint<'a> {
+    /// The epoch it is of.
+    pub epoch: &'a Epoch,
+    /// What is being trained.
+    pub learner: Learner<'a>,
+}
+
+/// The format of checkpoint files.
+pub trait CheckpointStore {
+    /// Writes a checkpoint. The file is there whole or, if this fails, as it was before.
+    fn save(&mut self, path: &Path, checkpoint: &Checkpoint<'_>) -> Result<()>;
+
+    /// Reads the tensors of a checkpoint by name.
+    fn load(&mut self, path: &Path) -> Result<Vec<(String, Tensor)>>;
+}
+
+/// A checkpoint on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its validation loss.
+    pub score: f64,
+}
+
+/// Keeps the checkpoints of the `save_top_k` epochs with the least validation loss, and `last.ckpt`.
+#[derive(Debug)]
+pub struct ModelCheckpoint<S> {
+    store: S,
+    folder: PathBuf,
+    save_top_k: usize,
+    best: Vec<Saved>,
+}
+
+impl<S: CheckpointStore> ModelCheckpoint<S> {
+    /// Keeps checkpoints in `folder`, which is made when the first is written.
+    pub fn new(store: S, folder: &Path, save_top_k: usize) -> Result<Self> {
+        if save_top_k == 0 {
+            let reason = "the best checkpoint is needed for the test: keep at least 1";
+            return Err(Error::configuration("save_top_k", save_top_k, reason));
+        }
+        Ok(Self {
+            store,
+            folder: folder.to_owned(),
+            save_top_k,
+            best: Vec::new(),
+        })
+    }
+
+    /// The kept checkpoints, best first; of two with the same loss the earlier.
+    pub fn best(&self) -> &[Saved] {
+        &self.best
+    }
+
+    /// The checkpoint of the last epoch.
+    pub fn last(&self) -> PathBuf {
+        self.folder.join("last.ckpt")
+    }
+}
+
+impl<S: CheckpointStore> Callback for ModelCheckpoint<S> {
+    fn on_epoch_end(&mut self, epoch: &mut Epoch, learner: &Learner<'_>) -> Result<Flow> {
+        let epoch = &*epoch;
+        let checkpoint = Checkpoint {
+            epoch,
+            learner: *learner,
+        };
+        if self.best.is_empty() {
+            std::fs::create_dir_all(&self.folder).map_err(|source| Error::Io {
+                path: self.folder.clone(),
+                action: "written",
+                source,
+            })?;
+        }
+        let score = epoch.metric(MONITOR).unwrap_or(f64::INFINITY);
+        let rank = self.best.partition_point(|kept| kept.score <= score);
+        if rank < self.save_top_k {
+            let path = self
+                .folder
+                .join(format!("epoch={}-step={}.ckpt", epoch.index, epoch.step));
+            self.store.save(&path, &checkpoint)?;
+            self.best.insert(rank, Saved { path, score });
+            // Only after the better one is safe.
+            for worse in self.best.split_off(self.best.len().min(self.save_top_k)) {
+                std::fs::remove_file(&worse.path).map_err(|source| Error::Io {
+                    path: worse.path,
+                    action: "removed",
+                    source,
+                })?;
+            }
+        }
+        self.store.save(&self.last(), &checkpoint)?;
+        Ok(Flow::Continue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::callbacks::tests::run;
+
+    /// Files that hold the number of their epoch.
+    struct Numbers;
+
+    impl CheckpointStore for Numbers {
+        fn save(&mut self, path: &Path, checkpoint: &Checkpoint<'_>) -> Result<()> {
+            std::fs::write(path, checkpoint.epoch.index.to_string()).map_err(|source| Error::Io {
+                path: path.to_owned(),
+                action: "written",
+                source,
+            })
+        }
+
+        fn load(&mut self, _path: &Path) -> Result<Vec<(String, Tensor)>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn kept(losses: &[f64], top: usize) -> (Vec<f64>, Vec<String>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut callback = ModelCheckpoint::new(Numbers, &folder.path().join("new"), top).unwrap();
+        run(&mut callback, losses);
+        let scores = callback.best().iter().map(|saved| saved.score).collect();
+        let mut names: Vec<_> = std::fs::read_dir(folder.path().join("new"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        (
+            scores,
+            names,
+            std::fs::read_to_string(callback.last()).unwrap(),
+        )
+    }
+
+    #[test]
+    fn the_best_and_the_last_are_kept_and_no_other() {
+        let (scores, names, last) = kept(&[5.0, 3.0, 4.0, 1.0, 2.0, 9.0], 3);
+        assert_eq!(scores, [1.0, 2.0, 3.0]);
+        assert_eq!(
+            names,
+            [
+                "epoch=1-step=20.ckpt",
+                "epoch=3-step=40.ckpt",
+                "epoch=4-step=50.ckpt",
+                "last.ckpt"
+            ]
+        );
+        assert_eq!(last, "5");
+    }
+
+    #[test]
+    fn of_equal_losses_the_earlier_is_the_better() {
+        let (_, names, _) = kept(&[1.0, 1.0, 1.0], 1);
+        assert_eq!(names, ["epoch=0-step=10.ckpt", "last.ckpt"]);
+    }
+
+    #[test]
+    fn keeping_none_is_refused() {
+        let text = ModelCheckpoint::new(Numbers, Path::new("x"), 0)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(text.starts_with("save_top_k=0 "), "{text}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What happens beside the loop: each callback is told what the loop did and may end it.
+//!
+//! They run in the order they are given; what one logs into the [`Epoch`], the next ones see.
+
+pub mod checkpoint;
+pub mod early_stopping;
+pub mod logger;
+pub mod lr_monitor;
+pub mod progress;
+
+pub use checkpoint::{Checkpoint, CheckpointStore, ModelCheckpoint};
+pub use early_stopping::EarlyStopping;
+pub use logger::{Logger, MetricsLogger};
+pub use lr_monitor::LearningRateMonitor;
+pub use progress::{Printer, Progress};
+
+use crate::{
+    error::Result, evaluate::Metrics, fit::FitConfig, model::RssLocalizationNet, optim::AdamW,
+};
+
+/// The metric that decides which checkpoint is best and when to stop; less is better.
+pub const MONITOR: &str = "val/loss";
+
+/// How long a training may become.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Epochs at most.
+    pub epochs: usize,
+    /// Optimiser steps in each.
+    pub steps_per_epoch: usize,
+}
+
+/// What an epoch ended with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Epoch {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Optimiser steps done since the training began.
+    pub step: usize,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// How long its steps and its validation took.
+    pub seconds: f64,
+    /// What was logged, in order.
+    pub metrics: Vec<(String, f64)>,
+}
+
+impl Epoch {
+    /// An epoch with nothing logged yet.
+    pub fn new(index: usize, step: usize, lr: f64) -> Self {
+        Self {
+            index,
+            step,
+            lr,
+            seconds: 0.0,
+            metrics: Vec::new(),
+        }
+    }
+
+    /// Logs one metric.
+    pub fn log(&mut self, name: impl Into<String>, value: f64) {
+        self.metrics.push((name.into(), value));
+    }
+
+    /// Logs the metrics of a set of rows as `train/…` or `val/…`.
+    pub fn log_all(&mut self, rows: &str, metrics: &Metrics) {
+        for (name, value) in metrics.named() {
+            self.log(format!("{rows}/{name}"), value);
+        }
+    }
+
+    /// The value of a metric, if it was logged.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| *value)
+    }
+}
+
+/// What is being trained, as a callback may look at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Learner<'a> {
+    /// The network.
+    pub model: &'a RssLocalizationNet,
+    /// Its optimiser.
+    pub optimizer: &'a AdamW,
+    /// The settings of the loop.
+    pub config: &'a FitConfig,
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flow {
+    /// It does.
+    Continue,
+    /// It ends after this epoch, for this reason.
+    Stop(String),
+}
+
+/// Something that happens beside the loop. An error ends the training.
+pub trait Callback {
+    /// Before the first step.
+    fn on_fit_start(&mut self, _plan: &Plan) -> Result<()> {
+        Ok(())
+    }
+
+    /// After each step.
+    fn on_train_batch_end(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// After each epoch and its validation.
+    fn on_epoch_end(&mut self, _epoch: &mut Epoch, _learner: &Learner<'_>) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// After the last epoch.
+    fn on_fit_end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{model::rss_net::tests::small, optim::AdamWConfig};
+
+    /// Ends epochs with these validation losses, one after the other, and says after which one to stop.
+    pub(crate) fn run(callback: &mut dyn Callback, losses: &[f64]) -> Option<usize> {
+        let model = small(0);
+        let config = FitConfig::default();
+        let adamw = AdamWConfig {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+        };
+        let optimizer = AdamW::new(model.state().parameters(), adamw).unwrap();
+        let learner = Learner {
+            model: &model,
+            optimizer: &optimizer,
+            config: &config,
+        };
+        callback
+            .on_fit_start(&Plan {
+                epochs: losses.len(),
+                steps_per_epoch: 10,
+            })
+            .unwrap();
+        for (index, &loss) in losses.iter().enumerate() {
+            let mut epoch = Epoch::new(index, 10 * (index + 1), 1e-3);
+            epoch.log(MONITOR, loss);
+            if callback.on_epoch_end(&mut epoch, &learner).unwrap() != Flow::Continue {
+                return Some(index);
+            }
+        }
+        None
+    }
+}

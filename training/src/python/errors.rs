@@ -1,0 +1,48 @@
+//! The one place where an [`Error`] becomes a Python exception of `heimdall_training.errors`.
+
+use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
+
+use crate::error::Error;
+
+/// The exception for an error; one that a Python callback raised comes out as it was.
+pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
+    let error = match error {
+        Error::Foreign(error) => match error.downcast::<PyErr>() {
+            Ok(raised) => return *raised,
+            Err(other) => Error::Foreign(other),
+        },
+        error => error,
+    };
+    let message = error.to_string();
+    match py
+        .import("heimdall_training.errors")
+        .and_then(|module| module.getattr(class(&error)))
+    {
+        Ok(class) => match class.cast_into::<PyType>() {
+            Ok(class) => PyErr::from_type(class, message),
+            Err(error) => error.into(),
+        },
+        // Only an installation without its Python files lacks the class.
+        Err(_) => PyErr::from_type(PyRuntimeError::type_object(py), message),
+    }
+}
+
+/// An exception on its way through the loop.
+pub fn from_python(error: PyErr) -> Error {
+    Error::Foreign(Box::new(error))
+}
+
+fn class(error: &Error) -> &'static str {
+    match error {
+        Error::Missing { .. } => "DatasetNotFoundError",
+        Error::Malformed { .. } | Error::UnknownSplit { .. } | Error::Split { .. } => {
+            "DatasetError"
+        }
+        Error::Configuration { .. } => "ConfigurationError",
+        Error::Shape { .. } => "InvalidInputError",
+        Error::Checkpoint { .. } => "CheckpointNotFoundError",
+        Error::NonFinite { .. } | Error::Io { .. } | Error::Foreign(_) | Error::Torch(_) => {
+            "TrainingError"
+        }
+    }
+}

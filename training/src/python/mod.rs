@@ -1,0 +1,32 @@
+//! The Python face of the training loop: values in, answers and exceptions out. Nothing else in the crate
+//! knows Python. The documentation that users read stands in `_native.pyi`.
+//!
+//! libtorch is found because the package imports `torch` before this module: both use the same copy.
+
+mod checkpoints;
+mod dataset;
+mod errors;
+mod fit;
+mod model;
+mod outlets;
+mod tensors;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{
+        dataset::{RssDataset, baselines},
+        fit::{evaluate, fit},
+        model::RssLocalizationNet,
+    };
+
+    #[pymodule_init]
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        use pyo3::types::PyModuleMethods;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("EARTH_RADIUS_M", crate::geo::EARTH_RADIUS_M)?;
+        module.add("NOT_HEARD_DBM", crate::dataset::NOT_HEARD_DBM)
+    }
+}
