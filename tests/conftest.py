@@ -1,0 +1,189 @@
+"""Real stores, real servers, real processes: what the tests of the tracker share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from heimdall_tracking import MLflowTracker
+
+# How long a test waits for something that normally takes a moment. Only a defect makes it last.
+PATIENCE_S = 60
+TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_")
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+@pytest.fixture(autouse=True)
+def heimdall_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Journals of this test alone; what the developer has set elsewhere does not leak in."""
+    for name in os.environ:
+        if name.startswith(TRACKING_VARIABLES) and name != "MLFLOW_DISABLE_TELEMETRY":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))
+    return tmp_path / "heimdall"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "mlflow.db"
+
+
+@pytest.fixture
+def uri(db: Path) -> str:
+    return f"sqlite:///{db}"
+
+
+@pytest.fixture
+def tracker(uri: str) -> Iterator[MLflowTracker]:
+    tracker = MLflowTracker(uri, experiment_name="tests")
+    yield tracker
+    tracker.end_run()
+
+
+@pytest.fixture
+def client(tracker: MLflowTracker, uri: str):
+    """The stock client on the database that `tracker` has created; flush before you ask it."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri, uri)
+
+
+@pytest.fixture(scope="session")
+def stock_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database made by stock MLflow; copy it before writing."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("stock") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").create_experiment("theirs", artifact_location="/theirs")
+    return path
+
+
+def clean_environment(**variables: object) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(TRACKING_VARIABLES)}
+    kept["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    return kept | {name: str(value) for name, value in variables.items()}
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > give_up:
+            pytest.fail(f"waited {PATIENCE_S} s in vain until {what}")
+        time.sleep(0.02)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def start_script(tmp_path: Path, heimdall_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start a Python program in a process of its own; it is killed if the test leaves it behind."""
+    with contextlib.ExitStack() as processes:
+
+        def start(code: str, *arguments: object, **variables: object) -> subprocess.Popen:
+            environment = {"HEIMDALL_DIR": heimdall_dir} | variables
+            process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
+                env=clean_environment(**environment),
+            )
+            processes.enter_context(process)
+            processes.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def run_script(start_script: Callable[..., subprocess.Popen]):
+    """Run a Python program to its end and return its exit code, output and errors."""
+
+    def run(code: str, *arguments: object, **variables: object) -> SimpleNamespace:
+        process = start_script(code, *arguments, **variables)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return SimpleNamespace(code=process.returncode, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def locked(start_script: Callable[..., subprocess.Popen]):
+    """`with locked(db):` another process keeps everybody else out of the database.
+
+    Locks of SQLite hold between processes only where each has one SQLite in it, so a lock from this
+    process, whose tracker brings its own, would be none.
+    """
+
+    @contextlib.contextmanager
+    def lock(db: Path) -> Iterator[None]:
+        process = start_script(
+            """
+            import sqlite3, sys
+            connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+            connection.execute("BEGIN EXCLUSIVE")
+            print("locked", flush=True)
+            sys.stdin.read()
+            """,
+            db,
+        )
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield
+        finally:
+            process.communicate(timeout=PATIENCE_S)
+
+    return lock
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A stock `mlflow server` on a database that heimdall_tracking has created."""
+    folder = tmp_path_factory.mktemp("server")
+    db, log = folder / "mlflow.db", folder / "server.log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
+        MLflowTracker(f"sqlite:///{db}", experiment_name="served")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{db}"]
+    environment = clean_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    url = f"http://127.0.0.1:{port}"
+
+    def is_healthy() -> bool:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            return urllib.request.urlopen(f"{url}/health").status == 200
+        return False
+
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=folder, env=environment, start_new_session=True
+        )
+    try:
+        wait_until(is_healthy, "the server answers")
+        yield SimpleNamespace(url=url, db=db, uri=f"sqlite:///{db}", log=log)
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE_S)

@@ -1,0 +1,225 @@
+"""Where runs go: URIs, settings, databases of all kinds, and what never gets into a message."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from types import SimpleNamespace
+
+import pytest
+
+from heimdall_tracking import (
+    ConfigurationError,
+    InvalidInputError,
+    JournalError,
+    MLflowTracker,
+    Settings,
+    initialize_mlflow,
+)
+
+VARIABLES = {
+    "mlflow_tracking_uri": "MLFLOW_TRACKING_URI",
+    "mlflow_artifact_uri": "MLFLOW_ARTIFACT_URI",
+    "mlflow_backend_store_uri": "MLFLOW_BACKEND_STORE_URI",
+    "mlflow_registry_uri": "MLFLOW_REGISTRY_URI",
+    "mlflow_s3_endpoint_url": "MLFLOW_S3_ENDPOINT_URL",
+    "mlflow_s3_access_key_id": "AWS_ACCESS_KEY_ID",
+    "mlflow_s3_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "mlflow_experiment_name": "MLFLOW_EXPERIMENT_NAME",
+}
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("", "sqlite:///"),
+        ("mlflow.db", "sqlite:///mlflow.db"),
+        ("ftp://host/mlflow", "sqlite:///"),
+        ("file:///mlruns", "migrate-filestore"),
+        ("file:mlruns", "migrate-filestore"),
+        ("postgresql://host/mlflow", "sqlite:///"),
+        ("postgresql+psycopg2://host/mlflow", "sqlite:///"),
+        ("http://host:5000", "sqlite:///"),
+        ("sqlite://", "sqlite:///"),
+        ("sqlite:///", "sqlite:///"),
+        ("sqlite:///:memory:", "sqlite:///"),
+        ("sqlite:///mlflow.db?mode=ro", "options"),
+        ("sqlite:///folder", "folder"),
+        ("sqlite:///missing/mlflow.db", "missing"),
+        ("sqlite:///text", "database"),
+        ("sqlite:///other.db", "MLflow"),
+    ],
+)
+def test_what_runs_cannot_be_written_to_is_refused_with_what_to_do(working_folder, uri, advice):
+    (working_folder / "folder").mkdir()
+    (working_folder / "text").write_text("This file is no database. " * 100)
+    with contextlib.closing(sqlite3.connect("other.db")) as connection:
+        connection.execute("CREATE TABLE runs (name TEXT)")
+    before = {path: path.stat().st_size for path in working_folder.iterdir()}
+    with pytest.raises(ConfigurationError, match=advice):
+        MLflowTracker(uri)
+    assert {path: path.stat().st_size for path in working_folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("argument", ["tracking_uri", "backend_store_uri", "registry_uri"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:hush@host/db",
+        "postgresql://me:h@sh/hush@host/db",
+        "postgresql://me:why?hush@host/db",
+        "postgresql://host/db?user=me&password=hush",
+        "http://me:hush@host",
+        "unknown://me:hush@host",
+    ],
+)
+def test_a_password_is_in_no_message(argument, uri):
+    arguments = {"tracking_uri": "sqlite:///mlflow.db"} | {argument: uri}
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowTracker(**arguments)
+    assert "hush" not in f"{caught.value} {caught.value!r}"
+
+
+def test_secrets_are_in_no_message_and_no_attribute_of_the_tracker():
+    tracker = MLflowTracker("sqlite:///mlflow.db", s3_access_key_id="hush", s3_secret_access_key="hush")
+    shown = [getattr(tracker, name) for name in dir(tracker) if not callable(getattr(tracker, name))]
+    assert "hush" not in f"{tracker!r} {tracker} {shown}"
+
+
+def test_an_artifact_uri_is_refused_without_its_password():
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowTracker("sqlite:///mlflow.db", "s3://key:hush@bucket")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite+pysqlite:///{}", "SQLite:///{}"])
+def test_a_database_that_does_not_exist_is_created(working_folder, form):
+    path = working_folder / "with blank.db"
+    tracker = MLflowTracker(form.format(path))
+    assert path.is_file()
+    assert tracker.tracking_uri == tracker.registry_uri == f"sqlite:///{path}"
+
+
+def test_a_relative_uri_is_relative_to_the_working_folder(working_folder, monkeypatch):
+    (working_folder / "sub").mkdir()
+    tracker = MLflowTracker("sqlite:///sub/../mlflow.db")
+    monkeypatch.chdir("sub")
+    assert tracker.tracking_uri == f"sqlite:///{working_folder}/mlflow.db"
+    assert (working_folder / "mlflow.db").is_file()
+    run_id = tracker.start_run()
+    assert tracker.get_run_info(run_id)["run_id"] == run_id
+
+
+def test_another_backend_store_is_refused_with_both_uris():
+    with pytest.raises(ConfigurationError, match=r"b\.db.*a\.db"):
+        MLflowTracker("sqlite:///a.db", backend_store_uri="sqlite:///b.db")
+
+
+def test_the_same_backend_store_may_be_spelled_differently(working_folder):
+    tracker = MLflowTracker(
+        "sqlite:///mlflow.db", backend_store_uri=f"sqlite+pysqlite:///{working_folder}/mlflow.db"
+    )
+    assert tracker.backend_store_uri == tracker.tracking_uri
+
+
+def test_a_database_of_stock_mlflow_is_used_as_it_is(stock_database, working_folder):
+    from mlflow import MlflowClient
+
+    shutil.copy(stock_database, "mlflow.db")
+    tracker = MLflowTracker("sqlite:///mlflow.db", experiment_name="theirs")
+    with tracker.run("ours") as run:
+        tracker.log_metrics({"a": 1.0}, step=1)
+        tracker.log_params({"b": 2})
+    tracker.flush()
+    client = MlflowClient(tracker.tracking_uri, tracker.tracking_uri)
+    found = client.get_run(run.run_id)
+    assert found.info.experiment_id == client.get_experiment_by_name("theirs").experiment_id
+    assert found.info.artifact_uri == f"/theirs/{run.run_id}/artifacts"
+    assert (found.data.metrics, found.data.params) == ({"a": 1.0}, {"b": "2"})
+
+
+def test_a_database_without_a_column_that_is_needed_is_refused(stock_database, working_folder):
+    shutil.copy(stock_database, "mlflow.db")
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as connection:
+        connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO old")
+    with pytest.raises(ConfigurationError, match="mlflow db upgrade"):
+        MLflowTracker("sqlite:///mlflow.db")
+
+
+def test_a_deleted_experiment_is_refused_by_name(tracker, client, uri):
+    client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(ConfigurationError, match=r"tests.*deleted"):
+        MLflowTracker(uri, experiment_name="tests")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 257])
+def test_an_experiment_name_against_the_rules_is_refused(name):
+    with pytest.raises(InvalidInputError, match="experiment name"):
+        MLflowTracker("sqlite:///mlflow.db", experiment_name=name)
+
+
+def test_a_journal_that_cannot_be_kept_is_an_error_that_names_the_variable(working_folder, monkeypatch):
+    (working_folder / "file").touch()
+    monkeypatch.setenv("HEIMDALL_DIR", str(working_folder / "file" / "journal"))
+    with pytest.raises(JournalError, match="HEIMDALL_DIR"):
+        MLflowTracker("sqlite:///mlflow.db")
+
+
+def test_the_journal_is_by_default_in_the_working_folder(working_folder, monkeypatch):
+    monkeypatch.delenv("HEIMDALL_DIR")
+    tracker = MLflowTracker("sqlite:///mlflow.db")
+    assert tracker.status()["journal"].startswith(f"{working_folder}/.heimdall/journal/")
+
+
+def test_the_constructor_takes_its_arguments_by_position(working_folder):
+    tracker = MLflowTracker(
+        "sqlite:///a.db", "files", "sqlite:///a.db", "sqlite:///b.db", "http://s3", "id", "key", "e"
+    )
+    assert tracker.tracking_uri == tracker.backend_store_uri == f"sqlite:///{working_folder}/a.db"
+    assert tracker.registry_uri == f"sqlite:///{working_folder}/b.db"
+    assert (tracker.artifact_uri, tracker.experiment_name) == ("files", "e")
+
+
+def test_settings_have_defaults_that_work_without_a_server(working_folder):
+    tracker = initialize_mlflow(Settings())
+    assert tracker.tracking_uri == f"sqlite:///{working_folder}/mlflow.db"
+    assert tracker.experiment_name == "heimdall-localization"
+    assert (tracker.artifact_uri, tracker.active_run_id) == (None, None)
+
+
+@pytest.mark.parametrize(("attribute", "variable"), VARIABLES.items())
+def test_settings_come_from_the_environment_when_they_are_made(monkeypatch, attribute, variable):
+    monkeypatch.setenv(variable, "given")
+    assert getattr(Settings(), attribute) == "given"
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"])
+def test_an_empty_variable_counts_as_none(monkeypatch, variable):
+    default = Settings()
+    monkeypatch.setenv(variable, "")
+    assert Settings() == default
+
+
+@pytest.mark.parametrize("attribute", sorted(set(VARIABLES) - {"mlflow_experiment_name"}))
+def test_the_repr_of_settings_has_no_secrets(attribute):
+    is_uri = attribute.endswith(("_uri", "_url"))
+    settings = Settings(**{attribute: "postgresql://me:hush@host/db" if is_uri else "hush"})
+    assert "hush" not in repr(settings)
+
+
+def test_any_object_with_the_attributes_serves_as_settings(working_folder):
+    attributes = dict.fromkeys(VARIABLES) | {
+        "mlflow_tracking_uri": "sqlite:///mine.db",
+        "mlflow_experiment_name": "mine",
+        "mlflow_artifact_uri": str(working_folder / "files"),
+    }
+    tracker = initialize_mlflow(SimpleNamespace(**attributes))
+    assert tracker.experiment_name == "mine"
+    assert (working_folder / "mine.db").is_file()
