@@ -7,8 +7,8 @@ export PATH := $(VENV)/bin:$(PATH)
 # An activated environment or a PYTHONPATH must not decide which torch is built against.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 
-TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc')
-TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc')
+TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc' -not -name '*.so')
+TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc' -not -name '*.so')
 
 .PHONY: help setup demo ui test test-rust test-python lint format bench clean
 

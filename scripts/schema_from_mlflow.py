@@ -202,8 +202,7 @@ def definitions(
 ) -> list[tuple[str]]:
     """Return the name or sql of the tables, or of a table's own entries of that kind, by name."""
     return connection.execute(
-        f"SELECT {what} FROM sqlite_master WHERE type = ? AND tbl_name = ifnull(?, tbl_name) "
-        "ORDER BY name",
+        f"SELECT {what} FROM sqlite_master WHERE type = ? AND tbl_name = ifnull(?, tbl_name) ORDER BY name",
         [kind, table],
     ).fetchall()
 

@@ -88,9 +88,7 @@ def statements(connection: sqlite3.Connection, table: str) -> list[str]:
 
 def by_table(database: Path, read) -> dict[str, list]:
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        tables = connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table'"
-        ).fetchall()
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         return {table: read(connection, table) for (table,) in tables}
 
 

@@ -181,9 +181,7 @@ class MLflowTracker:
             WrongTypeError: A value is not a number.
         """
 
-    def log_artifact(
-        self, local_path: str | PathLike[str], artifact_path: str | None = "artifacts"
-    ) -> None:
+    def log_artifact(self, local_path: str | PathLike[str], artifact_path: str | None = "artifacts") -> None:
         """Log a file of the active run as it is now; it may change or go right after the call.
 
         Args:

@@ -69,9 +69,7 @@ class Settings:
         mlflow_run_name_prefix: str = "rf-localization",
     ) -> None:
         env = os.environ.get
-        self.mlflow_tracking_uri = (
-            mlflow_tracking_uri or env("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        )
+        self.mlflow_tracking_uri = mlflow_tracking_uri or env("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
         self.mlflow_artifact_uri = mlflow_artifact_uri or env("MLFLOW_ARTIFACT_URI")
         self.mlflow_backend_store_uri = mlflow_backend_store_uri or env("MLFLOW_BACKEND_STORE_URI")
         self.mlflow_registry_uri = mlflow_registry_uri or env("MLFLOW_REGISTRY_URI")
