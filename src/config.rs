@@ -246,16 +246,25 @@ impl TrackerConfig {
     }
 }
 
-/// An URI as messages and attributes show it: user and password replaced.
+/// An URI as messages and attributes show it: user, password and options replaced.
 pub fn without_credentials(uri: &str) -> String {
     let Some(start) = uri.find("://").map(|at| at + 3) else {
         return uri.to_owned();
     };
-    // A password may hold '/' or '@' unescaped; the last '@' before the query is the border.
-    let end = uri[start..].find('?').map_or(uri.len(), |at| start + at);
-    match uri[start..end].rfind('@') {
-        Some(at) => format!("{}***@{}", &uri[..start], &uri[start + at + 1..]),
-        None => uri.to_owned(),
+    let (scheme, rest) = uri.split_at(start);
+    // A path has neither.
+    if rest.starts_with('/') {
+        return uri.to_owned();
+    }
+    // A password may hold '/', '?' or '@' unescaped: only behind the last '@' can none of it be left.
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((_, place)) => ("***@", place),
+        None => ("", rest),
+    };
+    // PostgreSQL takes a password among the options, too.
+    match place.split_once('?') {
+        Some((place, _)) => format!("{scheme}{user}{place}?***"),
+        None => format!("{scheme}{user}{place}"),
     }
 }
 
@@ -342,10 +351,15 @@ mod tests {
     fn credentials_never_reach_a_message() {
         let error = sqlite("postgresql://me:p@ss/word@host/db").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("word"), "{error:?}");
-        assert_eq!(
-            without_credentials("https://u:p@h/x?y=a@b"),
-            "https://***@h/x?y=a@b"
-        );
+        for (uri, shown) in [
+            ("https://u:p@h/x", "https://***@h/x"),
+            ("https://u:p?/@@h/x", "https://***@h/x"),
+            ("https://h/x?password=p", "https://h/x?***"),
+            ("https://u:p@h/x?user=a@b", "https://***@b"),
+            ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
+        ] {
+            assert_eq!(without_credentials(uri), shown);
+        }
         assert_eq!(
             format!("{:?}", Secret::from("hush".to_owned())),
             "Secret(…)"

@@ -2,6 +2,9 @@
 
 use std::{path::Path, process::Command};
 
+/// Tag that holds the name of a run.
+pub const RUN_NAME_TAG: &str = "mlflow.runName";
+
 /// Where a run comes from.
 #[derive(Clone, Debug, Default)]
 pub struct RunContext {
@@ -29,7 +32,7 @@ impl RunContext {
     /// The tags, by their MLflow keys.
     pub fn tags(&self, run_name: &str) -> Vec<(&'static str, String)> {
         let mut tags = vec![
-            ("mlflow.runName", run_name.to_owned()),
+            (RUN_NAME_TAG, run_name.to_owned()),
             ("mlflow.user", self.user.clone()),
             ("mlflow.source.name", self.source_name.clone()),
             ("mlflow.source.type", self.source_type.to_owned()),

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     config::{Destination, Settled, TrackerConfig},
-    context::RunContext,
+    context::{RUN_NAME_TAG, RunContext},
     delivery::{
         self, Delivery, Status,
         background::{Background, KeepWaiting},
@@ -137,9 +137,18 @@ impl Tracker {
                 active: active.id.to_string(),
             });
         }
-        let name = match name.filter(|name| !name.is_empty()) {
-            Some(name) => record::run_name(name)?,
-            None => run::random_name(),
+        let name = name.filter(|name| !name.is_empty());
+        let tagged = tags
+            .iter()
+            .find(|(key, value)| key == RUN_NAME_TAG && !value.is_empty())
+            .map(|(_, value)| value.as_str());
+        let name = match (name, tagged) {
+            (Some(name), Some(tagged)) if name != tagged => {
+                let reason = format!("the run is called {name:?} as well: give one name");
+                return Err(Error::invalid(RUN_NAME_TAG, tagged, reason));
+            }
+            (None, None) => run::random_name(),
+            (name, tagged) => record::run_name(name.or(tagged).unwrap_or_default())?,
         };
         let mut all: BTreeMap<String, String> = DEFAULT_TAGS
             .iter()
@@ -152,6 +161,7 @@ impl Tracker {
                 .map(|(key, value)| (key.to_owned(), value)),
         );
         all.extend(tags.iter().cloned());
+        all.insert(RUN_NAME_TAG.to_owned(), name.clone());
         let tags = tag_values("tag key", all)?;
         let id = RunId::random();
         let start = RunStart {

@@ -435,3 +435,39 @@ def test_another_sqlite_in_this_process_may_read_while_records_are_delivered(tra
     assert refused == []
     assert rows(db, "PRAGMA integrity_check") == [("ok",)]
     assert rows(db, "SELECT count(*) FROM metrics WHERE run_uuid = ?", run_id) == [(4000,)]
+
+
+def test_another_sqlite_in_this_process_may_write_while_trackers_come_and_go(uri, db):
+    """Closing a file drops all POSIX locks on it, so a tracker must not do so while a foreign one is held."""
+    MLflowTracker(uri, experiment_name="tests")
+    done = Event()
+    written: list[str] = []
+    refused: list[str] = []
+
+    def write() -> None:
+        while not done.is_set():
+            key = f"key {len(written)}"
+            try:
+                with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+                    connection.execute("INSERT INTO experiment_tags VALUES (?, ?, 0)", (key, "x" * 3000))
+                written.append(key)
+            except sqlite3.Error as error:
+                refused.append(str(error))
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(10):
+            tracker = MLflowTracker(uri, experiment_name="tests")
+            with tracker.run():
+                for step in range(20):
+                    tracker.log_metrics({f"metric {i}": i for i in range(20)}, step=step)
+            tracker.flush()
+            del tracker
+    finally:
+        done.set()
+        writer.join()
+    assert refused == []
+    assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(db, "SELECT count(*) FROM metrics") == [(10 * 400,)]
+    assert [key for (key,) in rows(db, "SELECT key FROM experiment_tags ORDER BY rowid")] == written

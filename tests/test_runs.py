@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from heimdall_tracking import HeimdallError, InvalidInputError, RunStateError
+from heimdall_tracking import InvalidInputError, RunStateError
 
 
 def now_ms() -> int:
@@ -146,6 +146,12 @@ def test_a_name_given_as_tag_is_the_name_of_the_run(tracker, client):
     assert client.get_run(run_id).info.run_name == "by tag"
 
 
+def test_two_names_for_one_run_are_refused(tracker):
+    with pytest.raises(InvalidInputError, match=r"mlflow\.runName.*by argument"):
+        tracker.start_run("by argument", tags={"mlflow.runName": "by tag"})
+    assert tracker.active_run_id is None
+
+
 def test_long_tag_values_are_cut_at_8000_characters(tracker, client):
     run_id = tracker.start_run(tags={"long": "é" * 8001})
     tracker.flush()
@@ -216,13 +222,11 @@ def test_a_block_entered_a_second_time_is_a_second_run(tracker):
     block = tracker.run()
     with block:
         first = block.run_id
-    try:
-        with block:
-            second = tracker.active_run_id
-    except HeimdallError:
-        return  # Refusing the second time is as good.
+    with block:
+        second = block.run_id
+        assert tracker.active_run_id == second
     assert first != second
-    assert tracker.get_run_info(second)["status"] == "FINISHED"
+    assert [tracker.get_run_info(run)["status"] for run in (first, second)] == ["FINISHED"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Train a transmitter localiser on real recordings and record the run.
 
-    python examples/powder_rss/train.py --epochs 60 --seed 0
+    python examples/powder_rss/train.py --epochs 40 --seed 0
 
 The recordings are those of examples/powder_rss_462mhz: the power at 29 receivers of a campus, of a
 handheld radio whose position is known. Tested is on map squares that training never saw.
@@ -19,7 +19,7 @@ RECORDINGS = Path(__file__).parents[1] / "powder_rss_462mhz"
 def main() -> None:
     """Train, test, record, register."""
     parser = argparse.ArgumentParser(description="Train a transmitter localiser on real recordings.")
-    parser.add_argument("--epochs", type=int, default=60, help="at most (default 60)")
+    parser.add_argument("--epochs", type=int, default=40, help="at most (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="decides everything that is drawn (default 0)")
     parser.add_argument(
         "--output", type=Path, default=Path("outputs"), help="folder for files (default outputs)"

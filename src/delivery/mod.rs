@@ -229,7 +229,8 @@ impl Delivery {
         let begun = Instant::now();
         self.shared.urgent.store(true, Ordering::Release);
         self.shared.wake.notify_one();
-        let until = timeout.map(|timeout| begun + timeout);
+        // A time beyond what the clock can count is no limit.
+        let until = timeout.and_then(|timeout| begun.checked_add(timeout));
         let delivered =
             |state: &State| state.ended || (state.delivered >= target && !state.recovering);
         self.shared.wait_for(until, keep_waiting, delivered)?;
@@ -280,14 +281,14 @@ pub(crate) fn forget_parent() {
 pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
     let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
     let live: Vec<Arc<Shared>> = live.iter().filter_map(Weak::upgrade).collect();
-    let until = Instant::now() + timeout;
+    let until = Instant::now().checked_add(timeout);
     for delivery in &live {
         delivery.close();
     }
     let mut told = Vec::new();
     for delivery in &live {
         if !matches!(
-            delivery.wait_for(Some(until), keep_waiting, |state| state.ended),
+            delivery.wait_for(until, keep_waiting, |state| state.ended),
             Ok(true)
         ) {
             told.push(format!(

@@ -312,17 +312,22 @@ impl Worker {
         };
         let summary = entry.record.summary();
         let run = entry.record.run();
+        let file = letters.path().display();
         let text = match letters.park(entry, &failure.to_string(), staged.as_deref()) {
-            Ok(()) => format!(
-                "{summary} of run {run} cannot be delivered: {failure}. It is kept in {}",
-                letters.path().display()
-            ),
-            Err(error) => format!(
-                "{summary} of run {run} cannot be delivered: {failure}. Nor can it be kept in {}: {error}",
-                letters.path().display()
-            ),
+            // The first stands for all: whoever is told can read the others in the same file.
+            Ok(()) => (self.shared.state().parked == 0).then(|| {
+                format!(
+                    "{summary} of run {run} cannot be delivered: {failure}. It is kept in {file}, as is \
+                     whatever else cannot be; status() counts it"
+                )
+            }),
+            Err(error) => Some(format!(
+                "{summary} of run {run} cannot be delivered: {failure}. Nor can it be kept in {file}: {error}"
+            )),
         };
-        self.shared.notices.tell(text);
+        if let Some(text) = text {
+            self.shared.notices.tell(text);
+        }
         self.shared.update(|state| state.parked += 1);
     }
 

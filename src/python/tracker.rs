@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -136,7 +137,7 @@ impl MLflowTracker {
             tracker: slf,
             run_name,
             tags,
-            run_id: std::sync::OnceLock::new(),
+            run_id: Mutex::default(),
         }
     }
 
@@ -250,6 +251,7 @@ impl MLflowTracker {
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = timeout
+            .filter(|seconds| *seconds != f64::INFINITY)
             .map(|seconds| {
                 Duration::try_from_secs_f64(seconds).map_err(|_| {
                     Error::invalid(
@@ -311,14 +313,17 @@ pub struct ActiveRun {
     tracker: Py<MLflowTracker>,
     run_name: Option<String>,
     tags: Option<Py<PyMapping>>,
-    run_id: std::sync::OnceLock<String>,
+    run_id: Mutex<Option<String>>,
 }
 
 #[pymethods]
 impl ActiveRun {
     #[getter]
-    fn run_id(&self) -> Option<&str> {
-        self.run_id.get().map(String::as_str)
+    fn run_id(&self) -> Option<String> {
+        self.run_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -329,16 +334,17 @@ impl ActiveRun {
             .tracker
             .get()
             .start_run(py, run.run_name.as_deref(), tags)?;
-        run.run_id.get_or_init(|| run_id);
+        *run.run_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(run_id);
         Ok(slf)
     }
 
+    #[expect(unused_variables, reason = "what Python passes")]
     fn __exit__(
         &self,
         py: Python<'_>,
         exception: Option<&Bound<'_, PyType>>,
-        _value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
+        value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let status = match exception {
             None => RunStatus::Finished,
@@ -349,7 +355,7 @@ impl ActiveRun {
         };
         let tracker = self.tracker.get();
         // The caller may have ended the run in the block already, and started another one.
-        if tracker.active_run_id().as_deref() == self.run_id() {
+        if tracker.active_run_id() == self.run_id() {
             tracker.answer(py, tracker.tracker.end_run(status))?;
         }
         Ok(false)
@@ -358,7 +364,7 @@ impl ActiveRun {
     fn __repr__(&self) -> String {
         format!(
             "ActiveRun(run_id={:?})",
-            self.run_id().unwrap_or("not started")
+            self.run_id().unwrap_or_else(|| "not started".to_owned())
         )
     }
 }
@@ -443,15 +449,13 @@ fn user(py: Python<'_>) -> PyResult<String> {
     }
 }
 
-/// Script or notebook that runs.
+/// Script or notebook that runs, and whether it is a notebook; told apart as MLflow does.
 fn source(py: Python<'_>) -> PyResult<(String, bool)> {
-    let in_notebook = py
-        .import("sys")?
-        .getattr("modules")?
-        .contains("ipykernel")?;
-    if in_notebook {
-        let name = std::env::var("JPY_SESSION_NAME").unwrap_or_else(|_| "notebook".to_owned());
-        return Ok((name, true));
+    if in_notebook(py).unwrap_or(false) {
+        let name = ["JPY_SESSION_NAME", "__vsc_ipynb_file__", "IPYNB_FILE"]
+            .into_iter()
+            .find_map(|variable| std::env::var(variable).ok());
+        return Ok((name.unwrap_or_else(|| "notebook".to_owned()), true));
     }
     let argv: Vec<String> = py
         .import("sys")?
@@ -463,6 +467,16 @@ fn source(py: Python<'_>) -> PyResult<(String, bool)> {
         .next()
         .filter(|script| !script.is_empty() && script != "-c");
     Ok((script.unwrap_or_else(|| "python".to_owned()), false))
+}
+
+/// Whether this is a kernel's shell. A script may import `ipykernel` without being in one.
+fn in_notebook(py: Python<'_>) -> PyResult<bool> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    if !modules.contains("IPython")? {
+        return Ok(false);
+    }
+    let shell = modules.get_item("IPython")?.call_method0("get_ipython")?;
+    Ok(!shell.is_none() && shell.hasattr("kernel")?)
 }
 
 /// `min` and `max`, the built-ins or the words.

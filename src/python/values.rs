@@ -3,6 +3,7 @@
 use std::{borrow::Cow, path::PathBuf};
 
 use pyo3::{
+    exceptions::PyTypeError,
     prelude::*,
     types::{PyBool, PyDict, PyFloat, PyInt, PyMapping, PyString},
 };
@@ -102,7 +103,9 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<f64>> {
     }
     match value.extract::<f64>() {
         Ok(number) => Ok(Ok(number)),
-        // An int beyond a double, a tensor with several elements.
+        // An array of several elements has `__float__` as well.
+        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => wrong(),
+        // An int beyond a double, a tensor of several elements.
         Err(error) => Ok(Err(Error::invalid(
             "metric",
             key,

@@ -17,7 +17,8 @@ class TorchTwin(nn.Module):
         super().__init__()
         degrees = torch.tensor([(lat, lon) for _, lat, lon in receivers], dtype=torch.float64)
         self.origin = degrees.mean(0)
-        width, layers = 2 * len(receivers), []
+        self.stations = self.to_local(degrees)
+        width, layers = 3 * len(receivers) + 5, []
         for following in hidden:
             layers += [nn.Linear(width, following), nn.LayerNorm(following)]
             layers += [nn.GELU(), nn.Dropout(dropout)]
@@ -47,7 +48,15 @@ class TorchTwin(nn.Module):
 
     def features(self, rss):
         heard = (rss > -101).float()
-        return torch.cat([(rss + 101) / 30 * heard, heard], 1)
+        level = (rss + 101) / 30 * heard
+        mean = level.sum(1, keepdim=True) / heard.sum(1, keepdim=True).clamp(min=1)
+
+        def shares(root):
+            power = 10 ** (rss / (10 * root)) * heard
+            return power / power.sum(1, keepdim=True)
+
+        centroids = [shares(1) @ self.stations, shares(3) @ self.stations]
+        return torch.cat([(level - mean) * heard, heard, 3 * shares(3), mean, *centroids], 1)
 
     def forward(self, rss):
         hidden = self.trunk(self.features(rss))

@@ -45,7 +45,7 @@ pub struct FitConfig {
 impl Default for FitConfig {
     fn default() -> Self {
         Self {
-            max_epochs: 60,
+            max_epochs: 40,
             batch_size: 128,
             lr: 2e-3,
             min_lr: 0.0,

@@ -4,6 +4,7 @@
 //! that the database decides the revision and not the writer. They are kept to what SQLite and PostgreSQL
 //! both understand.
 
+mod locks;
 mod query;
 mod registry;
 pub mod schema;
@@ -12,7 +13,7 @@ mod write;
 use std::{collections::HashMap, path::Path, sync::Mutex, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, SqlitePool,
+    AssertSqlSafe, Connection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 
@@ -105,14 +106,21 @@ impl SqlStore {
                 format!("there is no folder {}", folder.display()),
             ));
         }
+        locks::install();
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true);
-        // One connection writes while another one answers questions.
+        // One connection writes while another one answers questions. Where SQLite itself has rolled back (a
+        // full disk, for example), the driver goes on counting a transaction that is gone: such a connection
+        // is no longer used.
         let pool = SqlitePoolOptions::new()
             .max_connections(2)
+            .before_acquire(|connection, _| {
+                let usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(usable) })
+            })
             .connect_with(options)
             .await
             .map_err(|error| open_error(destination, describe(path, &error)))?;

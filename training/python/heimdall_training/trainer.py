@@ -156,7 +156,7 @@ class Trainer:
         self,
         *,
         tracker: Tracker | None = None,
-        max_epochs: int = 60,
+        max_epochs: int = 40,
         batch_size: int = 128,
         lr: float = 2e-3,
         min_lr: float = 0.0,

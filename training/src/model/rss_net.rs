@@ -104,15 +104,19 @@ pub struct Output {
     pub sigma: Tensor,
 }
 
+/// Brings the receivers' shares of the power, which sum to 1, to the size of the other inputs.
+const SHARE_SCALE: f64 = 3.0;
+
 /// The position and uncertainty heads of the Heimdall networks on a small trunk for received powers.
 ///
-/// A row of dBm per receiver goes in as two numbers per receiver: its level above "not heard" in units of
-/// `rss_scale_db`, and whether it heard anything. The trunk is `Linear LayerNorm GELU Dropout` per layer. East
-/// and north are counted from the middle of the receivers.
+/// Input is a row of dBm per receiver; the trunk is `Linear LayerNorm GELU Dropout` per layer. East and north
+/// are counted from the middle of the receivers.
 #[derive(Debug)]
 pub struct RssLocalizationNet {
     config: RssNetConfig,
     frame: LocalFrame,
+    /// Where the receivers stand, `[receivers, 2]`, in the unit of the output.
+    receivers: Tensor,
     state: State,
     trunk: Vec<(Linear, LayerNorm)>,
     position: Head,
@@ -133,7 +137,7 @@ impl RssLocalizationNet {
         tch::manual_seed(config.seed as i64);
         let mut state = State::default();
         let mut scope = Scope::root(&mut state);
-        let mut features = 2 * config.receivers.len() as i64;
+        let mut features = 3 * config.receivers.len() as i64 + 5;
         let mut trunk = Vec::new();
         for (layer, &width) in config.hidden.iter().enumerate() {
             // Four modules per layer, as in the torch.nn.Sequential that this is.
@@ -156,7 +160,13 @@ impl RssLocalizationNet {
             let raw = raw_for_sigma(scaled(config.sigma_init_m), scaled(config.sigma_floor_m));
             let _ = uncertainty.last.bias.shallow_clone().f_fill_(raw)?;
         }
+        let positions: Vec<_> = config
+            .receivers
+            .iter()
+            .map(|receiver| receiver.position)
+            .collect();
         Ok(Self {
+            receivers: targets(&positions, frame, config.position_scale_m)?,
             config,
             frame,
             state,
@@ -205,7 +215,9 @@ impl RssLocalizationNet {
         Ok(Output { mean, sigma })
     }
 
-    /// What the trunk sees of powers in dBm: levels, then the mask, `[rows, 2 × receivers]`.
+    /// What the trunk sees of powers in dBm: for each receiver its level above the mean of those that heard
+    /// something, whether it heard something, and its share of the power; then that mean and two centroids of the
+    /// receivers. A transmitter that is twice as strong changes the mean alone, for the rest is relative.
     fn features(&self, rss: &Tensor) -> Result<Tensor> {
         let floor = f64::from(NOT_HEARD_DBM);
         let heard = rss.f_gt(floor)?.f_to_kind(Kind::Float)?;
@@ -213,7 +225,25 @@ impl RssLocalizationNet {
             .f_sub_scalar(floor)?
             .f_div_scalar(self.config.rss_scale_db)?
             .f_mul(&heard)?;
-        Ok(Tensor::f_cat(&[level, heard], 1)?)
+        let sum = |tensor: &Tensor| tensor.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+        let mean = sum(&level)?.f_div(&sum(&heard)?.f_clamp_min(1.0)?)?;
+        let relative = level.f_sub(&mean)?.f_mul(&heard)?;
+        // Of powers, the strongest receiver takes all; of their cube roots, several have a say.
+        let shares = |root: f64| -> Result<Tensor> {
+            let exponent = rss.f_div_scalar(10.0 * root)?;
+            let power = Tensor::f_pow_scalar(10.0, &exponent)?.f_mul(&heard)?;
+            Ok(power.f_div(&sum(&power)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?)
+        };
+        let (power, root_power) = (shares(1.0)?, shares(3.0)?);
+        let (centroid, soft_centroid) = (
+            power.f_matmul(&self.receivers)?,
+            root_power.f_matmul(&self.receivers)?,
+        );
+        let spread = root_power.f_mul_scalar(SHARE_SCALE)?;
+        Ok(Tensor::f_cat(
+            &[relative, heard, spread, mean, centroid, soft_centroid],
+            1,
+        )?)
     }
 
     /// The network's answer to powers in dBm, `[rows, receivers]`, in degrees and metres.
@@ -255,14 +285,17 @@ impl RssLocalizationNet {
 
     /// Positions as the network is to give them: `[rows, 2]`, in units of `position_scale_m`.
     pub fn targets(&self, positions: &[LatLon]) -> Result<Tensor> {
-        let scale = self.config.position_scale_m;
-        let values: Vec<f32> = positions
-            .iter()
-            .map(|&position| self.frame.to_local(position))
-            .flat_map(|at| [(at.east / scale) as f32, (at.north / scale) as f32])
-            .collect();
-        Ok(Tensor::f_from_slice(&values)?.f_view([-1, 2])?)
+        targets(positions, self.frame, self.config.position_scale_m)
     }
+}
+
+fn targets(positions: &[LatLon], frame: LocalFrame, scale_m: f64) -> Result<Tensor> {
+    let values: Vec<f32> = positions
+        .iter()
+        .map(|&position| frame.to_local(position))
+        .flat_map(|at| [(at.east / scale_m) as f32, (at.north / scale_m) as f32])
+        .collect();
+    Ok(Tensor::f_from_slice(&values)?.f_view([-1, 2])?)
 }
 
 #[cfg(test)]

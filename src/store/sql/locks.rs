@@ -1,0 +1,183 @@
+//! Locks that hold between two copies of SQLite in one process.
+//!
+//! Python's `sqlite3`, and with it the stock client, brings a SQLite of its own. SQLite locks files with POSIX
+//! locks, which belong to the process: neither copy would see the other's, and a reader would take the rollback
+//! journal of our transaction for that of a dead process and roll it back, under our feet (SQLite, "How To
+//! Corrupt An SQLite Database File", section 2.2.1). So this copy takes locks of the open file description
+//! (fcntl(2), `F_OFD_SETLK`): they exclude POSIX locks of all processes, this one included, and no `close` of
+//! somebody else's descriptor drops them.
+//!
+//! SQLite counts its locks per file and process, and sets each through whichever descriptor is at hand. Here
+//! all those of one file go through one descriptor, the first that was locked, so that they stay those of one
+//! owner.
+#![allow(unsafe_code, reason = "SQLite takes C functions")]
+
+#[cfg(target_os = "linux")]
+pub use linux::install;
+
+/// Does nothing: only Linux has documented locks of open file descriptions.
+#[cfg(not(target_os = "linux"))]
+pub fn install() {}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{
+        mem,
+        sync::{Mutex, MutexGuard, Once, PoisonError},
+    };
+
+    use libc::{c_int, c_short, flock, off_t};
+    use libsqlite3_sys::{sqlite3_syscall_ptr, sqlite3_vfs_find};
+
+    /// A file that was locked in this process.
+    struct LockedFile {
+        /// A fork has copies of these, which own nothing of its own.
+        pid: u32,
+        device: libc::dev_t,
+        inode: libc::ino_t,
+        /// The owner of all locks: a duplicate of the first descriptor.
+        owner: c_int,
+        /// Descriptors that wait to be closed.
+        parked: Vec<c_int>,
+    }
+
+    static FILES: Mutex<Vec<LockedFile>> = Mutex::new(Vec::new());
+
+    /// Makes this process' SQLite lock so, before it opens its first file.
+    pub fn install() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            type Fcntl = unsafe extern "C" fn(c_int, c_int, *mut flock) -> c_int;
+            type Close = unsafe extern "C" fn(c_int) -> c_int;
+            // SAFETY: the default VFS of SQLite on Linux is its own `unix`, which has these two system calls and
+            // keeps the pointers for ever, as functions live. It calls `close` with one int, and `fcntl` with two
+            // and a third argument that is an int, a pointer or missing: as the variadic function that it is,
+            // which on Linux passes the first three integers where a function of three takes them.
+            unsafe {
+                let vfs = sqlite3_vfs_find(std::ptr::null());
+                if let Some(set) = vfs.as_ref().and_then(|vfs| vfs.xSetSystemCall) {
+                    let fcntl = mem::transmute::<Fcntl, sqlite3_syscall_ptr>(fcntl);
+                    let close = mem::transmute::<Close, sqlite3_syscall_ptr>(close);
+                    set(vfs, c"fcntl".as_ptr(), fcntl);
+                    set(vfs, c"close".as_ptr(), close);
+                }
+            }
+        });
+    }
+
+    fn files() -> MutexGuard<'static, Vec<LockedFile>> {
+        FILES.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stat(descriptor: c_int) -> Option<libc::stat> {
+        // SAFETY: all bytes zero is a valid `stat`, and the pointer is to one for the time of the call.
+        unsafe {
+            let mut stat = mem::zeroed();
+            (libc::fstat(descriptor, &raw mut stat) == 0).then_some(stat)
+        }
+    }
+
+    fn find<'a>(files: &'a mut [LockedFile], stat: &libc::stat) -> Option<&'a mut LockedFile> {
+        let pid = std::process::id();
+        files
+            .iter_mut()
+            .find(|file| (file.pid, file.device, file.inode) == (pid, stat.st_dev, stat.st_ino))
+    }
+
+    /// `fcntl` with locks of the open file description in the place of POSIX locks.
+    unsafe extern "C" fn fcntl(descriptor: c_int, command: c_int, lock: *mut flock) -> c_int {
+        let command = match command {
+            libc::F_SETLK => libc::F_OFD_SETLK,
+            libc::F_SETLKW => libc::F_OFD_SETLKW,
+            libc::F_GETLK => libc::F_OFD_GETLK,
+            // SAFETY: what SQLite passed goes on as it came.
+            _ => return unsafe { libc::fcntl(descriptor, command, lock) },
+        };
+        let mut files = files();
+        let owner = owner(&mut files, descriptor).unwrap_or(descriptor);
+        // SAFETY: with a lock command SQLite passes a pointer to its own `flock`. Its pid must be 0 for these.
+        let (answer, errno) = unsafe {
+            (*lock).l_pid = 0;
+            let answer = libc::fcntl(owner, command, lock);
+            (answer, *libc::__errno_location())
+        };
+        drop(files);
+        // SAFETY: the location is this thread's. SQLite reads it next, and unlocking may have changed it.
+        unsafe { *libc::__errno_location() = errno };
+        answer
+    }
+
+    /// The descriptor that owns the locks of a file.
+    fn owner(files: &mut Vec<LockedFile>, descriptor: c_int) -> Option<c_int> {
+        let stat = stat(descriptor)?;
+        if let Some(file) = find(files, &stat) {
+            return Some(file.owner);
+        }
+        // SAFETY: a duplicate of an open descriptor; it stays open, for the locks end with it.
+        let owner = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) };
+        (owner >= 0).then(|| {
+            files.push(LockedFile {
+                pid: std::process::id(),
+                device: stat.st_dev,
+                inode: stat.st_ino,
+                owner,
+                parked: Vec::new(),
+            });
+            owner
+        })
+    }
+
+    /// `close` that leaves alone the POSIX locks which the other SQLite of this process holds on the file: the
+    /// kernel drops them with the first descriptor of the file that the process closes, whoever's it is.
+    unsafe extern "C" fn close(descriptor: c_int) -> c_int {
+        let mut files = files();
+        let file = stat(descriptor).and_then(|stat| Some((find(&mut files, &stat)?, stat)));
+        let Some((file, stat)) = file else {
+            drop(files);
+            // SAFETY: SQLite gives up this descriptor.
+            return unsafe { libc::close(descriptor) };
+        };
+        file.parked.push(descriptor);
+        let deleted = stat.st_nlink == 0;
+        if deleted {
+            file.parked.push(file.owner);
+        }
+        if deleted || !is_locked_by_others_here(file.owner) {
+            for parked in file.parked.drain(..) {
+                // SAFETY: SQLite has given up this descriptor, or it is our own duplicate of a file that is gone.
+                unsafe { libc::close(parked) };
+            }
+        }
+        if deleted {
+            let pid = std::process::id();
+            files.retain(|file| {
+                (file.pid, file.device, file.inode) != (pid, stat.st_dev, stat.st_ino)
+            });
+        }
+        0
+    }
+
+    /// Whether this process holds a POSIX lock on the file, which then is not ours.
+    fn is_locked_by_others_here(owner: c_int) -> bool {
+        let mut from: off_t = 0;
+        loop {
+            // SAFETY: a plain struct of integers, for which zero is the whole file from its start.
+            let mut lock: flock = unsafe { mem::zeroed() };
+            lock.l_type = libc::F_WRLCK as c_short;
+            lock.l_start = from;
+            // SAFETY: an open descriptor and a pointer to a `flock` for the time of the call.
+            let asked = unsafe { libc::fcntl(owner, libc::F_OFD_GETLK, &raw mut lock) };
+            if asked != 0 || lock.l_type == libc::F_UNLCK as c_short {
+                return false;
+            }
+            if u32::try_from(lock.l_pid) == Ok(std::process::id()) {
+                return true;
+            }
+            // That one is of another process: look behind it.
+            match lock.l_start.checked_add(lock.l_len) {
+                Some(end) if lock.l_len > 0 && end > from => from = end,
+                _ => return false,
+            }
+        }
+    }
+}
