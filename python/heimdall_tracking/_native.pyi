@@ -171,8 +171,8 @@ class MLflowTracker:
         """Log metrics of the active run, timed now: all of them or, on an error, none.
 
         Args:
-            metrics: Numbers by key: Python and NumPy numbers, 0-d tensors. NaN and infinities are kept as
-                MLflow keeps them. A bool is not a number.
+            metrics: Numbers by key: Python and NumPy numbers, arrays and tensors of one element. NaN and
+                infinities are kept as MLflow keeps them. A bool is not a number.
             step: Step or epoch, any 64-bit integer; default 0.
 
         Raises:

@@ -3,7 +3,6 @@
 use std::{borrow::Cow, path::PathBuf};
 
 use pyo3::{
-    exceptions::PyTypeError,
     prelude::*,
     types::{PyBool, PyDict, PyFloat, PyInt, PyMapping, PyString},
 };
@@ -45,8 +44,8 @@ fn texts(
     Ok(Ok(texts))
 }
 
-/// Key and number of each metric. Anything that turns into a float by itself is a number (NumPy scalars,
-/// 0-d tensors); a bool and a text are not.
+/// Key and number of each metric. Anything that turns into a float by itself is a number, and so is an array or
+/// tensor of one element; a bool and a text are not.
 pub fn metrics(metrics: &Bound<'_, PyMapping>) -> PyResult<Result<Vec<(Key, f64)>>> {
     let mut values = Vec::with_capacity(metrics.len()?);
     // The common case, without a list of tuples in between.
@@ -87,25 +86,26 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<f64>> {
             what: "metric",
             key: key.to_owned(),
             expected: "a number",
-            found: kind.clone(),
+            found: kind,
         }))
     };
-    // NumPy's bool is no subclass of Python's but turns into a float all the same.
+    // What NumPy and torch hold in one element, as a number of Python's own; several elements have no such form.
+    let value = match value.hasattr("item")? {
+        true => match value.call_method0("item") {
+            Ok(item) => item,
+            Err(_) => return wrong(),
+        },
+        false => value.clone(),
+    };
     if value.is_instance_of::<PyBool>()
-        || kind == "bool"
-        || kind == "bool_"
         || value.is_instance_of::<PyString>()
+        || !(value.is_instance_of::<PyInt>() || value.hasattr("__float__")?)
     {
-        return wrong();
-    }
-    if !value.is_instance_of::<PyInt>() && !value.hasattr("__float__")? {
         return wrong();
     }
     match value.extract::<f64>() {
         Ok(number) => Ok(Ok(number)),
-        // An array of several elements has `__float__` as well.
-        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => wrong(),
-        // An int beyond a double, a tensor of several elements.
+        // An int beyond a double.
         Err(error) => Ok(Err(Error::invalid(
             "metric",
             key,
