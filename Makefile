@@ -46,6 +46,8 @@ format: $(STAMPS)/dev  ## Format everything
 
 bench: setup $(STAMPS)/dev  ## Measure, side by side with the peer; figures are kept in BENCHMARKS.md
 	python benches/import_time.py
+	python benches/log_metrics.py
+	python benches/train_loop.py
 
 clean:  ## Remove what was built and installed
 	rm -rf target .venv
