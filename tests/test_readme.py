@@ -1,4 +1,4 @@
-"""The README's snippet works as it stands, in a file and in a notebook cell."""
+"""The README's snippets work as they stand, in a file and in a notebook cell."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from nbclient import NotebookClient
 README = Path(__file__).parent.parent / "README.md"
 
 
-def snippet() -> str:
+def snippet(with_call: str = "initialize_mlflow(settings)") -> str:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "initialize_mlflow(settings)" in block]
+    (block,) = [block for block in blocks if with_call in block]
     return block
 
 
@@ -61,3 +61,20 @@ def test_the_snippet_records_a_whole_run_that_stock_mlflow_reads(run, tmp_path, 
     assert artifacts == ["checkpoints/checkpoint.pt"]
     version = client.get_model_version("heimdall-localization", "1")
     assert (version.run_id, version.current_stage) == (run_id, "Production")
+
+
+def test_the_snippets_of_a_block_and_of_a_training_record_a_run_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))
+    (tmp_path / "examples").symlink_to(README.parent / "examples")
+    tracker = 'from heimdall_tracking import MLflowTracker\ntracker = MLflowTracker("sqlite:///mlflow.db")\n'
+    run_as_file(tracker + snippet("experiment-v2") + snippet("Trainer("), tmp_path)
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("heimdall-localization")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "experiment-v2": "FINISHED",
+        "localizer": "FINISHED",
+    }
+    assert runs["experiment-v2"].data.metrics == {"val/loss": 0.3}
+    assert runs["localizer"].data.metrics["test/position_error_median"] < 255

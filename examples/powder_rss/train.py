@@ -27,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
 
     tracker = initialize_mlflow(settings)
-    dataset = RssDataset.load(RECORDINGS, test="grid_test")
+    dataset = RssDataset.load(RECORDINGS, test="grid_test", seed=args.seed)
     model = RssLocalizationNet(dataset.receivers, seed=args.seed)
     trainer = Trainer(tracker=tracker, max_epochs=args.epochs, seed=args.seed, default_root_dir=args.output)
     print(dataset)

@@ -59,7 +59,7 @@ def prediction_map(
     """
     true_km, predicted_km = _local(truth, origin), _local(predicted, origin)
     receivers_km = _local(np.array([(lat, lon) for _, lat, lon in receivers]), origin)
-    figure = Figure(figsize=(9, 8.2), layout="constrained")
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
     axes = figure.add_subplot()
     lines = LineCollection(
         list(np.stack([true_km, predicted_km], axis=1)), colors="0.55", linewidths=0.4, alpha=0.6
@@ -101,7 +101,8 @@ def prediction_map(
         label="receiver",
         zorder=5,
     )
-    figure.colorbar(points, ax=axes, label="error in metres", shrink=0.8)
+    axes.plot([], [], color="tab:blue", linewidth=0.8, label=f"1 sigma ({len(shown)} of {len(truth)})")
+    figure.colorbar(points, ax=axes, label="error in metres")
     axes.set(xlabel="kilometres east", ylabel="kilometres north", title=title, aspect="equal")
     axes.legend(loc="upper right", fontsize="small")
     axes.grid(alpha=0.2)
