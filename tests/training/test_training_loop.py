@@ -137,7 +137,7 @@ def test_a_tracker_that_fails_is_reported_once_and_training_goes_on(
     assert "no run is active" in reports[0]
 
 
-def test_ctrl_c_ends_training_at_once_and_the_run_as_killed(start_script, recordings, uri):
+def test_ctrl_c_ends_training_and_the_run_as_killed_with_its_checkpoints(start_script, recordings, uri):
     process = start_script(
         """
         import sys
@@ -172,7 +172,10 @@ def test_ctrl_c_ends_training_at_once_and_the_run_as_killed(start_script, record
 
     from mlflow import MlflowClient
 
-    assert MlflowClient(uri, uri).get_run(run_id).info.status == "KILLED"
+    client = MlflowClient(uri, uri)
+    assert client.get_run(run_id).info.status == "KILLED"
+    checkpoints = [file.path for file in client.list_artifacts(run_id, "checkpoints")]
+    assert "checkpoints/last.ckpt" in checkpoints
 
 
 def test_a_network_is_not_used_while_it_is_trained(dataset, model, make_trainer, caplog):

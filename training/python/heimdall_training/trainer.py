@@ -202,8 +202,8 @@ class Trainer:
     def fit(self, model: RssLocalizationNet, dataset: RssDataset) -> FitResult:
         """Train a network on the training rows of a dataset.
 
-        Ctrl-C ends it with KeyboardInterrupt. Afterwards the network has the weights of the last
-        epoch; `test` gives it those of the best.
+        Ctrl-C ends it with KeyboardInterrupt; the checkpoints written by then are recorded. Afterwards
+        the network has the weights of the last epoch; `test` gives it those of the best.
 
         Recorded are the hyperparameters, the metrics of each epoch under the number of optimiser
         steps (`train/…` and `val/…`, `lr-AdamW` of its last step, `epoch`), the checkpoints and the
@@ -224,14 +224,20 @@ class Trainer:
         """
         log_dir = self._new_log_dir()
         self._recorder.log_params(self._params(model, dataset))
-        fitted = _native.fit(
-            model,
-            dataset,
-            **self.hyper_parameters,
-            checkpoint_dir=log_dir / "checkpoints",
-            log_metrics=self._recorder.log_metrics,
-            print_line=print if self.enable_progress_bar else None,
-        )
+        checkpoint_dir = log_dir / "checkpoints"
+        try:
+            fitted = _native.fit(
+                model,
+                dataset,
+                **self.hyper_parameters,
+                checkpoint_dir=checkpoint_dir,
+                log_metrics=self._recorder.log_metrics,
+                print_line=print if self.enable_progress_bar else None,
+            )
+        finally:
+            # Of a training that was interrupted or diverged, too.
+            for path in sorted(checkpoint_dir.glob("*.ckpt")):
+                self._recorder.log_artifact(path, "checkpoints")
         best = dict(fitted["best"])
         best_path, best_score = fitted["best"][0]
         result = FitResult(
@@ -247,8 +253,6 @@ class Trainer:
         self._fitted = (model, dataset, result)
         if result.stopped and self.enable_progress_bar:
             print(f"stopped: {result.stopped}")
-        for path in [*best, result.last_model_path]:
-            self._recorder.log_artifact(path, "checkpoints")
         self._recorder.log_artifact(plots.loss_curve(log_dir / "loss.png", result.history), "plots")
         return result
 
