@@ -140,7 +140,13 @@ def test_a_state_dict_of_another_network_changes_nothing(dataset, model):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("hidden", ()), ("dropout", 1.0), ("rss_scale_db", 0.0), ("sigma_init_m", 1.0)],
+    [
+        ("hidden", ()),
+        ("dropout", 1.0),
+        ("head_dropout", (0.0, -0.1)),
+        ("rss_scale_db", 0.0),
+        ("sigma_init_m", 1.0),
+    ],
 )
 def test_a_setting_that_makes_no_network_is_named(dataset, setting, value):
     with pytest.raises(ConfigurationError, match=f"^{setting}="):

@@ -53,7 +53,7 @@ impl Default for FitConfig {
             weight_decay: 0.01,
             gradient_clip_val: Some(1.0),
             augmentation: Augmentation {
-                drop_receivers: 0.0,
+                drop_receivers: 0.03,
                 noise_db: 0.0,
                 gain_db: 0.0,
             },

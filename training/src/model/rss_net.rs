@@ -74,13 +74,15 @@ impl RssNetConfig {
                 reason,
             ));
         }
-        for dropout in [self.dropout, self.head_dropout[0], self.head_dropout[1]] {
+        let [first, second] = self.head_dropout;
+        for (name, dropout) in [
+            ("dropout", self.dropout),
+            ("head_dropout", first),
+            ("head_dropout", second),
+        ] {
             if !(0.0..1.0).contains(&dropout) {
-                return Err(Error::configuration(
-                    "dropout",
-                    dropout,
-                    "it is a probability below 1",
-                ));
+                let reason = "it is a probability below 1";
+                return Err(Error::configuration(name, dropout, reason));
             }
         }
         if self.hidden.is_empty() || self.hidden.iter().any(|&width| width < 1) {
