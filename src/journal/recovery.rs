@@ -58,9 +58,9 @@ impl Reader {
         &self.saved
     }
 
-    /// A staged file's path.
+    /// A staged file's path; whatever a record says, it lies in the staging folder.
     pub fn staged(&self, name: &str) -> PathBuf {
-        staging::folder(&self.dir).join(name)
+        staging::folder(&self.dir).join(Path::new(name).file_name().unwrap_or_default())
     }
 
     /// Entries before `end` that have not been handed out; empty when there are none. Waits on the disk.
