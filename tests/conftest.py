@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,10 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from heimdall_tracking import MLflowTracker
-
-# How long a test waits for something that normally takes a moment. Only a defect makes it last.
-PATIENCE_S = 60
-TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_")
+from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, wait_until
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -71,24 +67,8 @@ def stock_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def clean_environment(**variables: object) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(TRACKING_VARIABLES)}
-    kept["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    return kept | {name: str(value) for name, value in variables.items()}
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > give_up:
-            pytest.fail(f"waited {PATIENCE_S} s in vain until {what}")
-        time.sleep(0.02)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path in it."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+# A shell starts its background jobs deaf to Ctrl-C, and theirs inherit that.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 @pytest.fixture
@@ -99,7 +79,7 @@ def start_script(tmp_path: Path, heimdall_dir: Path) -> Iterator[Callable[..., s
         def start(code: str, *arguments: object, **variables: object) -> subprocess.Popen:
             environment = {"HEIMDALL_DIR": heimdall_dir} | variables
             process = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+                [sys.executable, "-c", HEARS_CTRL_C + textwrap.dedent(code), *map(str, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

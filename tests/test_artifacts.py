@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import contents
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
+from helpers import contents
 
 UNUSUAL_NAMES = [".hidden", "with blank.txt", "ünïcode 漢字", "no_ending", "a..b", "colon:name", "x" * 200]
 

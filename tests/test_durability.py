@@ -13,8 +13,8 @@ from threading import Event, Thread
 
 import pytest
 
-from conftest import PATIENCE_S, contents, wait_until
 from heimdall_tracking import MLflowTracker, NotFoundError, UndeliveredError
+from helpers import PATIENCE_S, contents, wait_until
 
 LOGGING_FOR_EVER = """
     import itertools, sys, pathlib

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import contents
 from heimdall_tracking import InvalidInputError, NotFoundError
+from helpers import contents
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import contents
 from heimdall_tracking import MLflowTracker
+from helpers import contents
 
 HISTORY = [(step, math.sin(step)) for step in range(1500)]
 
