@@ -179,6 +179,34 @@ def test_everything_arrives_once_there_is_room_on_a_disk_that_was_full(uri, db, 
     assert len(tracker.get_run_info(run.out.strip())["parameters"]) == count
 
 
+def test_the_journal_goes_on_once_a_full_disk_that_took_no_new_segment_has_room(uri, run_script):
+    run = run_script(
+        """
+        import pathlib, resource, sys
+        from heimdall_tracking import MLflowTracker
+
+        def limit_files_to(size):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+        tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+        run_id = tracker.start_run()
+        # Over the 8 MiB after which a segment is followed by a new one.
+        tracker.log_params({f"p{i}": "x" * 5000 for i in range(1800)})
+        tracker.flush()
+        limit_files_to(4)
+        tracker.log_metrics({"full": 1})
+        limit_files_to(resource.RLIM_INFINITY)
+        tracker.flush()
+        tracker.log_metrics({"room": 1})
+        tracker.flush()
+        print(pathlib.Path(tracker.status()["journal"], "00000002.segment").stat().st_size > 12)
+        print(sorted(tracker.get_run_info(run_id)["metrics"]))
+        """,
+        uri,
+    )
+    assert run.out == "True\n['full', 'room']\n", run.err
+
+
 def test_what_a_deleted_run_is_sent_is_parked_with_one_warning_and_the_rest_arrives(
     tracker, client, heimdall_dir, tmp_path, caplog
 ):
@@ -318,6 +346,40 @@ def test_a_forked_child_with_a_tracker_of_its_own_logs_beside_its_parent(tracker
     )
     metrics = [tracker.get_run_info(run_id)["metrics"] for run_id in run.out.split()]
     assert (metrics, run.err) == ([{"parent": 1.0}, {"child": 1.0}], "")
+
+
+def test_children_forked_in_the_middle_of_deliveries_log_beside_their_parent(tracker, uri, db, run_script):
+    run = run_script(
+        """
+        import os, sys, threading
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+        tracker.start_run()
+        stop = threading.Event()
+
+        def log():
+            while not stop.is_set():
+                tracker.log_metrics({"parent": 1})
+                tracker.flush()
+
+        thread = threading.Thread(target=log)
+        thread.start()
+        for _ in range(20):
+            if (child := os.fork()) == 0:
+                own = MLflowTracker(sys.argv[1], experiment_name="tests")
+                own.start_run("child")
+                own.log_metrics({"child": 1})
+                own.end_run()
+                own.flush()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        thread.join()
+        """,
+        uri,
+    )
+    assert (run.code, run.err) == (0, "")
+    assert len(rows(db, "SELECT * FROM metrics WHERE key = 'child'")) == 20
 
 
 def test_a_forked_child_that_ends_leaves_the_run_of_its_parent_alone(tracker, uri, run_script):

@@ -50,7 +50,11 @@ impl Tail {
         let mut header = [0; HEADER_LEN as usize];
         header[..8].copy_from_slice(&MAGIC);
         header[8..].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        file.write_all_at(&header, 0)?;
+        if let Err(error) = file.write_all_at(&header, 0) {
+            // On a full disk a file still gets its name, which must be free for the next attempt.
+            let _ = std::fs::remove_file(path);
+            return Err(error);
+        }
         Ok(Self {
             file,
             offset: HEADER_LEN,

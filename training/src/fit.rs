@@ -174,7 +174,6 @@ pub fn fit(
     let mut step = 0;
     while stopped.is_none() && epochs.len() < config.max_epochs {
         let index = epochs.len();
-        let epoch_started = Instant::now();
         let mut seen = Tally::default();
         let mut lr = 0.0;
         for rows in batches.epoch(config.seed, index) {
@@ -202,7 +201,6 @@ pub fn fit(
         let mut epoch = Epoch::new(index, step, lr);
         epoch.log_all("train", &seen.metrics());
         epoch.log_all("val", &val_metrics);
-        epoch.seconds = epoch_started.elapsed().as_secs_f64();
         let learner = Learner {
             model,
             optimizer: &optimizer,

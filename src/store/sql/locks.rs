@@ -10,6 +10,10 @@
 //! SQLite counts its locks per file and process, and sets each through whichever descriptor is at hand. Here
 //! all those of one file go through one descriptor, the first that was locked, so that they stay those of one
 //! owner.
+//!
+//! A fork inherits the count, with what its parent held at that moment and will never release there; so a fork
+//! sees every file under a device number of its own, and counts anew. It inherits SQLite's mutexes as well, so
+//! nobody else may hold one while the process forks.
 #![allow(unsafe_code, reason = "SQLite takes C functions")]
 
 #[cfg(target_os = "linux")]
@@ -22,12 +26,19 @@ pub fn install() {}
 #[cfg(target_os = "linux")]
 mod linux {
     use std::{
+        cell::RefCell,
         mem,
-        sync::{Mutex, MutexGuard, Once, PoisonError},
+        sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     };
 
-    use libc::{c_int, c_short, flock, off_t};
-    use libsqlite3_sys::{sqlite3_syscall_ptr, sqlite3_vfs_find};
+    use libc::{c_char, c_int, c_short, flock, off_t};
+    use libsqlite3_sys::{
+        SQLITE_MUTEX_STATIC_LRU, SQLITE_MUTEX_STATIC_MAIN, SQLITE_MUTEX_STATIC_MEM,
+        SQLITE_MUTEX_STATIC_OPEN, SQLITE_MUTEX_STATIC_PMEM, SQLITE_MUTEX_STATIC_PRNG,
+        SQLITE_MUTEX_STATIC_VFS1, SQLITE_MUTEX_STATIC_VFS2, SQLITE_MUTEX_STATIC_VFS3,
+        sqlite3_mutex_alloc, sqlite3_mutex_enter, sqlite3_mutex_leave, sqlite3_syscall_ptr,
+        sqlite3_vfs_find,
+    };
 
     /// A file that was locked in this process.
     struct LockedFile {
@@ -43,33 +54,78 @@ mod linux {
 
     static FILES: Mutex<Vec<LockedFile>> = Mutex::new(Vec::new());
 
+    /// The mutexes that connections share, outer ones first: SQLite allocates while it holds any other.
+    const SHARED_MUTEXES: [c_int; 9] = [
+        SQLITE_MUTEX_STATIC_MAIN,
+        SQLITE_MUTEX_STATIC_VFS1,
+        SQLITE_MUTEX_STATIC_VFS2,
+        SQLITE_MUTEX_STATIC_VFS3,
+        SQLITE_MUTEX_STATIC_OPEN,
+        SQLITE_MUTEX_STATIC_PRNG,
+        SQLITE_MUTEX_STATIC_LRU,
+        SQLITE_MUTEX_STATIC_PMEM,
+        SQLITE_MUTEX_STATIC_MEM,
+    ];
+
+    thread_local! {
+        /// Held by a thread while it forks.
+        static HELD: RefCell<Option<MutexGuard<'static, Vec<LockedFile>>>> = const { RefCell::new(None) };
+    }
+
+    /// The process that loaded SQLite; its forks have another id.
+    static FIRST: OnceLock<u32> = OnceLock::new();
+
     /// Makes this process' SQLite lock so, before it opens its first file.
     pub fn install() {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
+        FIRST.get_or_init(|| {
             type Fcntl = unsafe extern "C" fn(c_int, c_int, *mut flock) -> c_int;
+            type Stat = unsafe extern "C" fn(*const c_char, *mut libc::stat) -> c_int;
+            type Fstat = unsafe extern "C" fn(c_int, *mut libc::stat) -> c_int;
             type Close = unsafe extern "C" fn(c_int) -> c_int;
-            // SAFETY: the default VFS of SQLite on Linux is its own `unix`, which has these two system calls and
-            // keeps the pointers for ever, as functions live. It calls `close` with one int, and `fcntl` with two
-            // and a third argument that is an int, a pointer or missing: as the variadic function that it is,
-            // which on Linux passes the first three integers where a function of three takes them.
+            // SAFETY: the default VFS of SQLite on Linux is its own `unix`, which has these system calls and keeps
+            // the pointers for ever, as functions live. It calls them with the arguments of their namesakes;
+            // `fcntl` with two and a third that is an int, a pointer or missing: as the variadic function that
+            // it is, which on Linux passes the first three integers where a function of three takes them.
             unsafe {
                 let vfs = sqlite3_vfs_find(std::ptr::null());
                 if let Some(set) = vfs.as_ref().and_then(|vfs| vfs.xSetSystemCall) {
                     let fcntl = mem::transmute::<Fcntl, sqlite3_syscall_ptr>(fcntl);
+                    let stat = mem::transmute::<Stat, sqlite3_syscall_ptr>(stat);
+                    let fstat = mem::transmute::<Fstat, sqlite3_syscall_ptr>(fstat);
                     let close = mem::transmute::<Close, sqlite3_syscall_ptr>(close);
                     set(vfs, c"fcntl".as_ptr(), fcntl);
+                    set(vfs, c"stat".as_ptr(), stat);
+                    set(vfs, c"fstat".as_ptr(), fstat);
                     set(vfs, c"close".as_ptr(), close);
                 }
+                libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
             }
+            std::process::id()
         });
+    }
+
+    unsafe extern "C" fn before_fork() {
+        for mutex in SHARED_MUTEXES {
+            // SAFETY: SQLite has these mutexes from its start, and this is a thread outside of it.
+            unsafe { sqlite3_mutex_enter(sqlite3_mutex_alloc(mutex)) };
+        }
+        HELD.set(Some(files()));
+    }
+
+    /// In the parent and in the child, by the thread that has forked.
+    unsafe extern "C" fn after_fork() {
+        HELD.take();
+        for mutex in SHARED_MUTEXES.into_iter().rev() {
+            // SAFETY: this thread, or the one in the parent that it is the copy of, has entered it.
+            unsafe { sqlite3_mutex_leave(sqlite3_mutex_alloc(mutex)) };
+        }
     }
 
     fn files() -> MutexGuard<'static, Vec<LockedFile>> {
         FILES.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stat(descriptor: c_int) -> Option<libc::stat> {
+    fn identity(descriptor: c_int) -> Option<libc::stat> {
         // SAFETY: all bytes zero is a valid `stat`, and the pointer is to one for the time of the call.
         unsafe {
             let mut stat = mem::zeroed();
@@ -82,6 +138,29 @@ mod linux {
         files
             .iter_mut()
             .find(|file| (file.pid, file.device, file.inode) == (pid, stat.st_dev, stat.st_ino))
+    }
+
+    /// `stat` that tells a fork of another device than its parent; SQLite knows a file by that and the inode.
+    unsafe extern "C" fn stat(path: *const c_char, stat: *mut libc::stat) -> c_int {
+        // SAFETY: what SQLite passed goes on as it came.
+        unsafe { device_of_this_fork(libc::stat(path, stat), stat) }
+    }
+
+    /// The same for an open file.
+    unsafe extern "C" fn fstat(descriptor: c_int, stat: *mut libc::stat) -> c_int {
+        // SAFETY: what SQLite passed goes on as it came.
+        unsafe { device_of_this_fork(libc::fstat(descriptor, stat), stat) }
+    }
+
+    /// # Safety
+    /// With an answer of 0, `stat` has been filled in.
+    unsafe fn device_of_this_fork(answer: c_int, stat: *mut libc::stat) -> c_int {
+        let pid = std::process::id();
+        if answer == 0 && FIRST.get() != Some(&pid) {
+            // SAFETY: filled in, as the caller has promised.
+            unsafe { (*stat).st_dev ^= libc::dev_t::from(pid) << 32 };
+        }
+        answer
     }
 
     /// `fcntl` with locks of the open file description in the place of POSIX locks.
@@ -109,7 +188,7 @@ mod linux {
 
     /// The descriptor that owns the locks of a file.
     fn owner(files: &mut Vec<LockedFile>, descriptor: c_int) -> Option<c_int> {
-        let stat = stat(descriptor)?;
+        let stat = identity(descriptor)?;
         if let Some(file) = find(files, &stat) {
             return Some(file.owner);
         }
@@ -131,7 +210,7 @@ mod linux {
     /// kernel drops them with the first descriptor of the file that the process closes, whoever's it is.
     unsafe extern "C" fn close(descriptor: c_int) -> c_int {
         let mut files = files();
-        let file = stat(descriptor).and_then(|stat| Some((find(&mut files, &stat)?, stat)));
+        let file = identity(descriptor).and_then(|stat| Some((find(&mut files, &stat)?, stat)));
         let Some((file, stat)) = file else {
             drop(files);
             // SAFETY: SQLite gives up this descriptor.

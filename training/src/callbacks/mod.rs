@@ -39,8 +39,6 @@ pub struct Epoch {
     pub step: usize,
     /// Learning rate of the last step.
     pub lr: f64,
-    /// How long its steps and its validation took.
-    pub seconds: f64,
     /// What was logged, in order.
     pub metrics: Vec<(String, f64)>,
 }
@@ -52,7 +50,6 @@ impl Epoch {
             index,
             step,
             lr,
-            seconds: 0.0,
             metrics: Vec::new(),
         }
     }

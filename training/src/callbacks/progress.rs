@@ -58,18 +58,16 @@ impl<P: Printer> Callback for Progress<P> {
         let better = loss < self.best;
         self.best = self.best.min(loss);
         let line = format!(
-            "epoch {:>3}/{}  train loss {:>7.4}  error {:>4.0} m | val loss {:>7.4}  error {:>4.0} m  median {:>4.0} m  \
-             sigma {:>4.0} m | lr {:.1e}  {:.2} s{}",
+            "epoch {:>3}/{}  train loss {:>7.4} error {:>4.0} m | val loss {:>7.4} error {:>4.0} m sigma {:>4.0} m | \
+             lr {:.1e}{}",
             epoch.index + 1,
             self.epochs,
             metric("train/loss"),
             metric("train/position_error_mean"),
             loss,
             metric("val/position_error_mean"),
-            metric("val/position_error_median"),
             metric("val/sigma_mean"),
             epoch.lr,
-            epoch.seconds,
             if better { "  best" } else { "" },
         );
         self.bar.set_message(format!("val loss {loss:.4}"));
