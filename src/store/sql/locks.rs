@@ -8,12 +8,12 @@
 //! somebody else's descriptor drops them.
 //!
 //! SQLite counts its locks per file and process, and sets each through whichever descriptor is at hand. Here
-//! all those of one file go through one descriptor, the first that was locked, so that they stay those of one
-//! owner.
+//! all those of one file go through one descriptor that is kept for them, so that they stay those of one owner.
 //!
-//! A fork inherits the count, with what its parent held at that moment and will never release there; so a fork
-//! sees every file under a device number of its own, and counts anew. It inherits SQLite's mutexes as well, so
-//! nobody else may hold one while the process forks.
+//! A fork inherits the descriptors: it closes those that own locks, which else would be held for as long as it
+//! lives, its parent dead or not. It inherits SQLite's count, with what its parent held at that moment and will
+//! never release there; so it sees every file under a device number of its own, and counts anew. And it inherits
+//! SQLite's mutexes, so nobody else may hold one while the process forks.
 #![allow(unsafe_code, reason = "SQLite takes C functions")]
 
 #[cfg(target_os = "linux")]
@@ -27,6 +27,7 @@ pub fn install() {}
 mod linux {
     use std::{
         cell::RefCell,
+        ffi::CString,
         mem,
         sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     };
@@ -42,11 +43,9 @@ mod linux {
 
     /// A file that was locked in this process.
     struct LockedFile {
-        /// A fork has copies of these, which own nothing of its own.
-        pid: u32,
         device: libc::dev_t,
         inode: libc::ino_t,
-        /// The owner of all locks: a duplicate of the first descriptor.
+        /// The owner of all locks, opened for nothing else.
         owner: c_int,
         /// Descriptors that wait to be closed.
         parked: Vec<c_int>,
@@ -98,7 +97,7 @@ mod linux {
                     set(vfs, c"fstat".as_ptr(), fstat);
                     set(vfs, c"close".as_ptr(), close);
                 }
-                libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+                libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(begin_fork));
             }
             std::process::id()
         });
@@ -112,7 +111,19 @@ mod linux {
         HELD.set(Some(files()));
     }
 
-    /// In the parent and in the child, by the thread that has forked.
+    /// In the child, by its only thread.
+    unsafe extern "C" fn begin_fork() {
+        HELD.with_borrow_mut(|files| {
+            for file in files.iter_mut().flat_map(|files| files.drain(..)) {
+                // SAFETY: our own descriptor, here a copy of the parent's, that nothing else uses.
+                unsafe { libc::close(file.owner) };
+            }
+        });
+        // SAFETY: this thread is the copy of the one that has called `before_fork`.
+        unsafe { after_fork() };
+    }
+
+    /// In the parent, by the thread that has forked.
     unsafe extern "C" fn after_fork() {
         HELD.take();
         for mutex in SHARED_MUTEXES.into_iter().rev() {
@@ -134,10 +145,9 @@ mod linux {
     }
 
     fn find<'a>(files: &'a mut [LockedFile], stat: &libc::stat) -> Option<&'a mut LockedFile> {
-        let pid = std::process::id();
         files
             .iter_mut()
-            .find(|file| (file.pid, file.device, file.inode) == (pid, stat.st_dev, stat.st_ino))
+            .find(|file| (file.device, file.inode) == (stat.st_dev, stat.st_ino))
     }
 
     /// `stat` that tells a fork of another device than its parent; SQLite knows a file by that and the inode.
@@ -192,11 +202,17 @@ mod linux {
         if let Some(file) = find(files, &stat) {
             return Some(file.owner);
         }
-        // SAFETY: a duplicate of an open descriptor; it stays open, for the locks end with it.
-        let owner = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) };
+        let path = CString::new(format!("/proc/self/fd/{descriptor}")).ok()?;
+        // SAFETY: a path that ends with a NUL, for the time of the call, and an open descriptor. What comes of it
+        // stays open. Where there is no /proc, it is a duplicate: that differs in a fork of a killed parent only.
+        let owner = unsafe {
+            match libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) {
+                owner if owner >= 0 => owner,
+                _ => libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3),
+            }
+        };
         (owner >= 0).then(|| {
             files.push(LockedFile {
-                pid: std::process::id(),
                 device: stat.st_dev,
                 inode: stat.st_ino,
                 owner,
@@ -223,15 +239,12 @@ mod linux {
         }
         if deleted || !is_locked_by_others_here(file.owner) {
             for parked in file.parked.drain(..) {
-                // SAFETY: SQLite has given up this descriptor, or it is our own duplicate of a file that is gone.
+                // SAFETY: SQLite has given up this descriptor, or it is our own of a file that is gone.
                 unsafe { libc::close(parked) };
             }
         }
         if deleted {
-            let pid = std::process::id();
-            files.retain(|file| {
-                (file.pid, file.device, file.inode) != (pid, stat.st_dev, stat.st_ino)
-            });
+            files.retain(|file| (file.device, file.inode) != (stat.st_dev, stat.st_ino));
         }
         0
     }
