@@ -69,13 +69,21 @@ fn put(root: &Path, staged: &Path, path: &ArtifactPath, size: u64) -> Result<(),
     if target.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
-    // Beside the target under a name no artifact has been given, so that readers never see half a file.
-    let part = folder.join(format!(".{}.part", uuid::Uuid::new_v4().simple()));
+    // Beside the target under a name of its own, so that readers never see half a file. The name follows from the
+    // path: what a kill leaves of it, the next attempt takes away.
+    let part = folder.join(part_name(path));
     let moved = fs::copy(staged, &part).and_then(|_| fs::rename(&part, &target));
     moved.map_err(|source| {
         let _ = fs::remove_file(&part);
         failed(source)
     })
+}
+
+fn part_name(path: &ArtifactPath) -> String {
+    format!(
+        ".heimdall-{:08x}.part",
+        crc32fast::hash(path.as_str().as_bytes())
+    )
 }
 
 #[cfg(test)]
@@ -105,6 +113,23 @@ mod tests {
             1,
             "no part is left"
         );
+    }
+
+    #[test]
+    fn what_a_killed_attempt_left_is_gone_after_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, staged) = (dir.path().join("root"), dir.path().join("0"));
+        fs::write(&staged, "weights").unwrap();
+        let path = artifact("checkpoints/last.ckpt");
+        let folder = root.join("checkpoints");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(part_name(&path)), "wei").unwrap();
+        put(&root, &staged, &path, 7).unwrap();
+        let files: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        assert_eq!(files, ["last.ckpt"]);
     }
 
     #[test]
