@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
-    run::{RunId, RunStatus},
+    run::{DatasetInput, RunId, RunStatus},
 };
 
 /// Longest key of a param, metric or tag, in characters.
@@ -73,6 +73,25 @@ pub enum Record {
         /// Milliseconds since 1970.
         end_time: i64,
     },
+    /// A tag of a run is removed; a tag that is not there is no error.
+    TagDeleted {
+        /// The run.
+        run: RunId,
+        /// The tag's key.
+        key: Key,
+    },
+    /// A run is given a dataset.
+    Input {
+        /// The run.
+        run: RunId,
+        /// The dataset.
+        dataset: Box<DatasetInput>,
+    },
+    /// A run that has ended goes on: RUNNING, without an end time.
+    RunResumed {
+        /// The run.
+        run: RunId,
+    },
 }
 
 /// The beginning of a run.
@@ -101,7 +120,10 @@ impl Record {
             | Self::Params { run, .. }
             | Self::Tags { run, .. }
             | Self::Artifact { run, .. }
-            | Self::RunEnded { run, .. } => *run,
+            | Self::RunEnded { run, .. }
+            | Self::TagDeleted { run, .. }
+            | Self::Input { run, .. }
+            | Self::RunResumed { run } => *run,
         }
     }
 
@@ -126,6 +148,9 @@ impl Record {
             }
             Self::Artifact { path, .. } => format!("artifact {}", path.as_str()),
             Self::RunEnded { status, .. } => format!("end of run, {}", status.as_str()),
+            Self::TagDeleted { key, .. } => format!("deletion of tag {}", key.as_str()),
+            Self::Input { dataset, .. } => format!("dataset {:?}", dataset.name),
+            Self::RunResumed { .. } => "resumption of run".to_owned(),
         }
     }
 }

@@ -80,35 +80,95 @@ impl RunStatus {
 }
 
 /// A run as the store has it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
     /// Id of the run.
     pub run_id: String,
+    /// Its name.
+    pub run_name: String,
     /// Id of its experiment.
     pub experiment_id: String,
+    /// Who runs it.
+    pub user_id: String,
     /// Status word.
     pub status: String,
     /// Start, milliseconds since 1970.
     pub start_time: Option<i64>,
     /// End, milliseconds since 1970; `None` while it runs.
     pub end_time: Option<i64>,
+    /// `active` or `deleted`.
+    pub lifecycle_stage: String,
+    /// Where its artifacts are.
+    pub artifact_uri: String,
     /// Params by key.
     pub params: BTreeMap<String, String>,
     /// Latest value of each metric by key.
     pub metrics: BTreeMap<String, f64>,
     /// Tags by key.
     pub tags: BTreeMap<String, String>,
+    /// Datasets that it was given.
+    pub inputs: Vec<DatasetInput>,
 }
 
-/// The best run of an experiment by one metric.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BestRun {
-    /// Id of the run.
-    pub run_id: String,
-    /// Latest value of the metric asked for.
-    pub metric_value: f64,
-    /// Its params by key.
-    pub params: BTreeMap<String, String>,
+/// A point of a metric's history.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MetricPoint {
+    /// Its value; NaN is NaN.
+    pub value: f64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// Step.
+    pub step: i64,
+}
+
+/// A dataset that is an input of a run, with MLflow's fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetInput {
+    /// Name, up to 500 characters.
+    pub name: String,
+    /// Digest of its content, up to 36 characters.
+    pub digest: String,
+    /// Kind of source, for example `local`.
+    pub source_type: String,
+    /// Source, as JSON.
+    pub source: String,
+    /// Schema, as JSON.
+    pub schema: Option<String>,
+    /// Profile, as JSON.
+    pub profile: Option<String>,
+    /// Tags of the input; `mlflow.data.context` says what it was for.
+    pub tags: Vec<(String, String)>,
+}
+
+/// Which of runs or experiments are meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ViewType {
+    /// Those that are not deleted.
+    #[default]
+    ActiveOnly,
+    /// The deleted ones.
+    DeletedOnly,
+    /// All.
+    All,
+}
+
+/// Whether a run or an experiment is deleted; MLflow keeps what is deleted until it is collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifecycleStage {
+    /// Not deleted.
+    Active,
+    /// Deleted.
+    Deleted,
+}
+
+impl LifecycleStage {
+    /// The word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Deleted => "deleted",
+        }
+    }
 }
 
 /// Which end of a metric is good.

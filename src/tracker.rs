@@ -23,8 +23,11 @@ use crate::{
         cut,
     },
     registry::{self, ModelName, ModelRegistry, ModelSource, NewVersion, Stage},
-    run::{self, Best, BestRun, RunId, RunInfo, RunStatus, now_ms},
-    store::{TrackingStore, sql::SqlStore},
+    run::{self, Best, RunId, RunInfo, RunStatus, ViewType, now_ms},
+    store::{
+        self, Experiment, TrackingStore,
+        search::{Field, Filter, OrderBy, RunQuery},
+    },
 };
 
 /// Tags of every run, unless the caller sets others.
@@ -57,7 +60,7 @@ struct ActiveRun {
 #[derive(Debug)]
 pub struct Tracker {
     settled: Settled,
-    experiment_id: i64,
+    experiment: Experiment,
     context: RunContext,
     store: Arc<dyn TrackingStore>,
     registry: Arc<dyn ModelRegistry>,
@@ -85,13 +88,15 @@ impl Tracker {
         let location = settled.artifacts.as_ref().map(|uri| uri.location());
         let (store, registry, experiment) = background.wait(
             async move {
-                let store = Arc::new(SqlStore::open(&tracking).await?);
+                let (store, models) = store::open(&tracking).await?;
                 let registry = if registry == tracking {
-                    store.clone()
+                    models
                 } else {
-                    Arc::new(SqlStore::open(&registry).await?)
+                    store::open(&registry).await?.1
                 };
-                let experiment = store.experiment(&name, location.as_deref()).await?;
+                let experiment = store
+                    .get_or_create_experiment(&name, location.as_deref())
+                    .await?;
                 Ok::<_, crate::store::StoreError>((store, registry, experiment))
             },
             keep_waiting,
@@ -100,7 +105,7 @@ impl Tracker {
         let delivery = Delivery::start(
             &settled.heimdall_dir,
             settled.tracking.uri(),
-            Arc::clone(&store) as Arc<dyn TrackingStore>,
+            Arc::clone(&store),
             &background,
             Arc::clone(&notices),
         )?;
@@ -114,7 +119,7 @@ impl Tracker {
         drop(sessions);
         Ok(Self {
             settled,
-            experiment_id: experiment.id,
+            experiment,
             context,
             store,
             registry,
@@ -422,12 +427,34 @@ impl Tracker {
         metric: &str,
         best: Best,
         keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Option<BestRun>> {
+    ) -> Result<Option<RunInfo>> {
         let metric = Key::parse("metric key", metric)?;
+        let query = RunQuery {
+            experiment_ids: vec![self.experiment.id.clone()],
+            filter: Filter::default(),
+            order_by: vec![OrderBy {
+                text: format!(
+                    "metrics.`{}` {}",
+                    metric.as_str(),
+                    if best == Best::Min { "ASC" } else { "DESC" }
+                ),
+                field: Field::Metric(metric.as_str().to_owned()),
+                ascending: best == Best::Min,
+            }],
+            view: ViewType::ActiveOnly,
+            max_results: 1,
+            numbers_only: true,
+        };
         self.flush(None, keep_waiting)?;
-        let (store, experiment) = (Arc::clone(&self.store), self.experiment_id);
-        let best = async move { store.best_run(experiment, metric.as_str(), best).await };
-        Ok(self.background.wait(best, keep_waiting)??)
+        let store = Arc::clone(&self.store);
+        let found = async move { store.search_runs(&query).await };
+        let found = self.background.wait(found, keep_waiting)??;
+        // A server that knows no run with a number puts one without first.
+        let has_number = |run: &RunInfo| {
+            let value = run.metrics.get(metric.as_str());
+            value.is_some_and(|value| !value.is_nan())
+        };
+        Ok(found.into_iter().next().filter(has_number))
     }
 
     /// Waits until everything recorded so far is delivered.
@@ -465,8 +492,8 @@ impl Tracker {
     }
 
     /// Id of the experiment.
-    pub fn experiment_id(&self) -> i64 {
-        self.experiment_id
+    pub fn experiment_id(&self) -> &str {
+        &self.experiment.id
     }
 
     fn active(&self, action: &'static str) -> Result<RunId> {

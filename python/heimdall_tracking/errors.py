@@ -37,6 +37,10 @@ class StoreUnavailableError(HeimdallError, ConnectionError):
     """The store cannot answer at present."""
 
 
+class PermissionDeniedError(HeimdallError, PermissionError):
+    """The store does not accept the credentials, or does not let this user do that."""
+
+
 class UndeliveredError(HeimdallError, TimeoutError):
     """Not everything was delivered in the time allowed; it stays in the journal and is not lost."""
 

@@ -39,7 +39,10 @@ fn class(error: &Error) -> &'static str {
         Error::Store(error) => match error {
             StoreError::Unavailable { .. } => "StoreUnavailableError",
             StoreError::Open { .. } => "ConfigurationError",
-            StoreError::RunNotFound { .. } | StoreError::ModelNotFound { .. } => "NotFoundError",
+            StoreError::Unauthenticated { .. } | StoreError::Forbidden { .. } => {
+                "PermissionDeniedError"
+            }
+            StoreError::NotFound { .. } => "NotFoundError",
             StoreError::ExperimentDeleted { .. } => "ConfigurationError",
             StoreError::Refused { .. }
             | StoreError::RunDeleted { .. }

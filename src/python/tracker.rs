@@ -243,7 +243,7 @@ impl MLflowTracker {
         let Some(run) = run else { return Ok(None) };
         let answer = PyDict::new(py);
         answer.set_item("run_id", run.run_id)?;
-        answer.set_item("metric_value", run.metric_value)?;
+        answer.set_item("metric_value", run.metrics.get(metric))?;
         answer.set_item("params", run.params)?;
         Ok(Some(answer))
     }

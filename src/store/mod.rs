@@ -3,71 +3,133 @@
 //! A store takes records in batches, all of a batch or nothing of it, and takes the same batch twice without
 //! a trace: that is what makes delivery exactly-once although the worker may send again what had arrived.
 
+pub mod search;
 pub mod sql;
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
-    record::Record,
-    run::{Best, BestRun, RunInfo},
+    config::Destination,
+    record::{Key, Record, RunStart},
+    registry::ModelRegistry,
+    run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
 };
+use search::RunQuery;
 
 /// An experiment as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Experiment {
     /// Its id.
-    pub id: i64,
+    pub id: String,
+    /// Its name.
+    pub name: String,
     /// Where the artifacts of its runs go.
     pub artifact_location: String,
+    /// `active` or `deleted`.
+    pub lifecycle_stage: String,
+    /// Milliseconds since 1970.
+    pub creation_time: Option<i64>,
+    /// Milliseconds since 1970.
+    pub last_update_time: Option<i64>,
+    /// Tags by key.
+    pub tags: std::collections::BTreeMap<String, String>,
 }
 
 /// A store of experiments and runs.
 #[async_trait]
 pub trait TrackingStore: fmt::Debug + Send + Sync {
-    /// The experiment of that name; created, with that artifact location, when there is none.
-    async fn experiment(
+    /// The active experiment of that name; created, with that artifact location, when there is none. Of
+    /// processes that ask at once one creates it, and all get it.
+    async fn get_or_create_experiment(
         &self,
         name: &str,
         artifact_location: Option<&str>,
     ) -> Result<Experiment, StoreError>;
 
-    /// Writes a batch: all of it, or nothing and an error. Writing it again changes nothing.
-    /// [`Record::Artifact`] is not for the store and must not be in the batch.
+    /// The experiment of that id, deleted or not.
+    async fn experiment(&self, id: &str) -> Result<Experiment, StoreError>;
+
+    /// The experiment of that name, deleted or not.
+    async fn experiment_by_name(&self, name: &str) -> Result<Experiment, StoreError>;
+
+    /// All experiments, those that were updated last first.
+    async fn experiments(&self, view: ViewType) -> Result<Vec<Experiment>, StoreError>;
+
+    /// Deletes or restores an experiment with its runs.
+    async fn set_experiment_stage(&self, id: &str, stage: LifecycleStage)
+    -> Result<(), StoreError>;
+
+    /// Creates a run now where the store itself chooses the ids of runs, and returns its id; `None`, without
+    /// a look at the store, where the id that `start` has is kept.
+    async fn create_run(
+        &self,
+        start: &RunStart,
+        tags: &[(Key, String)],
+    ) -> Result<Option<RunId>, StoreError>;
+
+    /// Writes a batch: all of it, or an error, after which it is written again whole. Writing it again
+    /// changes nothing. [`Record::Artifact`] is not for the store and must not be in the batch.
     async fn write(&self, records: &[&Record]) -> Result<(), StoreError>;
 
     /// Ends a run whose process died as FAILED at `end_time`, unless it has ended.
     async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), StoreError>;
 
-    /// A run with its params, latest metrics and tags.
+    /// A run with its params, latest metrics, tags and inputs.
     async fn run(&self, run_id: &str) -> Result<RunInfo, StoreError>;
 
     /// Where the artifacts of a run go.
     async fn artifact_uri(&self, run_id: &str) -> Result<String, StoreError>;
 
-    /// The active run of an experiment with the best latest value of `metric`. NaN is never the best;
-    /// of equal runs the one that started last is, as in MLflow's search.
-    async fn best_run(
-        &self,
-        experiment_id: i64,
-        metric: &str,
-        best: Best,
-    ) -> Result<Option<BestRun>, StoreError>;
+    /// Deletes or restores a run.
+    async fn set_run_stage(&self, run_id: &str, stage: LifecycleStage) -> Result<(), StoreError>;
+
+    /// The runs that a query finds, in its order.
+    async fn search_runs(&self, query: &RunQuery) -> Result<Vec<RunInfo>, StoreError>;
+
+    /// All points of a metric of a run, by time and step as MLflow gives them; none for an unknown key.
+    async fn metric_history(&self, run_id: &str, key: &str)
+    -> Result<Vec<MetricPoint>, StoreError>;
 }
+
+/// Opens the store of a destination, and the model registry that it has beside.
+///
+/// # Errors
+/// [`StoreError::Open`] where something must be put right first, [`StoreError::Unavailable`] where waiting may
+/// help.
+pub async fn open(
+    destination: &Destination,
+) -> Result<(Arc<dyn TrackingStore>, Arc<dyn ModelRegistry>), StoreError> {
+    match destination {
+        Destination::Sqlite(_) | Destination::Postgres(_) => {
+            let store = Arc::new(sql::SqlStore::open(destination).await?);
+            Ok((Arc::clone(&store) as Arc<dyn TrackingStore>, store))
+        }
+        Destination::Server(_) => Err(StoreError::Open {
+            destination: destination.uri(),
+            reason: "servers are not written to yet".to_owned(),
+        }),
+    }
+}
+
+/// What a driver or a server says.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a store can answer but success.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store cannot be reached or cannot take anything now. It may pass.
-    #[error("{destination} cannot be written to at present: {source}")]
+    #[error("{destination} cannot answer at present: {source}")]
     Unavailable {
         /// URI without credentials.
         destination: String,
-        /// What its driver says.
-        source: sqlx::Error,
+        /// What is the matter.
+        source: Cause,
+        /// When to come back, if the store says so.
+        retry_after: Option<Duration>,
     },
-    /// The store cannot be opened at all.
+    /// The store cannot be used at all as it is configured: no such database, a wrong password, no MLflow.
     #[error("{destination} cannot be opened: {reason}")]
     Open {
         /// URI without credentials.
@@ -75,19 +137,35 @@ pub enum StoreError {
         /// Why, and what to do.
         reason: String,
     },
-    /// A constraint of the database refuses the record.
-    #[error("{destination} refuses the record: {source}")]
+    /// The store does not know us (any more): a password or a token that has run out. It may pass.
+    #[error("{destination} does not accept the credentials: {reason}")]
+    Unauthenticated {
+        /// URI without credentials.
+        destination: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The store knows us and does not let us.
+    #[error("{destination} does not permit this: {reason}")]
+    Forbidden {
+        /// URI without credentials.
+        destination: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The store refuses the record or the question itself.
+    #[error("{destination} refuses this: {source}")]
     Refused {
         /// URI without credentials.
         destination: String,
-        /// What its driver says.
-        source: sqlx::Error,
+        /// What it says.
+        source: Cause,
     },
-    /// No such run.
-    #[error("run {run_id:?} does not exist in {destination}")]
-    RunNotFound {
-        /// The id asked for.
-        run_id: String,
+    /// No such run, experiment, registered model or model version.
+    #[error("{what} does not exist in {destination}")]
+    NotFound {
+        /// What was asked for.
+        what: String,
         /// URI without credentials.
         destination: String,
     },
@@ -117,19 +195,22 @@ pub enum StoreError {
         /// Its name.
         name: String,
     },
-    /// No such registered model or version.
-    #[error("{what} does not exist in {destination}")]
-    ModelNotFound {
-        /// The model or version asked for.
-        what: String,
-        /// URI without credentials.
-        destination: String,
-    },
 }
 
 impl StoreError {
     /// True where trying again later can help and the record itself is not at fault.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Open { .. })
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Open { .. } | Self::Unauthenticated { .. }
+        )
+    }
+
+    /// No run of that id.
+    pub(crate) fn run_not_found(run_id: &str, destination: String) -> Self {
+        Self::NotFound {
+            what: format!("run {run_id:?}"),
+            destination,
+        }
     }
 }

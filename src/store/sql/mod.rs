@@ -1,234 +1,201 @@
 //! An MLflow database, written to directly.
 //!
-//! Statements name their columns and use only those that every supported revision of the schema has, so
-//! that the database decides the revision and not the writer. They are kept to what SQLite and PostgreSQL
-//! both understand.
+//! Statements name their columns and use only those that every supported revision of the schema has, or that
+//! [`Layout`] has found, so that the database decides the revision and not the writer.
 
+mod database;
+mod layout;
 mod locks;
 mod query;
 mod registry;
 pub mod schema;
+mod search;
 mod write;
 
-use std::{collections::HashMap, path::Path, sync::Mutex, time::Duration};
-
-use sqlx::{
-    AssertSqlSafe, Connection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
-};
+use std::{collections::HashMap, sync::Mutex};
 
 use super::{Experiment, StoreError};
 use crate::{config::Destination, run::now_ms};
+use database::{Database, Fault, Row, Statement, Transaction, is_misconfigured};
+use layout::Layout;
 use schema::Dialect;
 
-/// How long SQLite itself waits for another writer before the delivery worker takes over waiting.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Columns that are written or read here, by table: what an existing database must have.
-const NEEDED: [(&str, &[&str]); 10] = [
-    (
-        "experiments",
-        &[
-            "experiment_id",
-            "name",
-            "artifact_location",
-            "lifecycle_stage",
-            "creation_time",
-            "last_update_time",
-        ],
-    ),
-    (
-        "runs",
-        &[
-            "run_uuid",
-            "name",
-            "source_type",
-            "user_id",
-            "status",
-            "start_time",
-            "end_time",
-            "lifecycle_stage",
-            "artifact_uri",
-            "experiment_id",
-        ],
-    ),
-    (
-        "metrics",
-        &["key", "value", "timestamp", "run_uuid", "step", "is_nan"],
-    ),
-    (
-        "latest_metrics",
-        &["key", "value", "timestamp", "run_uuid", "step", "is_nan"],
-    ),
-    ("params", &["key", "value", "run_uuid"]),
-    ("tags", &["key", "value", "run_uuid"]),
-    (
-        "registered_models",
-        &["name", "creation_time", "last_updated_time"],
-    ),
-    (
-        "model_versions",
-        &[
-            "name",
-            "version",
-            "creation_time",
-            "last_updated_time",
-            "description",
-            "current_stage",
-            "source",
-            "run_id",
-            "status",
-            "storage_location",
-        ],
-    ),
-    ("model_version_tags", &["key", "value", "name", "version"]),
-    ("alembic_version", &["version_num"]),
-];
-
-/// A SQLite database with MLflow's schema.
+/// A SQLite or PostgreSQL database with MLflow's schema.
 #[derive(Debug)]
 pub struct SqlStore {
     destination: Destination,
-    pool: SqlitePool,
+    database: Database,
+    layout: Layout,
     experiments: Mutex<HashMap<String, Experiment>>,
 }
 
 impl SqlStore {
-    /// Opens the database; a fresh one gets the schema of the MLflow release that this package ships.
+    /// Opens the database; a fresh one gets the schema of an MLflow release.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when it cannot be opened, is no MLflow database or lacks what is written here.
+    /// [`StoreError::Open`] when it cannot be opened, is no MLflow database or lacks what is written here;
+    /// [`StoreError::Unavailable`] when its server does not answer.
     pub async fn open(destination: &Destination) -> Result<Self, StoreError> {
-        let Destination::Sqlite(path) = destination;
-        if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
-            return Err(open_error(
-                destination,
-                format!("there is no folder {}", folder.display()),
-            ));
+        let database = match destination {
+            Destination::Sqlite(path) => {
+                if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+                    return Err(open_error(
+                        destination,
+                        format!("there is no folder {}", folder.display()),
+                    ));
+                }
+                if path.is_dir() {
+                    let reason = "it is a folder, not a database file".to_owned();
+                    return Err(open_error(destination, reason));
+                }
+                Database::open_sqlite(path).await
+            }
+            Destination::Postgres(uri) => Database::open_postgres(uri).await,
+            Destination::Server(_) => {
+                let reason = "a tracking server is no database".to_owned();
+                return Err(open_error(destination, reason));
+            }
         }
-        locks::install();
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(true);
-        // One connection writes while another one answers questions. Where SQLite itself has rolled back (a
-        // full disk, for example), the driver goes on counting a transaction that is gone: such a connection
-        // is no longer used.
-        let pool = SqlitePoolOptions::new()
-            .max_connections(2)
-            .before_acquire(|connection, _| {
-                let usable = !connection.is_in_transaction();
-                Box::pin(async move { Ok(usable) })
-            })
-            .connect_with(options)
-            .await
-            .map_err(|error| open_error(destination, describe(path, &error)))?;
-        let store = Self {
+        .map_err(|error| opening(destination, error))?;
+        let failed = |error| opening(destination, error);
+        let mut layout = Layout::read(&database).await.map_err(failed)?;
+        if layout.is_fresh(database.dialect()) {
+            create_schema(destination, &database)
+                .await
+                .map_err(failed)?;
+            layout = Layout::read(&database).await.map_err(failed)?;
+        }
+        layout
+            .check(destination)
+            .map_err(|reason| open_error(destination, reason))?;
+        Ok(Self {
             destination: destination.clone(),
-            pool,
+            database,
+            layout,
             experiments: Mutex::default(),
-        };
-        store.prepare().await?;
-        Ok(store)
+        })
     }
 
-    /// Creates what a fresh database lacks, checks what an existing one has.
-    async fn prepare(&self) -> Result<(), StoreError> {
-        let failed = |error: &sqlx::Error| {
-            let Destination::Sqlite(path) = &self.destination;
-            open_error(&self.destination, describe(path, error))
-        };
-        let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table'";
-        let count: i64 = sqlx::query_scalar(tables)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|error| failed(&error))?;
-        if count == 0 {
-            // Immediate, so that of two processes that find it fresh the second one waits and looks again.
-            let mut tx = self
-                .pool
-                .begin_with("BEGIN IMMEDIATE")
-                .await
-                .map_err(|error| failed(&error))?;
-            let count: i64 = sqlx::query_scalar(tables)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(|error| failed(&error))?;
-            if count == 0 {
-                let schema = schema::shipped();
-                for statement in schema.statements(Dialect::Sqlite) {
-                    sqlx::query(AssertSqlSafe(statement))
-                        .execute(&mut *tx)
-                        .await
-                        .map_err(|error| failed(&error))?;
-                }
-                let root = self.destination.default_artifact_root();
-                sqlx::query(
-                    "INSERT INTO experiments (experiment_id, name, artifact_location, \
-                     lifecycle_stage, creation_time, last_update_time) \
-                     VALUES (0, 'Default', $1, 'active', $2, $2)",
-                )
-                .bind(format!("{root}/0"))
-                .bind(now_ms())
-                .execute(&mut *tx)
-                .await
-                .map_err(|error| failed(&error))?;
-                tx.commit().await.map_err(|error| failed(&error))?;
-                return Ok(());
-            }
-        }
-        for (table, columns) in NEEDED {
-            let found: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
-                .bind(table)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(|error| failed(&error))?;
-            if let Some(missing) = columns
-                .iter()
-                .find(|column| !found.iter().any(|f| f == *column))
-            {
-                let reason = if table == "alembic_version" || found.is_empty() {
-                    format!("it is no MLflow database (no table {table}); name another file")
-                } else {
-                    format!(
-                        "its MLflow schema has no column {table}.{missing}; upgrade it with \
-                         `mlflow db upgrade {}`",
-                        self.destination.uri()
-                    )
-                };
-                return Err(open_error(&self.destination, reason));
-            }
-        }
-        Ok(())
+    async fn begin(&self) -> Result<Transaction, StoreError> {
+        let begun = self.database.begin().await;
+        begun.map_err(|error| self.error(error))
     }
 
-    /// Sorts a driver's error: at fault is the record (a constraint) or the store (everything else).
+    async fn commit(&self, tx: Transaction) -> Result<(), StoreError> {
+        tx.commit().await.map_err(|error| self.error(error))
+    }
+
+    /// Executes a statement and returns how many rows it has changed.
+    async fn execute(&self, tx: &mut Transaction, statement: Statement) -> Result<u64, StoreError> {
+        let executed = tx.execute(statement).await;
+        executed.map_err(|error| self.error(error))
+    }
+
+    async fn fetch<T>(
+        &self,
+        tx: &mut Transaction,
+        query: Statement,
+        of_row: impl Fn(&Row) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, StoreError> {
+        let found = tx.fetch(query, of_row).await;
+        found.map_err(|error| self.error(error))
+    }
+
+    async fn fetch_one<T>(
+        &self,
+        tx: &mut Transaction,
+        query: Statement,
+        of_row: impl Fn(&Row) -> Result<T, sqlx::Error>,
+    ) -> Result<Option<T>, StoreError> {
+        Ok(self.fetch(tx, query, of_row).await?.into_iter().next())
+    }
+
+    /// Rows that a question finds, outside of a transaction.
+    async fn ask<T>(
+        &self,
+        query: Statement,
+        of_row: impl Fn(&Row) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, StoreError> {
+        let found = self.database.fetch(query, of_row).await;
+        found.map_err(|error| self.error(error))
+    }
+
+    /// Sorts a driver's error: at fault is the record, what we may do, or the database.
     fn error(&self, source: sqlx::Error) -> StoreError {
-        use sqlx::error::ErrorKind::{
-            CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
-        };
-        let destination = self.destination.uri();
-        let kind = source.as_database_error().map(|error| error.kind());
-        match kind {
-            Some(CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation) => {
-                StoreError::Refused {
-                    destination,
-                    source,
-                }
-            }
-            _ => StoreError::Unavailable {
-                destination,
-                source,
-            },
-        }
+        store_error(&self.destination, source)
     }
 
     fn run_not_found(&self, run_id: &str) -> StoreError {
-        StoreError::RunNotFound {
-            run_id: run_id.to_owned(),
+        StoreError::run_not_found(run_id, self.destination.uri())
+    }
+
+    fn not_found(&self, what: String) -> StoreError {
+        StoreError::NotFound {
+            what,
             destination: self.destination.uri(),
         }
+    }
+}
+
+/// Creates the tables; of processes that find the same database fresh, one.
+async fn create_schema(destination: &Destination, database: &Database) -> Result<(), sqlx::Error> {
+    let mut tx = database.begin().await?;
+    // SQLite's transaction excludes other writers already. Any number does that others do not lock.
+    if tx.dialect() == Dialect::Postgres {
+        tx.execute(Statement::new("SELECT pg_advisory_xact_lock(7310579621)"))
+            .await?;
+    }
+    if !Layout::read_within(&mut tx).await?.is_fresh(tx.dialect()) {
+        return Ok(());
+    }
+    for statement in schema::shipped().statements(tx.dialect()) {
+        tx.execute(Statement::new(statement)).await?;
+    }
+    let root = destination.default_artifact_root().unwrap_or_default();
+    let now = now_ms();
+    tx.execute(
+        Statement::new(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, \
+             creation_time, last_update_time) VALUES (0, 'Default', $1, 'active', $2, $3)",
+        )
+        .bind(format!("{root}/0"))
+        .bind(now)
+        .bind(now),
+    )
+    .await?;
+    tx.commit().await
+}
+
+fn store_error(destination: &Destination, source: sqlx::Error) -> StoreError {
+    let fault = Fault::of(&source);
+    let destination = destination.uri();
+    match fault {
+        Fault::Unavailable => StoreError::Unavailable {
+            destination,
+            source: source.into(),
+            retry_after: None,
+        },
+        Fault::Unauthenticated => StoreError::Unauthenticated {
+            destination,
+            reason: source.to_string(),
+        },
+        Fault::Forbidden => StoreError::Forbidden {
+            destination,
+            reason: source.to_string(),
+        },
+        Fault::Record => StoreError::Refused {
+            destination,
+            source: source.into(),
+        },
+    }
+}
+
+/// What an error means while the database is being opened.
+fn opening(destination: &Destination, error: sqlx::Error) -> StoreError {
+    if is_misconfigured(&error) || matches!(destination, Destination::Sqlite(_)) {
+        open_error(destination, error.to_string())
+    } else {
+        store_error(destination, error)
     }
 }
 
@@ -236,14 +203,6 @@ fn open_error(destination: &Destination, reason: String) -> StoreError {
     StoreError::Open {
         destination: destination.uri(),
         reason,
-    }
-}
-
-fn describe(path: &Path, error: &sqlx::Error) -> String {
-    if path.is_dir() {
-        "it is a folder, not a database file".to_owned()
-    } else {
-        error.to_string()
     }
 }
 

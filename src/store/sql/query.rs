@@ -1,36 +1,107 @@
-//! Questions to the database.
+//! Questions to the database, and what is done to runs and experiments at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 
-use super::{SqlStore, StoreError};
+use super::{
+    SqlStore, StoreError,
+    database::{Row, Statement},
+};
 use crate::{
-    record::Record,
-    run::{Best, BestRun, RunInfo},
-    store::{Experiment, TrackingStore},
+    record::{Key, Record, RunStart},
+    run::{DatasetInput, LifecycleStage, MetricPoint, RunId, RunInfo, ViewType, now_ms},
+    store::{Experiment, TrackingStore, search::RunQuery},
 };
 
-type RunRow = (Option<i64>, Option<String>, Option<i64>, Option<i64>);
+/// Runs whose params, metrics and tags are fetched at a time: bounds the memory beside the answer.
+const PAGE: usize = 500;
+
+/// Columns of an experiment, in the order that [`experiment`] reads.
+const EXPERIMENT: &str = "SELECT experiment_id, name, artifact_location, lifecycle_stage, \
+                          creation_time, last_update_time FROM experiments";
+
+/// Columns of a run, in the order that [`run`] reads; the table's alias is `r`.
+pub(super) const RUN_COLUMNS: &str = "r.run_uuid, r.name, r.experiment_id, r.user_id, r.status, \
+                                      r.start_time, r.end_time, r.lifecycle_stage, r.artifact_uri";
 
 #[async_trait]
 impl TrackingStore for SqlStore {
-    async fn experiment(
+    async fn get_or_create_experiment(
         &self,
         name: &str,
         artifact_location: Option<&str>,
     ) -> Result<Experiment, StoreError> {
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(|error| self.error(error))?;
+        let mut tx = self.begin().await?;
         let experiment = self
-            .get_or_create_experiment(&mut tx, name, artifact_location)
+            .get_or_create_experiment_in(&mut tx, name, artifact_location)
             .await?;
-        tx.commit().await.map_err(|error| self.error(error))?;
+        self.commit(tx).await?;
         self.remember(name, &experiment);
         Ok(experiment)
+    }
+
+    async fn experiment(&self, id: &str) -> Result<Experiment, StoreError> {
+        // What is no number is no experiment of a database.
+        let number = id.parse::<i64>().ok();
+        let mut query = Statement::new(EXPERIMENT);
+        query.push(" WHERE experiment_id = ").push_bind(number);
+        query.push(self.layout.in_default_workspace("experiments"));
+        let found = self.experiments_with_tags(query).await?.into_iter().next();
+        found.ok_or_else(|| self.not_found(format!("experiment {id:?}")))
+    }
+
+    async fn experiment_by_name(&self, name: &str) -> Result<Experiment, StoreError> {
+        let mut query = Statement::new(EXPERIMENT);
+        query.push(" WHERE name = ").push_bind(name);
+        query.push(self.layout.in_default_workspace("experiments"));
+        let found = self.experiments_with_tags(query).await?.into_iter().next();
+        found.ok_or_else(|| self.not_found(format!("experiment {name:?}")))
+    }
+
+    async fn experiments(&self, view: ViewType) -> Result<Vec<Experiment>, StoreError> {
+        let mut query = Statement::new(EXPERIMENT);
+        query.push(" WHERE ").push(in_view(view));
+        query.push(self.layout.in_default_workspace("experiments"));
+        query.push(" ORDER BY last_update_time DESC, experiment_id DESC");
+        self.experiments_with_tags(query).await
+    }
+
+    async fn set_experiment_stage(
+        &self,
+        id: &str,
+        stage: LifecycleStage,
+    ) -> Result<(), StoreError> {
+        let experiment = self.experiment(id).await?;
+        let number = experiment.id.parse::<i64>().ok();
+        let now = now_ms();
+        let mut tx = self.begin().await?;
+        let update = Statement::new(
+            "UPDATE experiments SET lifecycle_stage = $1, last_update_time = $2 WHERE experiment_id = $3",
+        )
+        .bind(stage.as_str())
+        .bind(now)
+        .bind(number);
+        self.execute(&mut tx, update).await?;
+        // MLflow deletes and restores all runs with their experiment.
+        let mut update = Statement::new("UPDATE runs SET lifecycle_stage = ");
+        update.push_bind(stage.as_str());
+        update
+            .push(", deleted_time = ")
+            .push_bind(deleted_time(stage, now));
+        update.push(" WHERE experiment_id = ").push_bind(number);
+        self.execute(&mut tx, update).await?;
+        self.commit(tx).await?;
+        self.forget_experiments();
+        Ok(())
+    }
+
+    async fn create_run(
+        &self,
+        _start: &RunStart,
+        _tags: &[(Key, String)],
+    ) -> Result<Option<RunId>, StoreError> {
+        Ok(None)
     }
 
     async fn write(&self, records: &[&Record]) -> Result<(), StoreError> {
@@ -42,104 +113,226 @@ impl TrackingStore for SqlStore {
     }
 
     async fn run(&self, run_id: &str) -> Result<RunInfo, StoreError> {
-        let row: Option<RunRow> = sqlx::query_as(
-            "SELECT experiment_id, status, start_time, end_time FROM runs WHERE run_uuid = $1",
-        )
-        .bind(run_id)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(|error| self.error(error))?;
-        let (experiment_id, status, start_time, end_time) =
-            row.ok_or_else(|| self.run_not_found(run_id))?;
-        let metrics: Vec<(String, f64, bool)> =
-            sqlx::query_as("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = $1")
-                .bind(run_id)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(|error| self.error(error))?;
-        Ok(RunInfo {
-            run_id: run_id.to_owned(),
-            experiment_id: experiment_id.unwrap_or_default().to_string(),
-            status: status.unwrap_or_default(),
-            start_time,
-            end_time,
-            params: self
-                .texts("SELECT key, value FROM params WHERE run_uuid = $1", run_id)
-                .await?,
-            metrics: metrics
-                .into_iter()
-                .map(|(key, value, is_nan)| (key, if is_nan { f64::NAN } else { value }))
-                .collect(),
-            tags: self
-                .texts("SELECT key, value FROM tags WHERE run_uuid = $1", run_id)
-                .await?,
-        })
+        let query = Statement::new(format!(
+            "SELECT {RUN_COLUMNS} FROM runs r WHERE r.run_uuid = $1"
+        ))
+        .bind(run_id);
+        let runs = self.ask(query, run).await?;
+        let found = self.with_details(runs).await?.pop();
+        found.ok_or_else(|| self.run_not_found(run_id))
     }
 
     async fn artifact_uri(&self, run_id: &str) -> Result<String, StoreError> {
-        let uri: Option<Option<String>> =
-            sqlx::query_scalar("SELECT artifact_uri FROM runs WHERE run_uuid = $1")
-                .bind(run_id)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(|error| self.error(error))?;
-        Ok(uri
-            .ok_or_else(|| self.run_not_found(run_id))?
-            .unwrap_or_default())
+        let query =
+            Statement::new("SELECT artifact_uri FROM runs WHERE run_uuid = $1").bind(run_id);
+        let found = self.ask(query, |row| row.string(0)).await?.pop();
+        found.ok_or_else(|| self.run_not_found(run_id))
     }
 
-    async fn best_run(
+    async fn set_run_stage(&self, run_id: &str, stage: LifecycleStage) -> Result<(), StoreError> {
+        let update = Statement::new(
+            "UPDATE runs SET lifecycle_stage = $1, deleted_time = $2 WHERE run_uuid = $3",
+        )
+        .bind(stage.as_str())
+        .bind(deleted_time(stage, now_ms()))
+        .bind(run_id);
+        let updated = self.database.execute(update).await;
+        match updated.map_err(|error| self.error(error))? {
+            0 => Err(self.run_not_found(run_id)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn search_runs(&self, query: &RunQuery) -> Result<Vec<RunInfo>, StoreError> {
+        let statement = super::search::statement(query, self.database.dialect());
+        let runs = self.ask(statement, run).await?;
+        self.with_details(runs).await
+    }
+
+    async fn metric_history(
         &self,
-        experiment_id: i64,
-        metric: &str,
-        best: Best,
-    ) -> Result<Option<BestRun>, StoreError> {
-        let query = match best {
-            Best::Min => {
-                "SELECT r.run_uuid, m.value FROM latest_metrics m JOIN runs r ON r.run_uuid = m.run_uuid \
-                 WHERE r.experiment_id = $1 AND r.lifecycle_stage = 'active' AND m.key = $2 \
-                 AND NOT m.is_nan ORDER BY m.value ASC, r.start_time DESC, r.run_uuid LIMIT 1"
-            }
-            Best::Max => {
-                "SELECT r.run_uuid, m.value FROM latest_metrics m JOIN runs r ON r.run_uuid = m.run_uuid \
-                 WHERE r.experiment_id = $1 AND r.lifecycle_stage = 'active' AND m.key = $2 \
-                 AND NOT m.is_nan ORDER BY m.value DESC, r.start_time DESC, r.run_uuid LIMIT 1"
-            }
-        };
-        let row: Option<(String, f64)> = sqlx::query_as(query)
-            .bind(experiment_id)
-            .bind(metric)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|error| self.error(error))?;
-        let Some((run_id, metric_value)) = row else {
-            return Ok(None);
-        };
-        let params = self
-            .texts("SELECT key, value FROM params WHERE run_uuid = $1", &run_id)
+        run_id: &str,
+        key: &str,
+    ) -> Result<Vec<MetricPoint>, StoreError> {
+        let query = Statement::new(
+            "SELECT value, is_nan, timestamp, step FROM metrics WHERE run_uuid = $1 AND key = $2 \
+             ORDER BY timestamp, step, value",
+        )
+        .bind(run_id)
+        .bind(key);
+        let points = self
+            .ask(query, |row| {
+                Ok(MetricPoint {
+                    value: number(row, 0, 1)?,
+                    timestamp: row.int(2)?.unwrap_or_default(),
+                    step: row.int(3)?.unwrap_or_default(),
+                })
+            })
             .await?;
-        Ok(Some(BestRun {
-            run_id,
-            metric_value,
-            params,
-        }))
+        if points.is_empty() {
+            // That there is no such run is worth telling from that it has no such metric.
+            self.artifact_uri(run_id).await?;
+        }
+        Ok(points)
     }
 }
 
 impl SqlStore {
-    async fn texts(
-        &self,
-        query: &'static str,
-        run_id: &str,
-    ) -> Result<BTreeMap<String, String>, StoreError> {
-        let rows: Vec<(String, Option<String>)> = sqlx::query_as(query)
-            .bind(run_id)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|error| self.error(error))?;
-        Ok(rows
-            .into_iter()
-            .map(|(key, value)| (key, value.unwrap_or_default()))
-            .collect())
+    async fn experiments_with_tags(&self, query: Statement) -> Result<Vec<Experiment>, StoreError> {
+        let mut experiments = self.ask(query, experiment).await?;
+        for page in experiments.chunks_mut(PAGE) {
+            let mut query = Statement::new(
+                "SELECT experiment_id, key, value FROM experiment_tags WHERE experiment_id IN ",
+            );
+            query.push_list(page.iter().map(|it| it.id.parse::<i64>().ok()));
+            let tags = self
+                .ask(query, |row| {
+                    let id = row.int(0)?.unwrap_or_default().to_string();
+                    Ok((id, row.string(1)?, row.string(2)?))
+                })
+                .await?;
+            for (id, key, value) in tags {
+                if let Some(experiment) = page.iter_mut().find(|it| it.id == id) {
+                    experiment.tags.insert(key, value);
+                }
+            }
+        }
+        Ok(experiments)
+    }
+
+    /// Adds to runs what the other tables know of them.
+    async fn with_details(&self, mut runs: Vec<RunInfo>) -> Result<Vec<RunInfo>, StoreError> {
+        for page in runs.chunks_mut(PAGE) {
+            let ids: Vec<String> = page.iter().map(|run| run.run_id.clone()).collect();
+            let mut by_id: HashMap<String, &mut RunInfo> = page
+                .iter_mut()
+                .map(|run| (run.run_id.clone(), run))
+                .collect();
+            let of = |select: &'static str, column: &str| {
+                let mut query = Statement::new(select);
+                query.push(" WHERE ").push(column).push(" ");
+                query.push_one_of(self.database.dialect(), &ids);
+                query
+            };
+            let metrics = of(
+                "SELECT run_uuid, key, value, is_nan FROM latest_metrics",
+                "run_uuid",
+            );
+            for (id, key, value) in self
+                .ask(metrics, |row| {
+                    Ok((row.string(0)?, row.string(1)?, number(row, 2, 3)?))
+                })
+                .await?
+            {
+                if let Some(run) = by_id.get_mut(&id) {
+                    run.metrics.insert(key, value);
+                }
+            }
+            let params = of("SELECT run_uuid, key, value FROM params", "run_uuid");
+            for (id, key, value) in self.ask(params, texts).await? {
+                if let Some(run) = by_id.get_mut(&id) {
+                    run.params.insert(key, value);
+                }
+            }
+            let tags = of("SELECT run_uuid, key, value FROM tags", "run_uuid");
+            for (id, key, value) in self.ask(tags, texts).await? {
+                if let Some(run) = by_id.get_mut(&id) {
+                    run.tags.insert(key, value);
+                }
+            }
+            let mut inputs = of(
+                "SELECT i.destination_id, i.input_uuid, d.name, d.digest, d.dataset_source_type, \
+                 d.dataset_source, d.dataset_schema, d.dataset_profile \
+                 FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id",
+                "i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id",
+            );
+            inputs.push(" ORDER BY d.name, d.digest");
+            let inputs = self.ask(inputs, input).await?;
+            if inputs.is_empty() {
+                continue;
+            }
+            let ids: Vec<String> = inputs.iter().map(|(_, id, _)| id.clone()).collect();
+            let mut query =
+                Statement::new("SELECT input_uuid, name, value FROM input_tags WHERE input_uuid ");
+            query.push_one_of(self.database.dialect(), &ids);
+            let mut tags: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+            for (id, name, value) in self.ask(query, texts).await? {
+                tags.entry(id).or_default().push((name, value));
+            }
+            for (run_id, input_id, mut dataset) in inputs {
+                dataset.tags = tags.remove(&input_id).unwrap_or_default();
+                if let Some(run) = by_id.get_mut(&run_id) {
+                    run.inputs.push(dataset);
+                }
+            }
+        }
+        Ok(runs)
+    }
+}
+
+/// An experiment out of a row of [`EXPERIMENT`]'s columns.
+pub(super) fn experiment(row: &Row) -> Result<Experiment, sqlx::Error> {
+    Ok(Experiment {
+        id: row.int(0)?.unwrap_or_default().to_string(),
+        name: row.string(1)?,
+        artifact_location: row.string(2)?,
+        lifecycle_stage: row.string(3)?,
+        creation_time: row.int(4)?,
+        last_update_time: row.int(5)?,
+        tags: BTreeMap::new(),
+    })
+}
+
+/// A run out of a row of [`RUN_COLUMNS`].
+fn run(row: &Row) -> Result<RunInfo, sqlx::Error> {
+    Ok(RunInfo {
+        run_id: row.string(0)?,
+        run_name: row.string(1)?,
+        experiment_id: row.int(2)?.unwrap_or_default().to_string(),
+        user_id: row.string(3)?,
+        status: row.string(4)?,
+        start_time: row.int(5)?,
+        end_time: row.int(6)?,
+        lifecycle_stage: row.string(7)?,
+        artifact_uri: row.string(8)?,
+        ..RunInfo::default()
+    })
+}
+
+fn texts(row: &Row) -> Result<(String, String, String), sqlx::Error> {
+    Ok((row.string(0)?, row.string(1)?, row.string(2)?))
+}
+
+fn input(row: &Row) -> Result<(String, String, DatasetInput), sqlx::Error> {
+    let dataset = DatasetInput {
+        name: row.string(2)?,
+        digest: row.string(3)?,
+        source_type: row.string(4)?,
+        source: row.string(5)?,
+        schema: row.text(6)?,
+        profile: row.text(7)?,
+        tags: Vec::new(),
+    };
+    Ok((row.string(0)?, row.string(1)?, dataset))
+}
+
+/// A value as it was logged, out of the columns for the number and for whether it is NaN.
+fn number(row: &Row, value: usize, is_nan: usize) -> Result<f64, sqlx::Error> {
+    if row.bool(is_nan)? {
+        return Ok(f64::NAN);
+    }
+    Ok(row.float(value)?.unwrap_or(f64::NAN))
+}
+
+fn deleted_time(stage: LifecycleStage, now: i64) -> Option<i64> {
+    (stage == LifecycleStage::Deleted).then_some(now)
+}
+
+/// A condition on the lifecycle stage, the only column of that name in a statement.
+pub(super) fn in_view(view: ViewType) -> &'static str {
+    match view {
+        ViewType::All => "1 = 1",
+        ViewType::ActiveOnly => "lifecycle_stage = 'active'",
+        ViewType::DeletedOnly => "lifecycle_stage = 'deleted'",
     }
 }

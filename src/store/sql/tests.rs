@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     record::{Key, Record, RunStart},
     registry::{ModelRegistry, NewVersion, Stage},
-    run::{Best, RunId, RunStatus},
+    run::{LifecycleStage, RunId, RunStatus},
     store::TrackingStore,
 };
 
@@ -81,11 +81,8 @@ fn a_batch_written_again_changes_nothing() {
         let first = store.run(&run.to_string()).await.unwrap();
         store.write(&batch).await.unwrap();
         assert_eq!(store.run(&run.to_string()).await.unwrap(), first);
-        let points: i64 = sqlx::query_scalar("SELECT count(*) FROM metrics")
-            .fetch_one(&store.pool)
-            .await
-            .unwrap();
-        assert_eq!(points, 2);
+        let points = store.metric_history(&run.to_string(), "val/loss").await;
+        assert_eq!(points.unwrap().len(), 2);
         assert_eq!(
             (first.status.as_str(), first.end_time),
             ("FINISHED", Some(9))
@@ -127,10 +124,10 @@ fn nothing_is_written_to_runs_that_are_unknown_or_deleted() {
         let store = open(&dir).await;
         let run = RunId::random();
         let unknown = store.write(&[&metric(run, 0, 0.5)]).await.unwrap_err();
-        assert!(matches!(unknown, StoreError::RunNotFound { .. }));
+        assert!(matches!(unknown, StoreError::NotFound { .. }));
         store.write(&[&start(run)]).await.unwrap();
-        sqlx::query("UPDATE runs SET lifecycle_stage = 'deleted'")
-            .execute(&store.pool)
+        store
+            .set_run_stage(&run.to_string(), LifecycleStage::Deleted)
             .await
             .unwrap();
         let deleted = store.write(&[&metric(run, 0, 0.5)]).await.unwrap_err();
@@ -164,45 +161,14 @@ fn the_latest_point_has_the_greatest_step_then_time_then_value() {
 }
 
 #[test]
-fn the_best_run_is_never_one_with_nan() {
-    block_on(async {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir).await;
-        let experiment = store.experiment("e", None).await.unwrap().id;
-        let runs = [RunId::random(), RunId::random(), RunId::random()];
-        for (run, value) in runs.iter().zip([0.5, f64::NAN, 0.25]) {
-            store
-                .write(&[&start(*run), &metric(*run, 0, value)])
-                .await
-                .unwrap();
-        }
-        for (best, expected) in [(Best::Min, (2, 0.25)), (Best::Max, (0, 0.5))] {
-            let found = store
-                .best_run(experiment, "val/loss", best)
-                .await
-                .unwrap()
-                .unwrap();
-            assert_eq!(
-                (found.run_id, found.metric_value),
-                (runs[expected.0].to_string(), expected.1)
-            );
-        }
-        assert_eq!(
-            store
-                .best_run(experiment, "other", Best::Min)
-                .await
-                .unwrap(),
-            None
-        );
-    });
-}
-
-#[test]
 fn opening_twice_at_once_makes_one_database() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = tokio::join!(open(&dir), open(&dir));
-        let (a, b) = tokio::join!(first.experiment("e", None), second.experiment("e", None));
+        let (a, b) = tokio::join!(
+            first.get_or_create_experiment("e", None),
+            second.get_or_create_experiment("e", None)
+        );
         assert_eq!(a.unwrap(), b.unwrap());
     });
 }

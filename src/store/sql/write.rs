@@ -1,18 +1,22 @@
 //! Records into tables, each batch in one transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use uuid::Uuid;
 
-use super::{SqlStore, StoreError};
+use super::{
+    SqlStore, StoreError,
+    database::{Statement, Transaction},
+    schema::Dialect,
+};
 use crate::{
-    record::{Key, Record, RunStart},
-    run::{RunId, now_ms},
+    record::{Key, Record, RunStart, cut},
+    run::{DatasetInput, RunId, now_ms},
     store::Experiment,
 };
 
-/// Rows of one INSERT: SQLite binds at most 32,766 values.
-const ROWS: usize = 1_000;
+/// Rows of one INSERT into SQLite. A fixed number of them keeps the statement prepared.
+const ROWS: usize = 64;
 
 /// A point as the tables keep it: MLflow stores NaN as 0 with a flag and infinities as the largest floats.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,22 +53,16 @@ type Points<'a> = Vec<(RunId, &'a Key, Point)>;
 
 impl SqlStore {
     pub(super) async fn write_batch(&self, records: &[&Record]) -> Result<(), StoreError> {
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(|error| self.error(error))?;
-        let mut writable = BTreeSet::new();
-        let mut points: Points<'_> = Vec::new();
+        let mut tx = self.begin().await?;
         for record in records {
             if let Record::RunStarted(start) = record {
                 self.start_run(&mut tx, start).await?;
             }
-            let run = record.run();
-            if !writable.contains(&run) {
-                self.check_writable(&mut tx, run).await?;
-                writable.insert(run);
-            }
+        }
+        let runs: BTreeSet<RunId> = records.iter().map(|record| record.run()).collect();
+        self.check_writable(&mut tx, &runs).await?;
+        let mut points: Points<'_> = Vec::new();
+        for record in records {
             match record {
                 Record::RunStarted(_) | Record::Artifact { .. } => {}
                 Record::Metrics {
@@ -79,23 +77,37 @@ impl SqlStore {
                 ),
                 Record::Params { run, values } => self.write_params(&mut tx, *run, values).await?,
                 Record::Tags { run, values } => self.write_tags(&mut tx, *run, values).await?,
+                Record::TagDeleted { run, key } => {
+                    let delete =
+                        Statement::new("DELETE FROM tags WHERE key = $1 AND run_uuid = $2")
+                            .bind(key.as_str())
+                            .bind(run.to_string());
+                    self.execute(&mut tx, delete).await?;
+                }
+                Record::Input { run, dataset } => self.write_input(&mut tx, *run, dataset).await?,
                 Record::RunEnded {
                     run,
                     status,
                     end_time,
                 } => {
-                    sqlx::query("UPDATE runs SET status = $1, end_time = $2 WHERE run_uuid = $3")
-                        .bind(status.as_str())
-                        .bind(end_time)
-                        .bind(run.to_string())
-                        .execute(&mut *tx)
-                        .await
-                        .map_err(|error| self.error(error))?;
+                    let end = Statement::new(
+                        "UPDATE runs SET status = $1, end_time = $2 WHERE run_uuid = $3",
+                    )
+                    .bind(status.as_str())
+                    .bind(*end_time)
+                    .bind(run.to_string());
+                    self.execute(&mut tx, end).await?;
+                }
+                Record::RunResumed { run } => {
+                    let resume =
+                        Statement::new("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = $1")
+                            .bind(run.to_string());
+                    self.execute(&mut tx, resume).await?;
                 }
             }
         }
-        self.write_points(&mut tx, &points).await?;
-        tx.commit().await.map_err(|error| self.error(error))
+        self.write_points(&mut tx, points).await?;
+        self.commit(tx).await
     }
 
     pub(super) async fn fail_open_run(
@@ -103,69 +115,90 @@ impl SqlStore {
         run_id: &str,
         end_time: i64,
     ) -> Result<(), StoreError> {
-        sqlx::query(
+        let fail = Statement::new(
             "UPDATE runs SET status = 'FAILED', end_time = $1 WHERE run_uuid = $2 AND status = 'RUNNING'",
         )
         .bind(end_time)
-        .bind(run_id)
-        .execute(&self.pool)
-        .await
-        .map_err(|error| self.error(error))?;
+        .bind(run_id);
+        self.database
+            .execute(fail)
+            .await
+            .map_err(|error| self.error(error))?;
         Ok(())
     }
 
     /// The experiment of that name, created if there is none.
-    pub(super) async fn get_or_create_experiment(
+    pub(super) async fn get_or_create_experiment_in(
         &self,
-        connection: &mut SqliteConnection,
+        tx: &mut Transaction,
         name: &str,
         artifact_location: Option<&str>,
     ) -> Result<Experiment, StoreError> {
-        if let Some(known) = self
+        let known = self
             .experiments
             .lock()
             .ok()
-            .and_then(|known| known.get(name).cloned())
-        {
+            .and_then(|known| known.get(name).cloned());
+        if let Some(known) = known {
             return Ok(known);
         }
+        if let Some(found) = self.experiment_named(tx, name).await? {
+            return found;
+        }
         let now = now_ms();
-        let created: Option<i64> = sqlx::query_scalar(
-            "INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, \
-             last_update_time) VALUES ($1, $2, 'active', $3, $3) ON CONFLICT DO NOTHING \
-             RETURNING experiment_id",
-        )
-        .bind(name)
-        .bind(artifact_location.unwrap_or_default())
-        .bind(now)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(|error| self.error(error))?;
+        let created = self
+            .fetch_one(
+                tx,
+                Statement::new(
+                    "INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, \
+                     last_update_time) VALUES ($1, $2, 'active', $3, $4) ON CONFLICT DO NOTHING \
+                     RETURNING experiment_id",
+                )
+                .bind(name)
+                .bind(artifact_location.unwrap_or_default())
+                .bind(now)
+                .bind(now),
+                |row| row.int(0),
+            )
+            .await?
+            .flatten();
         if let (Some(id), None) = (created, artifact_location) {
-            let root = self.destination.default_artifact_root();
-            sqlx::query("UPDATE experiments SET artifact_location = $1 WHERE experiment_id = $2")
-                .bind(format!("{root}/{id}"))
-                .bind(id)
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| self.error(error))?;
+            let root = self.destination.default_artifact_root().unwrap_or_default();
+            let update = Statement::new(
+                "UPDATE experiments SET artifact_location = $1 WHERE experiment_id = $2",
+            )
+            .bind(format!("{root}/{id}"))
+            .bind(id);
+            self.execute(tx, update).await?;
         }
-        let (id, artifact_location, stage): (i64, Option<String>, Option<String>) = sqlx::query_as(
-            "SELECT experiment_id, artifact_location, lifecycle_stage FROM experiments WHERE name = $1",
+        // Created here, or by another process since the first look.
+        match self.experiment_named(tx, name).await? {
+            Some(found) => found,
+            None => Err(self.not_found(format!("experiment {name:?}"))),
+        }
+    }
+
+    async fn experiment_named(
+        &self,
+        tx: &mut Transaction,
+        name: &str,
+    ) -> Result<Option<Result<Experiment, StoreError>>, StoreError> {
+        let mut query = Statement::new(
+            "SELECT experiment_id, name, artifact_location, lifecycle_stage, creation_time, \
+             last_update_time FROM experiments WHERE name = $1",
         )
-        .bind(name)
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(|error| self.error(error))?;
-        if stage.as_deref() == Some("deleted") {
-            return Err(StoreError::ExperimentDeleted {
-                name: name.to_owned(),
-            });
-        }
-        Ok(Experiment {
-            id,
-            artifact_location: artifact_location.unwrap_or_default(),
-        })
+        .bind(name);
+        query.push(self.layout.in_default_workspace("experiments"));
+        let found = self.fetch_one(tx, query, super::query::experiment).await?;
+        Ok(found.map(|experiment| {
+            if experiment.lifecycle_stage == "deleted" {
+                Err(StoreError::ExperimentDeleted {
+                    name: name.to_owned(),
+                })
+            } else {
+                Ok(experiment)
+            }
+        }))
     }
 
     /// Notes an experiment that is committed, so that later runs need not look it up.
@@ -175,88 +208,107 @@ impl SqlStore {
         }
     }
 
-    async fn start_run(
-        &self,
-        connection: &mut SqliteConnection,
-        start: &RunStart,
-    ) -> Result<(), StoreError> {
+    /// Forgets what was noted: an experiment has been deleted or restored.
+    pub(super) fn forget_experiments(&self) {
+        if let Ok(mut known) = self.experiments.lock() {
+            known.clear();
+        }
+    }
+
+    async fn start_run(&self, tx: &mut Transaction, start: &RunStart) -> Result<(), StoreError> {
         let location = start.artifact_location.as_deref();
         let experiment = self
-            .get_or_create_experiment(&mut *connection, &start.experiment, location)
+            .get_or_create_experiment_in(tx, &start.experiment, location)
             .await?;
         let run_id = start.run.to_string();
-        sqlx::query(
+        let root = experiment.artifact_location.trim_end_matches('/');
+        let insert = Statement::new(
             "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, \
              status, start_time, source_version, lifecycle_stage, artifact_uri, experiment_id) \
              VALUES ($1, $2, 'UNKNOWN', '', '', $3, 'RUNNING', $4, '', 'active', $5, $6) \
              ON CONFLICT (run_uuid) DO NOTHING",
         )
-        .bind(&run_id)
-        .bind(&start.name)
-        .bind(&start.user)
+        .bind(run_id.as_str())
+        .bind(start.name.as_str())
+        .bind(start.user.as_str())
         .bind(start.start_time)
-        .bind(format!("{}/{run_id}/artifacts", experiment.artifact_location.trim_end_matches('/')))
-        .bind(experiment.id)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| self.error(error))?;
+        .bind(format!("{root}/{run_id}/artifacts"))
+        .bind(experiment.id.parse::<i64>().ok());
+        self.execute(tx, insert).await?;
         Ok(())
     }
 
+    /// That all these runs are there and not deleted.
     async fn check_writable(
         &self,
-        connection: &mut SqliteConnection,
-        run: RunId,
+        tx: &mut Transaction,
+        runs: &BTreeSet<RunId>,
     ) -> Result<(), StoreError> {
-        let run_id = run.to_string();
-        let stage: Option<Option<String>> =
-            sqlx::query_scalar("SELECT lifecycle_stage FROM runs WHERE run_uuid = $1")
-                .bind(&run_id)
-                .fetch_optional(&mut *connection)
-                .await
-                .map_err(|error| self.error(error))?;
-        match stage {
-            None => Err(self.run_not_found(&run_id)),
-            Some(stage) if stage.as_deref() == Some("deleted") => {
-                Err(StoreError::RunDeleted { run_id })
+        let runs: Vec<String> = runs.iter().map(RunId::to_string).collect();
+        let mut active = HashSet::new();
+        for runs in runs.chunks(ROWS) {
+            let mut query =
+                Statement::new("SELECT run_uuid, lifecycle_stage FROM runs WHERE run_uuid IN ");
+            query.push_list(runs.iter().map(String::as_str));
+            let found = self
+                .fetch(tx, query, |row| Ok((row.string(0)?, row.string(1)?)))
+                .await?;
+            for (run_id, stage) in found {
+                if stage == "deleted" {
+                    return Err(StoreError::RunDeleted { run_id });
+                }
+                active.insert(run_id);
             }
-            Some(_) => Ok(()),
+        }
+        match runs.iter().find(|run| !active.contains(*run)) {
+            Some(missing) => Err(self.run_not_found(missing)),
+            None => Ok(()),
         }
     }
 
     async fn write_params(
         &self,
-        connection: &mut SqliteConnection,
+        tx: &mut Transaction,
         run: RunId,
         params: &[(Key, String)],
     ) -> Result<(), StoreError> {
         let run_id = run.to_string();
+        let width = self.layout.width("params", "value");
+        // The first of two values under one key in a batch is the one that stays, as between batches.
+        let mut new: BTreeMap<&Key, String> = BTreeMap::new();
         for (key, value) in params {
+            let value = cut(value.clone(), width);
+            let first = new.entry(key).or_insert_with(|| value.clone());
+            if *first != value {
+                return Err(param_changed(run_id, key, first.clone(), value));
+            }
+        }
+        let new: Vec<(&Key, String)> = new.into_iter().collect();
+        for params in new.chunks(ROWS) {
+            let mut insert = Statement::new("INSERT INTO params (key, value, run_uuid) VALUES ");
+            for (position, (key, value)) in params.iter().enumerate() {
+                insert.push(if position > 0 { ", " } else { "" });
+                insert.push_list([key.as_str(), value, &run_id]);
+            }
+            insert.push(" ON CONFLICT DO NOTHING");
+            self.execute(tx, insert).await?;
             // The value that is there after the attempt tells whether the param was new or the same.
-            sqlx::query(
-                "INSERT INTO params (key, value, run_uuid) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            )
-            .bind(key.as_str())
-            .bind(value)
-            .bind(&run_id)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| self.error(error))?;
-            let old: String =
-                sqlx::query_scalar("SELECT value FROM params WHERE key = $1 AND run_uuid = $2")
-                    .bind(key.as_str())
-                    .bind(&run_id)
-                    .fetch_one(&mut *connection)
-                    .await
-                    .map_err(|error| self.error(error))?;
-            if old != *value {
-                let (key, new) = (key.as_str().to_owned(), value.clone());
-                return Err(StoreError::ParamChanged {
-                    run_id,
-                    key,
-                    old,
-                    new,
-                });
+            let mut query =
+                Statement::new("SELECT key, value FROM params WHERE run_uuid = $1 AND key IN ")
+                    .bind(run_id.as_str());
+            query.push_list(params.iter().map(|(key, _)| key.as_str()));
+            let there: BTreeMap<String, String> = self
+                .fetch(tx, query, |row| Ok((row.string(0)?, row.string(1)?)))
+                .await?
+                .into_iter()
+                .collect();
+            for (key, value) in params {
+                match there.get(key.as_str()) {
+                    Some(old) if old != value => {
+                        return Err(param_changed(run_id, key, old.clone(), value.clone()));
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())
@@ -264,34 +316,124 @@ impl SqlStore {
 
     async fn write_tags(
         &self,
-        connection: &mut SqliteConnection,
+        tx: &mut Transaction,
         run: RunId,
         tags: &[(Key, String)],
     ) -> Result<(), StoreError> {
         let run_id = run.to_string();
-        for (key, value) in tags {
-            sqlx::query(
-                "INSERT INTO tags (key, value, run_uuid) VALUES ($1, $2, $3) \
-                 ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value",
+        let width = self.layout.width("tags", "value");
+        // In key order, so that two writers of the same tags cannot wait for each other; the last value wins.
+        let tags: BTreeMap<&str, &String> = tags
+            .iter()
+            .map(|(key, value)| (key.as_str(), value))
+            .collect();
+        // The name of a run is an attribute and a tag, and the two agree.
+        if let Some(name) = tags.get(crate::context::RUN_NAME_TAG) {
+            let rename = Statement::new("UPDATE runs SET name = $1 WHERE run_uuid = $2")
+                .bind(cut((*name).clone(), self.layout.width("runs", "name")))
+                .bind(run_id.as_str());
+            self.execute(tx, rename).await?;
+        }
+        let tags: Vec<(&str, String)> = tags
+            .into_iter()
+            .map(|(key, value)| (key, cut(value.clone(), width)))
+            .collect();
+        for tags in tags.chunks(ROWS) {
+            let mut insert = Statement::new("INSERT INTO tags (key, value, run_uuid) VALUES ");
+            for (position, (key, value)) in tags.iter().enumerate() {
+                insert.push(if position > 0 { ", " } else { "" });
+                insert.push_list([*key, value, &run_id]);
+            }
+            insert.push(" ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value");
+            self.execute(tx, insert).await?;
+        }
+        Ok(())
+    }
+
+    /// A dataset and that the run was given it, as MLflow's `log_inputs` writes them.
+    async fn write_input(
+        &self,
+        tx: &mut Transaction,
+        run: RunId,
+        dataset: &DatasetInput,
+    ) -> Result<(), StoreError> {
+        let run_id = run.to_string();
+        let experiment_id = self
+            .fetch_one(
+                tx,
+                Statement::new("SELECT experiment_id FROM runs WHERE run_uuid = $1")
+                    .bind(run_id.as_str()),
+                |row| row.int(0),
             )
-            .bind(key.as_str())
-            .bind(value)
-            .bind(&run_id)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| self.error(error))?;
+            .await?
+            .flatten();
+        let insert = Statement::new(
+            "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, \
+             dataset_source, dataset_schema, dataset_profile) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(Uuid::new_v4().simple().to_string())
+        .bind(experiment_id)
+        .bind(dataset.name.as_str())
+        .bind(dataset.digest.as_str())
+        .bind(dataset.source_type.as_str())
+        .bind(dataset.source.as_str())
+        .bind(dataset.schema.clone())
+        .bind(dataset.profile.clone());
+        self.execute(tx, insert).await?;
+        let dataset_id = self
+            .fetch_one(
+                tx,
+                Statement::new(
+                    "SELECT dataset_uuid FROM datasets WHERE experiment_id = $1 AND name = $2 AND digest = $3",
+                )
+                .bind(experiment_id)
+                .bind(dataset.name.as_str())
+                .bind(dataset.digest.as_str()),
+                |row| row.string(0),
+            )
+            .await?
+            .unwrap_or_default();
+        let input_id = Uuid::new_v4().simple().to_string();
+        let new = self
+            .execute(
+                tx,
+                Statement::new(
+                    "INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, \
+                     destination_id) VALUES ($1, 'DATASET', $2, 'RUN', $3) ON CONFLICT DO NOTHING",
+                )
+                .bind(input_id.as_str())
+                .bind(dataset_id)
+                .bind(run_id.as_str()),
+            )
+            .await?;
+        // As in MLflow, the tags are those of the first time that the run was given the dataset.
+        if new > 0 {
+            for (name, value) in &dataset.tags {
+                let insert = Statement::new(
+                    "INSERT INTO input_tags (input_uuid, name, value) VALUES ($1, $2, $3) \
+                     ON CONFLICT DO NOTHING",
+                )
+                .bind(input_id.as_str())
+                .bind(name.as_str())
+                .bind(value.as_str());
+                self.execute(tx, insert).await?;
+            }
         }
         Ok(())
     }
 
     async fn write_points(
         &self,
-        connection: &mut SqliteConnection,
-        points: &[(RunId, &Key, Point)],
+        tx: &mut Transaction,
+        mut points: Points<'_>,
     ) -> Result<(), StoreError> {
+        if points.is_empty() {
+            return Ok(());
+        }
         // In key order, as the stock store locks these rows, so that the two cannot deadlock.
         let mut latest: BTreeMap<(RunId, &Key), Point> = BTreeMap::new();
-        for (run, key, point) in points {
+        for (run, key, point) in &points {
             latest
                 .entry((*run, *key))
                 .and_modify(|last| {
@@ -301,55 +443,80 @@ impl SqlStore {
                 })
                 .or_insert(*point);
         }
-        for rows in points.chunks(ROWS) {
-            let rows = rows.iter().map(|(run, key, point)| (*run, *key, *point));
-            self.insert_points(&mut *connection, "metrics", rows, "DO NOTHING")
-                .await?;
-        }
-        let latest: Vec<_> = latest
+        // Neighbours in the table's key are neighbours in its index.
+        points.sort_by(|(_, a, x), (_, b, y)| {
+            (*a, x.timestamp, x.step).cmp(&(*b, y.timestamp, y.step))
+        });
+        self.insert_points(tx, "metrics", &points, "DO NOTHING")
+            .await?;
+        let latest: Points<'_> = latest
             .into_iter()
             .map(|((run, key), point)| (run, key, point))
             .collect();
-        for rows in latest.chunks(ROWS) {
-            self.insert_points(
-                &mut *connection,
-                "latest_metrics",
-                rows.iter().copied(),
-                "(key, run_uuid) DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp, \
-                 step = excluded.step, is_nan = excluded.is_nan \
-                 WHERE (excluded.step, excluded.timestamp, excluded.value) > \
-                 (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)",
-            )
-            .await?;
+        self.insert_points(
+            tx,
+            "latest_metrics",
+            &latest,
+            "(key, run_uuid) DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp, \
+             step = excluded.step, is_nan = excluded.is_nan \
+             WHERE (excluded.step, excluded.timestamp, excluded.value) > \
+             (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)",
+        )
+        .await
+    }
+
+    async fn insert_points(
+        &self,
+        tx: &mut Transaction,
+        table: &'static str,
+        points: &[(RunId, &Key, Point)],
+        on_conflict: &'static str,
+    ) -> Result<(), StoreError> {
+        let into = format!("INSERT INTO {table} (key, value, timestamp, run_uuid, step, is_nan)");
+        match tx.dialect() {
+            Dialect::Sqlite => {
+                for rows in points.chunks(ROWS) {
+                    let mut insert = Statement::new(format!("{into} VALUES "));
+                    for (position, (run, key, point)) in rows.iter().enumerate() {
+                        insert.push(if position > 0 { ", (" } else { "(" });
+                        insert.push_bind(key.as_str()).push(", ");
+                        insert.push_bind(point.value).push(", ");
+                        insert.push_bind(point.timestamp).push(", ");
+                        insert.push_bind(run.to_string()).push(", ");
+                        insert.push_bind(point.step).push(", ");
+                        insert.push_bind(point.is_nan).push(")");
+                    }
+                    insert.push(" ON CONFLICT ").push(on_conflict);
+                    self.execute(tx, insert).await?;
+                }
+            }
+            Dialect::Postgres => {
+                let insert = Statement::new(format!(
+                    "{into} SELECT * FROM unnest($1::text[], $2::float8[], $3::int8[], $4::text[], \
+                     $5::int8[], $6::bool[]) ON CONFLICT {on_conflict}"
+                ))
+                .bind(column(points, |(_, key, _)| key.as_str().to_owned()))
+                .bind(column(points, |(_, _, point)| point.value))
+                .bind(column(points, |(_, _, point)| point.timestamp))
+                .bind(column(points, |(run, _, _)| run.to_string()))
+                .bind(column(points, |(_, _, point)| point.step))
+                .bind(column(points, |(_, _, point)| point.is_nan));
+                self.execute(tx, insert).await?;
+            }
         }
         Ok(())
     }
+}
 
-    async fn insert_points<'a>(
-        &self,
-        connection: &mut SqliteConnection,
-        table: &'static str,
-        points: impl Iterator<Item = (RunId, &'a Key, Point)>,
-        on_conflict: &'static str,
-    ) -> Result<(), StoreError> {
-        let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO ");
-        insert
-            .push(table)
-            .push(" (key, value, timestamp, run_uuid, step, is_nan) ");
-        insert.push_values(points, |mut row, (run, key, point)| {
-            row.push_bind(key.as_str().to_owned())
-                .push_bind(point.value)
-                .push_bind(point.timestamp)
-                .push_bind(run.to_string())
-                .push_bind(point.step)
-                .push_bind(point.is_nan);
-        });
-        insert.push(" ON CONFLICT ").push(on_conflict);
-        insert
-            .build()
-            .execute(connection)
-            .await
-            .map_err(|error| self.error(error))?;
-        Ok(())
+fn column<T, Row>(rows: &[Row], of_row: impl Fn(&Row) -> T) -> Vec<T> {
+    rows.iter().map(of_row).collect()
+}
+
+fn param_changed(run_id: String, key: &Key, old: String, new: String) -> StoreError {
+    StoreError::ParamChanged {
+        run_id,
+        key: key.as_str().to_owned(),
+        old,
+        new,
     }
 }

@@ -23,6 +23,8 @@ pub fn shipped() -> &'static Schema {
 pub enum Dialect {
     /// SQLite.
     Sqlite,
+    /// PostgreSQL.
+    Postgres,
 }
 
 /// All that a release of MLflow finds in a database it has just made.
@@ -43,6 +45,7 @@ impl Schema {
     pub fn statements(&self, dialect: Dialect) -> Vec<String> {
         match dialect {
             Dialect::Sqlite => sqlite::statements(self),
+            Dialect::Postgres => Vec::new(),
         }
     }
 }

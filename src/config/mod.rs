@@ -1,0 +1,135 @@
+//! What a tracker is told at construction: where to write, with which credentials, under which experiment.
+
+mod uri;
+
+use std::{fmt, path::PathBuf};
+
+use crate::{error::Error, record};
+use uri::absolute;
+pub use uri::{ArtifactUri, Destination, PostgresUri, ServerUri, without_credentials};
+
+/// Experiment that is used when none is named.
+pub const DEFAULT_EXPERIMENT: &str = "heimdall-localization";
+/// Folder, in the working directory, of the journals when `HEIMDALL_DIR` is not set.
+pub const DEFAULT_HEIMDALL_DIR: &str = ".heimdall";
+
+/// A credential. It has no way to be printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The credential itself, for the one place that sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Arguments of a tracker, as the user gave them.
+#[derive(Clone, Debug, Default)]
+pub struct TrackerConfig {
+    /// Where runs are recorded.
+    pub tracking_uri: String,
+    /// Where artifacts of a new experiment go; beside the database by default.
+    pub artifact_uri: Option<String>,
+    /// Database behind the tracking server; only its agreement with `tracking_uri` is checked.
+    pub backend_store_uri: Option<String>,
+    /// Where models are registered; the tracking store by default.
+    pub registry_uri: Option<String>,
+    /// S3 endpoint, access key and secret key, for `s3://` artifacts.
+    pub s3: S3Config,
+    /// Name of the experiment.
+    pub experiment_name: String,
+    /// Folder of the journals.
+    pub heimdall_dir: PathBuf,
+}
+
+/// Access to an S3 store.
+#[derive(Clone, Debug, Default)]
+pub struct S3Config {
+    /// Endpoint for stores that are not AWS, for example `http://minio:9000`.
+    pub endpoint_url: Option<String>,
+    /// Access key.
+    pub access_key_id: Option<Secret>,
+    /// Secret key.
+    pub secret_access_key: Option<Secret>,
+}
+
+/// [`TrackerConfig`] after its rules have been checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub tracking: Destination,
+    pub registry: Destination,
+    pub artifacts: Option<ArtifactUri>,
+    pub experiment_name: String,
+    pub heimdall_dir: PathBuf,
+}
+
+impl TrackerConfig {
+    /// Checks everything that can be checked without touching a store.
+    pub(crate) fn settle(&self) -> Result<Settled, Error> {
+        let given = |uri: &Option<String>| uri.clone().filter(|uri| !uri.is_empty());
+        let tracking = Destination::parse("tracking URI", &self.tracking_uri)?;
+        if let Some(uri) = given(&self.backend_store_uri) {
+            let backend = Destination::parse("backend store URI", &uri)?;
+            // What is behind a server is the server's business.
+            if backend.uri() != tracking.uri() && !matches!(tracking, Destination::Server(_)) {
+                return Err(Error::configuration(
+                    "backend store URI",
+                    &backend.uri(),
+                    format!(
+                        "runs are written to the tracking URI {}; leave it out or make both the same",
+                        tracking.uri()
+                    ),
+                ));
+            }
+        }
+        let registry = match given(&self.registry_uri) {
+            Some(uri) => Destination::parse("registry URI", &uri)?,
+            None => tracking.clone(),
+        };
+        let artifacts = given(&self.artifact_uri)
+            .map(|uri| ArtifactUri::parse(&uri))
+            .transpose()?;
+        Ok(Settled {
+            tracking,
+            registry,
+            artifacts,
+            experiment_name: record::experiment_name(&self.experiment_name)?,
+            heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_store_other_than_the_tracking_store_is_refused() {
+        let config = TrackerConfig {
+            tracking_uri: "sqlite:////a.db".into(),
+            backend_store_uri: Some("sqlite:////b.db".into()),
+            experiment_name: "e".into(),
+            heimdall_dir: "h".into(),
+            ..TrackerConfig::default()
+        };
+        assert!(config.settle().unwrap_err().to_string().contains("/b.db"));
+        let same = TrackerConfig {
+            backend_store_uri: Some("sqlite:////a.db".into()),
+            ..config
+        };
+        assert!(same.settle().is_ok());
+    }
+}

@@ -1,0 +1,535 @@
+//! URIs: which place a tracking, registry or artifact URI names.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Secret;
+use crate::error::Error;
+
+/// A place that runs are recorded in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A SQLite database file, by its absolute path.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(PostgresUri),
+    /// An MLflow tracking server.
+    Server(ServerUri),
+}
+
+/// A PostgreSQL database, named as SQLAlchemy and libpq name one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresUri {
+    shown: String,
+    connect: Secret,
+    user: Option<(Secret, Option<Secret>)>,
+}
+
+impl PostgresUri {
+    /// The URI that a driver of PostgreSQL reads, percent-encoded throughout, with the user and password
+    /// where it names a host.
+    pub fn connect(&self) -> &Secret {
+        &self.connect
+    }
+
+    /// User and password.
+    pub fn user(&self) -> Option<&(Secret, Option<Secret>)> {
+        self.user.as_ref()
+    }
+}
+
+/// An MLflow tracking server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUri {
+    base: String,
+    user: Option<(Secret, Secret)>,
+}
+
+impl ServerUri {
+    /// Scheme, host, port and path prefix, without credentials and without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// User and password of the URI itself.
+    pub fn user(&self) -> Option<&(Secret, Secret)> {
+        self.user.as_ref()
+    }
+}
+
+impl Destination {
+    /// Reads a tracking, backend-store or registry URI.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`], naming `what`, for schemes that are unknown or not supported by this
+    /// version and for URIs that name no file, database or host.
+    pub fn parse(what: &'static str, uri: &str) -> Result<Self, Error> {
+        let shown = without_credentials(uri);
+        let refuse = |reason: String| Err(Error::configuration(what, &shown, reason));
+        let Some((scheme, rest)) = uri.split_once(':') else {
+            return refuse(format!(
+                "it has no scheme; for a SQLite database file write sqlite:///{uri}"
+            ));
+        };
+        // SQLAlchemy users name the driver too: sqlite+pysqlite://, postgresql+psycopg2://.
+        let dialect = scheme
+            .split('+')
+            .next()
+            .unwrap_or(scheme)
+            .to_ascii_lowercase();
+        match dialect.as_str() {
+            "sqlite" => {
+                let path = rest.strip_prefix("///").unwrap_or_default();
+                if path.is_empty() || path == ":memory:" {
+                    return refuse(
+                        "a database in memory cannot be read by MLflow; name a file, for example \
+                         sqlite:///mlflow.db"
+                            .into(),
+                    );
+                }
+                if path.contains('?') {
+                    return refuse("options after '?' are not supported".into());
+                }
+                Ok(Self::Sqlite(absolute(what, Path::new(path))?))
+            }
+            "postgresql" | "postgres" => match postgres(rest) {
+                Ok(uri) => Ok(Self::Postgres(uri)),
+                Err(reason) => refuse(reason.into()),
+            },
+            "http" | "https" => match server(&dialect, rest) {
+                Ok(uri) => Ok(Self::Server(uri)),
+                Err(reason) => refuse(reason.into()),
+            },
+            "mysql" | "mssql" | "oracle" | "mariadb" => refuse(format!(
+                "{dialect} databases are not written to directly; start `mlflow server` on it and give \
+                 the server's http:// address"
+            )),
+            "databricks" | "databricks-uc" => refuse(
+                "Databricks is not supported; use a tracking server, PostgreSQL or SQLite".into(),
+            ),
+            "file" => refuse(
+                "MLflow's file store is no longer maintained; use sqlite:///mlflow.db and move existing \
+                 runs with `mlflow migrate-filestore --source <folder> --target sqlite:///mlflow.db`"
+                    .into(),
+            ),
+            _ => refuse(format!(
+                "the scheme {scheme:?} is not known; use http(s)://, postgresql:// or \
+                 sqlite:///mlflow.db"
+            )),
+        }
+    }
+
+    /// The URI without credentials: what the journal and messages say. Two URIs of one place have the same.
+    pub fn uri(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("sqlite:///{}", path.display()),
+            Self::Postgres(uri) => uri.shown.clone(),
+            Self::Server(uri) => uri.base.clone(),
+        }
+    }
+
+    /// Where artifacts go unless the user says otherwise: the folder that stock MLflow uses, beside a
+    /// database file, else in the working directory. A server decides itself.
+    pub fn default_artifact_root(&self) -> Option<String> {
+        let folder = match self {
+            Self::Sqlite(path) => path.with_file_name("mlruns"),
+            Self::Postgres(_) => std::path::absolute("mlruns").unwrap_or_else(|_| "mlruns".into()),
+            Self::Server(_) => return None,
+        };
+        Some(folder.display().to_string())
+    }
+}
+
+/// Reads what stands behind `postgresql:`, by SQLAlchemy's rules: user and password may be percent-encoded,
+/// and a password needs it for `@` only where the host has one behind it, too.
+fn postgres(rest: &str) -> Result<PostgresUri, &'static str> {
+    let form = "the form is postgresql://user:password@host:5432/database";
+    let rest = rest.strip_prefix("//").ok_or(form)?;
+    let (user, place) = credentials(rest);
+    let (place, options) = place.split_once('?').unwrap_or((place, ""));
+    let (host, database) = place.split_once('/').unwrap_or((place, ""));
+    let decoded = |text: &str| percent_decoded(text).ok_or("it has a broken %-escape");
+    let database = decoded(database)?;
+    let (host, port) = match host.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (host, ""),
+    };
+    if !port.is_empty() && port.parse::<u16>().is_err() {
+        return Err("the port is no number from 0 to 65535");
+    }
+    let mut connect = "postgresql://".to_owned();
+    let user = match user {
+        Some((user, password)) => Some((decoded(user)?, password.map(decoded).transpose()?)),
+        None => None,
+    };
+    // A URI without a host (a socket) has no place for a user.
+    if let Some((user, password)) = user.as_ref().filter(|_| !host.is_empty()) {
+        connect += &percent_encoded(user);
+        if let Some(password) = password {
+            connect.push(':');
+            connect += &percent_encoded(password);
+        }
+        connect.push('@');
+    }
+    let mut place = host.to_owned();
+    if !port.is_empty() {
+        place = format!("{place}:{port}");
+    }
+    place.push('/');
+    place += &percent_encoded(&database);
+    connect += &place;
+    let mut shown = format!("postgresql://{place}");
+    let mut marks = ["?", "?"];
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let option = format!(
+            "{}={}",
+            percent_encoded(name),
+            percent_encoded(&decoded(value)?)
+        );
+        connect += marks[0];
+        connect += &option;
+        marks[0] = "&";
+        // What says where, and no secret.
+        if matches!(name, "host" | "hostaddr" | "port" | "dbname" | "options") {
+            shown += marks[1];
+            shown += &option;
+            marks[1] = "&";
+        }
+    }
+    if database.is_empty() && !options.contains("dbname=") {
+        return Err(form);
+    }
+    Ok(PostgresUri {
+        shown,
+        connect: Secret::from(connect),
+        user: user.map(|(user, password)| (Secret::from(user), password.map(Secret::from))),
+    })
+}
+
+/// Reads what stands behind `http:` or `https:`.
+fn server(scheme: &str, rest: &str) -> Result<ServerUri, &'static str> {
+    let form = "the form is https://host:5000 or https://host/prefix";
+    let rest = rest.strip_prefix("//").ok_or(form)?;
+    let (user, place) = credentials(rest);
+    if place.contains(['?', '#']) {
+        return Err("a server's address has no options");
+    }
+    let (host, path) = place.split_once('/').unwrap_or((place, ""));
+    if host.is_empty() || host.starts_with(':') || host.contains(char::is_whitespace) {
+        return Err(form);
+    }
+    let user = match user {
+        None => None,
+        Some((user, password)) => {
+            let decoded = |text: &str| {
+                percent_decoded(text)
+                    .map(Secret::from)
+                    .ok_or("it has a broken %-escape")
+            };
+            Some((decoded(user)?, decoded(password.unwrap_or_default())?))
+        }
+    };
+    let base = format!("{scheme}://{}/{path}", host.to_ascii_lowercase());
+    Ok(ServerUri {
+        base: base.trim_end_matches('/').to_owned(),
+        user,
+    })
+}
+
+/// User and password, as they are written, and what comes behind them.
+fn credentials(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
+    // An '@' behind the '?' may belong to an option; before it the last one ends the password, which may
+    // hold any of '/', '?' and '@' when there is no other.
+    let options = rest.find('?').unwrap_or(rest.len());
+    let Some(at) = rest[..options].rfind('@').or_else(|| {
+        let colon = rest[..options].find(':')?;
+        // `user:pass?word@host`: without an '@' before the '?', that is part of the password.
+        (colon < options).then(|| rest.find('@')).flatten()
+    }) else {
+        return (None, rest);
+    };
+    let (user, place) = (&rest[..at], &rest[at + 1..]);
+    let (user, password) = match user.split_once(':') {
+        Some((user, password)) => (user, Some(password)),
+        None => (user, None),
+    };
+    (Some((user, password)), place)
+}
+
+/// Everything but what is safe in every part of a URI as %-escapes.
+fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
+/// A place that artifacts are put in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArtifactUri {
+    /// A local folder, by its absolute path.
+    Local(PathBuf),
+}
+
+impl ArtifactUri {
+    /// Reads an artifact URI: a path, or `file:` with a path.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for schemes that are unknown or not supported by this version.
+    pub fn parse(uri: &str) -> Result<Self, Error> {
+        let what = "artifact URI";
+        let shown = without_credentials(uri);
+        let refuse = |reason: String| Err(Error::configuration(what, &shown, reason));
+        let path = match uri.split_once(':') {
+            None => uri.to_owned(),
+            Some(("file", rest)) => {
+                let path = match rest.strip_prefix("//") {
+                    Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
+                    None => rest,
+                };
+                if !path.starts_with('/') {
+                    return refuse("write file:// and an absolute path".into());
+                }
+                match percent_decoded(path) {
+                    Some(path) => path,
+                    None => return refuse("it has a broken %-escape".into()),
+                }
+            }
+            // A colon further back is part of a file name.
+            Some((scheme, _)) if scheme.contains('/') => uri.to_owned(),
+            Some(("s3" | "gs" | "wasbs" | "abfss" | "mlflow-artifacts" | "http" | "https", _)) => {
+                return refuse(
+                    "this version stores artifacts in local folders only; name a folder".into(),
+                );
+            }
+            Some((scheme, _)) => {
+                return refuse(format!(
+                    "the scheme {scheme:?} is not known; name a local folder"
+                ));
+            }
+        };
+        if path.is_empty() {
+            return refuse("it is empty; name a folder".into());
+        }
+        Ok(Self::Local(absolute(what, Path::new(&path))?))
+    }
+
+    /// The location as an experiment stores it.
+    pub fn location(&self) -> String {
+        match self {
+            Self::Local(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// An URI as messages and attributes show it: user, password and options replaced.
+pub fn without_credentials(uri: &str) -> String {
+    let Some(start) = uri.find("://").map(|at| at + 3) else {
+        return uri.to_owned();
+    };
+    let (scheme, rest) = uri.split_at(start);
+    // A path has neither.
+    if rest.starts_with('/') {
+        return uri.to_owned();
+    }
+    // A password may hold '/', '?' or '@' unescaped: only behind the last '@' can none of it be left.
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((_, place)) => ("***@", place),
+        None => ("", rest),
+    };
+    // PostgreSQL takes a password among the options, too.
+    match place.split_once('?') {
+        Some((place, _)) => format!("{scheme}{user}{place}?***"),
+        None => format!("{scheme}{user}{place}"),
+    }
+}
+
+pub(super) fn absolute(what: &'static str, path: &Path) -> Result<PathBuf, Error> {
+    let absolute = std::path::absolute(path).map_err(|source| {
+        Error::configuration(what, &path.display().to_string(), source.to_string())
+    })?;
+    // `..` goes, as the same database must have one name whatever folder it is named from.
+    let mut clean = PathBuf::new();
+    for part in absolute.components() {
+        if part == Component::ParentDir {
+            clean.pop();
+        } else {
+            clean.push(part);
+        }
+    }
+    Ok(clean)
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+            let value = digit(rest.next())? * 16 + digit(rest.next())?;
+            bytes.push(u8::try_from(value).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sqlite(uri: &str) -> Result<Destination, Error> {
+        Destination::parse("tracking URI", uri)
+    }
+
+    #[test]
+    fn sqlite_uris_name_a_file_by_its_absolute_path() {
+        let relative = std::env::current_dir().unwrap().join("a b/mlflow.db");
+        assert_eq!(
+            sqlite("sqlite:///a b/mlflow.db").unwrap(),
+            Destination::Sqlite(relative.clone())
+        );
+        assert_eq!(
+            sqlite("sqlite:///x/../a b/mlflow.db").unwrap(),
+            Destination::Sqlite(relative)
+        );
+        let absolute = sqlite("sqlite+pysqlite:////data/mlflow.db").unwrap();
+        assert_eq!(absolute, Destination::Sqlite("/data/mlflow.db".into()));
+        assert_eq!(absolute.uri(), "sqlite:////data/mlflow.db");
+        assert_eq!(
+            absolute.default_artifact_root().as_deref(),
+            Some("/data/mlruns")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_written_to_is_refused_with_what_to_do() {
+        for uri in [
+            "",
+            "mlflow.db",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite:///:memory:",
+            "sqlite:///a.db?x=1",
+            "file:///mlruns",
+            "ftp://x",
+            "mysql://h/db",
+        ] {
+            let error = sqlite(uri).unwrap_err().to_string();
+            assert!(error.starts_with("tracking URI"), "{error}");
+        }
+    }
+
+    fn postgres_uri(uri: &str) -> (String, String) {
+        let Destination::Postgres(found) = sqlite(uri).unwrap() else {
+            panic!("{uri}")
+        };
+        (found.shown.clone(), found.connect.reveal().to_owned())
+    }
+
+    #[test]
+    fn postgres_uris_are_read_as_sqlalchemy_reads_them() {
+        for (uri, shown, connect) in [
+            (
+                "postgresql://me:secret@host:5432/db",
+                "postgresql://host:5432/db",
+                "postgresql://me:secret@host:5432/db",
+            ),
+            (
+                "postgresql+psycopg2://me:p%40s/w?o#rd@host/db",
+                "postgresql://host/db",
+                "postgresql://me:p%40s%2Fw%3Fo%23rd@host/db",
+            ),
+            (
+                "postgres://me:p@ss:word@host/my%20db?sslmode=require",
+                "postgresql://host/my%20db",
+                "postgresql://me:p%40ss%3Aword@host/my%20db?sslmode=require",
+            ),
+            (
+                "postgresql://me@/db?host=/var/run/postgresql&password=p",
+                "postgresql:///db?host=%2Fvar%2Frun%2Fpostgresql",
+                "postgresql:///db?host=%2Fvar%2Frun%2Fpostgresql&password=p",
+            ),
+            (
+                "postgresql://h/db?options=-csearch_path%3Da@b",
+                "postgresql://h/db?options=-csearch_path%3Da%40b",
+                "postgresql://h/db?options=-csearch_path%3Da%40b",
+            ),
+            (
+                "postgresql://[::1]:5433/db",
+                "postgresql://[::1]:5433/db",
+                "postgresql://[::1]:5433/db",
+            ),
+        ] {
+            assert_eq!(postgres_uri(uri), (shown.to_owned(), connect.to_owned()));
+        }
+        for wrong in [
+            "postgresql:db",
+            "postgresql://h",
+            "postgresql://h:port/db",
+            "postgresql://u:%zz@h/db",
+        ] {
+            assert!(sqlite(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn servers_are_read_with_their_prefix_and_without_their_credentials() {
+        let Destination::Server(found) = sqlite("https://me:p%40/?ss@Host:5000/a/b/").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(found.base(), "https://host:5000/a/b");
+        let (user, password) = found.user().unwrap();
+        assert_eq!((user.reveal(), password.reveal()), ("me", "p@/?ss"));
+        for wrong in ["http:", "http://", "http://:5000", "http://h?x=1"] {
+            assert!(sqlite(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn credentials_never_reach_a_message() {
+        let error = sqlite("mysql://me:p@ss/word@host/db").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("word"), "{error:?}");
+        for (uri, shown) in [
+            ("https://u:p@h/x", "https://***@h/x"),
+            ("https://u:p?/@@h/x", "https://***@h/x"),
+            ("https://h/x?password=p", "https://h/x?***"),
+            ("https://u:p@h/x?user=a@b", "https://***@b"),
+            ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
+        ] {
+            assert_eq!(without_credentials(uri), shown);
+        }
+        assert_eq!(
+            format!("{:?}", Secret::from("hush".to_owned())),
+            "Secret(…)"
+        );
+    }
+
+    #[test]
+    fn artifact_uris_name_a_folder() {
+        let folder = |uri: &str| ArtifactUri::parse(uri).map(|uri| uri.location());
+        assert_eq!(folder("/data/a:b").unwrap(), "/data/a:b");
+        assert_eq!(folder("file:///data/a%20b").unwrap(), "/data/a b");
+        assert_eq!(folder("file:/data").unwrap(), "/data");
+        for wrong in [
+            "",
+            "s3://bucket",
+            "ftp://x",
+            "file://relative",
+            "file:///a%2",
+        ] {
+            assert!(folder(wrong).is_err(), "{wrong}");
+        }
+    }
+}

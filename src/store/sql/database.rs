@@ -1,0 +1,460 @@
+//! One database behind two drivers: statements and rows that do not know which.
+//!
+//! SQL is written once, in the words that SQLite and PostgreSQL share, with `$1`-style parameters; values go
+//! as parameters only, never into the text. What the two do not share is asked of [`Dialect`].
+
+use std::{borrow::Cow, time::Duration};
+
+use futures_util::TryStreamExt;
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, TypeInfo,
+    ValueRef,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
+    sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
+};
+
+use super::{locks, schema::Dialect};
+use crate::config::PostgresUri;
+
+/// How long SQLite itself waits for another writer before the delivery worker takes over waiting.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One connection writes while another one answers questions.
+const CONNECTIONS: u32 = 2;
+
+type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
+
+/// What a parameter of a statement can be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Int(Option<i64>),
+    Float(f64),
+    Bool(bool),
+    Text(Option<String>),
+    /// Columns of rows, for PostgreSQL's `unnest`.
+    Ints(Vec<i64>),
+    Floats(Vec<f64>),
+    Bools(Vec<bool>),
+    Texts(Vec<String>),
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Int(Some(value))
+    }
+}
+
+impl From<Option<i64>> for Value {
+    fn from(value: Option<i64>) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(Some(value.to_owned()))
+    }
+}
+
+impl From<String> for Value {
+    fn from(value: String) -> Self {
+        Self::Text(Some(value))
+    }
+}
+
+impl From<Option<String>> for Value {
+    fn from(value: Option<String>) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl From<Vec<i64>> for Value {
+    fn from(values: Vec<i64>) -> Self {
+        Self::Ints(values)
+    }
+}
+
+impl From<Vec<f64>> for Value {
+    fn from(values: Vec<f64>) -> Self {
+        Self::Floats(values)
+    }
+}
+
+impl From<Vec<bool>> for Value {
+    fn from(values: Vec<bool>) -> Self {
+        Self::Bools(values)
+    }
+}
+
+impl From<Vec<String>> for Value {
+    fn from(values: Vec<String>) -> Self {
+        Self::Texts(values)
+    }
+}
+
+/// A text of SQL and its parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Statement {
+    sql: Cow<'static, str>,
+    values: Vec<Value>,
+}
+
+impl Statement {
+    pub fn new(sql: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            sql: sql.into(),
+            values: Vec::new(),
+        }
+    }
+
+    /// Gives the next parameter its value.
+    pub fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Adds a part of SQL; what users give goes in by [`Statement::push_bind`] only.
+    pub fn push(&mut self, sql: &str) -> &mut Self {
+        self.sql.to_mut().push_str(sql);
+        self
+    }
+
+    /// Adds a parameter where the text ends now.
+    pub fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        let number = format!("${}", self.values.len());
+        self.push(&number)
+    }
+
+    /// Adds `(first, second, …)` with a parameter for each.
+    pub fn push_list<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
+        self.push("(");
+        for (position, value) in values.into_iter().enumerate() {
+            if position > 0 {
+                self.push(", ");
+            }
+            self.push_bind(value);
+        }
+        self.push(")")
+    }
+
+    /// Adds `IN (…)` or, where the database has arrays, `= ANY (…)`, which stays one prepared statement.
+    pub fn push_one_of(&mut self, dialect: Dialect, texts: &[String]) -> &mut Self {
+        match dialect {
+            Dialect::Sqlite => self.push("IN ").push_list(texts.iter().map(String::as_str)),
+            Dialect::Postgres => self.push("= ANY (").push_bind(texts.to_vec()).push(")"),
+        }
+    }
+
+    fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
+        let mut query = match self.sql {
+            Cow::Borrowed(sql) => sqlx::query(sql),
+            Cow::Owned(sql) => sqlx::query(AssertSqlSafe(sql)),
+        };
+        for value in self.values {
+            query = match value {
+                Value::Int(value) => query.bind(value),
+                Value::Float(value) => query.bind(value),
+                Value::Bool(value) => query.bind(value),
+                Value::Text(value) => query.bind(value),
+                // SQLite has no arrays, and nothing gives it one.
+                Value::Ints(_) | Value::Floats(_) | Value::Bools(_) | Value::Texts(_) => {
+                    query.bind(None::<i64>)
+                }
+            };
+        }
+        query
+    }
+
+    fn postgres(self) -> Query<'static, Postgres, PgArguments> {
+        let mut query = match self.sql {
+            Cow::Borrowed(sql) => sqlx::query(sql),
+            Cow::Owned(sql) => sqlx::query(AssertSqlSafe(sql)),
+        };
+        for value in self.values {
+            query = match value {
+                Value::Int(value) => query.bind(value),
+                Value::Float(value) => query.bind(value),
+                Value::Bool(value) => query.bind(value),
+                Value::Text(value) => query.bind(value),
+                Value::Ints(values) => query.bind(values),
+                Value::Floats(values) => query.bind(values),
+                Value::Bools(values) => query.bind(values),
+                Value::Texts(values) => query.bind(values),
+            };
+        }
+        query
+    }
+}
+
+/// A row of an answer.
+#[derive(Debug)]
+pub(super) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+impl Row {
+    pub fn text(&self, column: usize) -> Result<Option<String>> {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+    }
+
+    /// The text, or an empty one for NULL.
+    pub fn string(&self, column: usize) -> Result<String> {
+        Ok(self.text(column)?.unwrap_or_default())
+    }
+
+    pub fn int(&self, column: usize) -> Result<Option<i64>> {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => {
+                let is_short = matches!(row.try_get_raw(column)?.type_info().name(), "INT4");
+                if is_short {
+                    Ok(row.try_get::<Option<i32>, _>(column)?.map(i64::from))
+                } else {
+                    row.try_get(column)
+                }
+            }
+        }
+    }
+
+    pub fn float(&self, column: usize) -> Result<Option<f64>> {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+    }
+
+    pub fn bool(&self, column: usize) -> Result<bool> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get::<Option<bool>, _>(column)?,
+            Self::Postgres(row) => row.try_get::<Option<bool>, _>(column)?,
+        }
+        .unwrap_or_default())
+    }
+}
+
+/// A pool of connections.
+#[derive(Clone, Debug)]
+pub(super) enum Database {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Database {
+    pub async fn open_sqlite(path: &std::path::Path) -> Result<Self> {
+        locks::install();
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(true);
+        // Where SQLite itself has rolled back (a full disk, for example), the driver goes on counting a
+        // transaction that is gone: such a connection is no longer used.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .before_acquire(|connection, _| {
+                let usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(usable) })
+            })
+            .connect_with(options)
+            .await?;
+        Ok(Self::Sqlite(pool))
+    }
+
+    pub async fn open_postgres(uri: &PostgresUri) -> Result<Self> {
+        let mut options: PgConnectOptions = uri.connect().reveal().parse()?;
+        if let Some((user, password)) = uri.user() {
+            options = options.username(user.reveal());
+            if let Some(password) = password {
+                options = options.password(password.reveal());
+            }
+        }
+        // The server shows its administrator who is connected.
+        let options = options.application_name("heimdall-tracking");
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_with(options)
+            .await?;
+        Ok(Self::Postgres(pool))
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// Begins a transaction that writes.
+    pub async fn begin(&self) -> Result<Transaction> {
+        Ok(match self {
+            // Immediate: one that first reads and then writes could find itself overtaken by another writer.
+            Self::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
+        })
+    }
+
+    pub async fn execute(&self, statement: Statement) -> Result<u64> {
+        Ok(match self {
+            Self::Sqlite(pool) => pool.execute(statement.sqlite()).await?.rows_affected(),
+            Self::Postgres(pool) => pool.execute(statement.postgres()).await?.rows_affected(),
+        })
+    }
+
+    /// All rows, each turned into what is wanted of it as it comes.
+    pub async fn fetch<T>(
+        &self,
+        statement: Statement,
+        of_row: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        match self {
+            Self::Sqlite(pool) => {
+                let mut rows = pool.fetch(statement.sqlite());
+                while let Some(row) = rows.try_next().await? {
+                    found.push(of_row(&Row::Sqlite(row))?);
+                }
+            }
+            Self::Postgres(pool) => {
+                let mut rows = pool.fetch(statement.postgres());
+                while let Some(row) = rows.try_next().await? {
+                    found.push(of_row(&Row::Postgres(row))?);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A transaction; dropped without [`Transaction::commit`] it has changed nothing.
+#[derive(Debug)]
+pub(super) enum Transaction {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Transaction {
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    pub async fn execute(&mut self, statement: Statement) -> Result<u64> {
+        Ok(match self {
+            Self::Sqlite(tx) => tx.execute(statement.sqlite()).await?.rows_affected(),
+            Self::Postgres(tx) => tx.execute(statement.postgres()).await?.rows_affected(),
+        })
+    }
+
+    pub async fn fetch<T>(
+        &mut self,
+        statement: Statement,
+        of_row: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        Ok(match self {
+            Self::Sqlite(tx) => {
+                let rows = tx.fetch_all(statement.sqlite()).await?;
+                rows.into_iter()
+                    .map(|row| of_row(&Row::Sqlite(row)))
+                    .collect::<Result<_>>()?
+            }
+            Self::Postgres(tx) => {
+                let rows = tx.fetch_all(statement.postgres()).await?;
+                rows.into_iter()
+                    .map(|row| of_row(&Row::Postgres(row)))
+                    .collect::<Result<_>>()?
+            }
+        })
+    }
+
+    pub async fn commit(self) -> Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await,
+            Self::Postgres(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// What a driver's error says about who is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The database cannot be reached or cannot take anything now.
+    Unavailable,
+    /// The password, or the user.
+    Unauthenticated,
+    /// What the user may do.
+    Forbidden,
+    /// The record or the question.
+    Record,
+}
+
+impl Fault {
+    /// Sorts an error by SQLSTATE (PostgreSQL) or by the kind of constraint (SQLite).
+    pub fn of(error: &sqlx::Error) -> Self {
+        use sqlx::error::ErrorKind::{
+            CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
+        };
+        let Some(error) = error.as_database_error() else {
+            return match error {
+                sqlx::Error::Encode(_) => Self::Record,
+                _ => Self::Unavailable,
+            };
+        };
+        if matches!(
+            error.kind(),
+            CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
+        ) {
+            return Self::Record;
+        }
+        if error
+            .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+            .is_none()
+        {
+            return Self::Unavailable;
+        }
+        let code = error.code().unwrap_or_default();
+        match code.get(..2) {
+            Some("28") => Self::Unauthenticated,
+            Some("22" | "23") => Self::Record,
+            _ if code == "42501" => Self::Forbidden,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+/// True when nothing but another name, user or database in the URI helps.
+pub(super) fn is_misconfigured(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
+        sqlx::Error::Database(error) => {
+            error
+                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                .is_none()
+                || error.code().is_some_and(|code| {
+                    code.starts_with("28") || code == "3D000" || code == "42501"
+                })
+        }
+        _ => false,
+    }
+}

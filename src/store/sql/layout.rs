@@ -1,0 +1,203 @@
+//! What tables and columns a database has: the revision of its schema, as far as statements care.
+
+use std::collections::HashMap;
+
+use super::{
+    database::{Database, Row, Statement, Transaction},
+    schema::Dialect,
+};
+use crate::config::Destination;
+
+type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
+
+/// Columns that are written or read whatever the revision: what a database must have.
+const NEEDED: [(&str, &[&str]); 16] = [
+    ("alembic_version", &["version_num"]),
+    (
+        "experiments",
+        &[
+            "experiment_id",
+            "name",
+            "artifact_location",
+            "lifecycle_stage",
+            "creation_time",
+            "last_update_time",
+        ],
+    ),
+    ("experiment_tags", &["key", "value", "experiment_id"]),
+    (
+        "runs",
+        &[
+            "run_uuid",
+            "name",
+            "source_type",
+            "source_name",
+            "entry_point_name",
+            "source_version",
+            "user_id",
+            "status",
+            "start_time",
+            "end_time",
+            "deleted_time",
+            "lifecycle_stage",
+            "artifact_uri",
+            "experiment_id",
+        ],
+    ),
+    (
+        "metrics",
+        &["key", "value", "timestamp", "run_uuid", "step", "is_nan"],
+    ),
+    (
+        "latest_metrics",
+        &["key", "value", "timestamp", "run_uuid", "step", "is_nan"],
+    ),
+    ("params", &["key", "value", "run_uuid"]),
+    ("tags", &["key", "value", "run_uuid"]),
+    (
+        "datasets",
+        &[
+            "dataset_uuid",
+            "experiment_id",
+            "name",
+            "digest",
+            "dataset_source_type",
+            "dataset_source",
+            "dataset_schema",
+            "dataset_profile",
+        ],
+    ),
+    (
+        "inputs",
+        &[
+            "input_uuid",
+            "source_type",
+            "source_id",
+            "destination_type",
+            "destination_id",
+        ],
+    ),
+    ("input_tags", &["input_uuid", "name", "value"]),
+    (
+        "registered_models",
+        &["name", "creation_time", "last_updated_time", "description"],
+    ),
+    ("registered_model_tags", &["key", "value", "name"]),
+    ("registered_model_aliases", &["alias", "version", "name"]),
+    (
+        "model_versions",
+        &[
+            "name",
+            "version",
+            "creation_time",
+            "last_updated_time",
+            "description",
+            "current_stage",
+            "source",
+            "run_id",
+            "status",
+        ],
+    ),
+    ("model_version_tags", &["key", "value", "name", "version"]),
+];
+
+/// The columns of each table, with the most characters that each can hold.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    tables: HashMap<String, HashMap<String, Option<usize>>>,
+}
+
+/// Table, column and width of every column that the search path reaches.
+fn columns(dialect: Dialect) -> Statement {
+    Statement::new(match dialect {
+        Dialect::Sqlite => {
+            "SELECT m.name, p.name, CASE WHEN p.type LIKE 'VARCHAR(%)' \
+             THEN CAST(substr(p.type, 9) AS INTEGER) END \
+             FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table'"
+        }
+        Dialect::Postgres => {
+            "SELECT table_name::text, column_name::text, character_maximum_length::bigint \
+             FROM information_schema.columns WHERE table_schema = ANY (current_schemas(false))"
+        }
+    })
+}
+
+fn column(row: &Row) -> Result<(String, String, Option<usize>)> {
+    let width = row.int(2)?.and_then(|width| usize::try_from(width).ok());
+    Ok((row.string(0)?, row.string(1)?, width))
+}
+
+impl Layout {
+    pub async fn read(database: &Database) -> Result<Self> {
+        let found = database.fetch(columns(database.dialect()), column).await?;
+        Ok(Self::of(found))
+    }
+
+    pub async fn read_within(tx: &mut Transaction) -> Result<Self> {
+        let found = tx.fetch(columns(tx.dialect()), column).await?;
+        Ok(Self::of(found))
+    }
+
+    fn of(columns: Vec<(String, String, Option<usize>)>) -> Self {
+        let mut layout = Self::default();
+        for (table, column, width) in columns {
+            let table = layout.tables.entry(table).or_default();
+            table.insert(column, width);
+        }
+        layout
+    }
+
+    /// True for a database to create the tables in: an empty one, or one of PostgreSQL that has only tables of
+    /// others in it.
+    pub fn is_fresh(&self, dialect: Dialect) -> bool {
+        let ours = ["alembic_version", "experiments", "runs", "metrics"];
+        match dialect {
+            Dialect::Sqlite => self.tables.is_empty(),
+            Dialect::Postgres => !ours.iter().any(|table| self.tables.contains_key(*table)),
+        }
+    }
+
+    pub fn has(&self, table: &str, column: &str) -> bool {
+        self.tables
+            .get(table)
+            .is_some_and(|columns| columns.contains_key(column))
+    }
+
+    /// The most characters that a column can hold, and that a reader of this revision expects.
+    pub fn width(&self, table: &str, column: &str) -> usize {
+        self.tables
+            .get(table)
+            .and_then(|columns| columns.get(column).copied().flatten())
+            .unwrap_or(usize::MAX)
+    }
+
+    /// A condition, beginning with AND, that keeps to the default workspace where the revision has them.
+    pub fn in_default_workspace(&self, table: &str) -> &'static str {
+        if self.has(table, "workspace") {
+            " AND workspace = 'default'"
+        } else {
+            ""
+        }
+    }
+
+    /// Says what is missing and what to do.
+    pub fn check(&self, destination: &Destination) -> Result<(), String> {
+        for (table, columns) in NEEDED {
+            let missing = columns.iter().find(|column| !self.has(table, column));
+            let reason = match missing {
+                None => continue,
+                Some(_) if table == "alembic_version" => {
+                    "it is no MLflow database (no table alembic_version); name another one"
+                        .to_owned()
+                }
+                Some(column) => format!(
+                    "its MLflow schema has no column {table}.{column}; upgrade it with \
+                     `mlflow db upgrade {}`",
+                    destination.uri()
+                ),
+            };
+            return Err(reason);
+        }
+        Ok(())
+    }
+}
