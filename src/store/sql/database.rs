@@ -14,7 +14,7 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
 };
 
-use super::{locks, schema::Dialect};
+use super::{copy, locks, schema::Dialect};
 use crate::config::PostgresUri;
 
 /// How long SQLite itself waits for another writer before the delivery worker takes over waiting.
@@ -386,6 +386,28 @@ impl Transaction {
                     .collect::<Result<_>>()?
             }
         })
+    }
+
+    /// Copies rows into a table of PostgreSQL; false, and nothing copied, where one of them is there already.
+    pub async fn copy(&mut self, copy: &str, rows: copy::Rows) -> Result<bool> {
+        let Self::Postgres(tx) = self else {
+            return Ok(false);
+        };
+        // A COPY that fails would take the transaction with it.
+        let mut savepoint = tx.begin().await?;
+        let mut copying = savepoint.copy_in_raw(copy).await?;
+        copying.send(rows.finish()).await?;
+        match copying.finish().await {
+            Ok(_) => {
+                savepoint.commit().await?;
+                Ok(true)
+            }
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                savepoint.rollback().await?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub async fn commit(self) -> Result<()> {

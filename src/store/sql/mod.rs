@@ -3,6 +3,7 @@
 //! Statements name their columns and use only those that every supported revision of the schema has, or that
 //! [`Layout`] has found, so that the database decides the revision and not the writer.
 
+mod copy;
 mod database;
 mod layout;
 mod locks;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     SqlStore, StoreError,
+    copy::Rows,
     database::{Statement, Transaction},
     schema::Dialect,
 };
@@ -17,6 +18,8 @@ use crate::{
 
 /// Rows of one INSERT into SQLite. A fixed number of them keeps the statement prepared.
 const ROWS: usize = 64;
+/// Points from which on a COPY into PostgreSQL is worth its two more round trips.
+const COPIED: usize = 200;
 
 /// A point as the tables keep it: MLflow stores NaN as 0 with a flag and infinities as the largest floats.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -444,11 +447,17 @@ impl SqlStore {
                 .or_insert(*point);
         }
         // Neighbours in the table's key are neighbours in its index.
-        points.sort_by(|(_, a, x), (_, b, y)| {
-            (*a, x.timestamp, x.step).cmp(&(*b, y.timestamp, y.step))
+        points.sort_by(|(run_a, a, x), (run_b, b, y)| {
+            (*a, x.timestamp, x.step, *run_a)
+                .cmp(&(*b, y.timestamp, y.step, *run_b))
+                .then(x.value.total_cmp(&y.value))
         });
-        self.insert_points(tx, "metrics", &points, "DO NOTHING")
-            .await?;
+        // A point that is logged twice is one point.
+        points.dedup();
+        if !self.copy_points(tx, &points).await? {
+            self.insert_points(tx, "metrics", &points, "DO NOTHING")
+                .await?;
+        }
         let latest: Points<'_> = latest
             .into_iter()
             .map(|((run, key), point)| (run, key, point))
@@ -463,6 +472,34 @@ impl SqlStore {
              (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)",
         )
         .await
+    }
+
+    /// Copies points that are not there yet; false where that is not possible or one of them is there.
+    async fn copy_points(
+        &self,
+        tx: &mut Transaction,
+        points: &[(RunId, &Key, Point)],
+    ) -> Result<bool, StoreError> {
+        if tx.dialect() != Dialect::Postgres || points.len() < COPIED {
+            return Ok(false);
+        }
+        let mut rows = Rows::new(6);
+        for (run, key, point) in points {
+            rows.row()
+                .text(key.as_str())
+                .float(point.value)
+                .int(point.timestamp)
+                .text(&run.to_string())
+                .int(point.step)
+                .bool(point.is_nan);
+        }
+        let copied = tx
+            .copy(
+                "COPY metrics (key, value, timestamp, run_uuid, step, is_nan) FROM STDIN WITH (FORMAT binary)",
+                rows,
+            )
+            .await;
+        copied.map_err(|error| self.error(error))
     }
 
     async fn insert_points(
