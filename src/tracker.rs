@@ -84,15 +84,18 @@ impl Tracker {
         let settled = config.settle()?;
         let background = Arc::new(Background::start()?);
         let (tracking, registry) = (settled.tracking.clone(), settled.registry.clone());
-        let name = settled.experiment_name.clone();
+        let (name, fresh) = (
+            settled.experiment_name.clone(),
+            settled.fresh_schema.clone(),
+        );
         let location = settled.artifacts.as_ref().map(|uri| uri.location());
         let (store, registry, experiment) = background.wait(
             async move {
-                let (store, models) = store::open(&tracking).await?;
+                let (store, models) = store::open(&tracking, &fresh).await?;
                 let registry = if registry == tracking {
                     models
                 } else {
-                    store::open(&registry).await?.1
+                    store::open(&registry, &fresh).await?.1
                 };
                 let experiment = store
                     .get_or_create_experiment(&name, location.as_deref())

@@ -53,6 +53,25 @@ pub struct TrackerConfig {
     pub experiment_name: String,
     /// Folder of the journals.
     pub heimdall_dir: PathBuf,
+    /// Schema of a database that does not exist yet.
+    pub fresh_schema: FreshSchema,
+}
+
+/// Which MLflow release's schema a fresh database gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FreshSchema {
+    /// The newest that this package ships.
+    #[default]
+    Newest,
+    /// That of the release which the user names, for example `2.22.4`.
+    Named(String),
+    /// That of the mlflow in the user's environment, which must be able to open the database.
+    Installed {
+        /// Its version.
+        version: String,
+        /// The interpreter that has it.
+        python: PathBuf,
+    },
 }
 
 /// Access to an S3 store.
@@ -74,6 +93,7 @@ pub(crate) struct Settled {
     pub artifacts: Option<ArtifactUri>,
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
+    pub fresh_schema: FreshSchema,
 }
 
 impl TrackerConfig {
@@ -108,6 +128,7 @@ impl TrackerConfig {
             artifacts,
             experiment_name: record::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
+            fresh_schema: self.fresh_schema.clone(),
         })
     }
 }

@@ -14,7 +14,10 @@ use pyo3::{
 
 use super::{errors::to_python, values};
 use crate::{
-    config::{self, DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, S3Config, Secret, TrackerConfig},
+    config::{
+        self, DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, FreshSchema, S3Config, Secret,
+        TrackerConfig,
+    },
     context::RunContext,
     delivery::background::KeepWaiting,
     error::{Error, Result},
@@ -64,6 +67,7 @@ impl MLflowTracker {
             heimdall_dir: std::env::var_os("HEIMDALL_DIR")
                 .filter(|dir| !dir.is_empty())
                 .map_or_else(|| PathBuf::from(DEFAULT_HEIMDALL_DIR), PathBuf::from),
+            fresh_schema: fresh_schema(py)?,
         };
         let ((source, in_notebook), user) = (source(py)?, user(py)?);
         let tracker = waiting(py, |keep_waiting| {
@@ -477,6 +481,38 @@ fn in_notebook(py: Python<'_>) -> PyResult<bool> {
     }
     let shell = modules.get_item("IPython")?.call_method0("get_ipython")?;
     Ok(!shell.is_none() && shell.hasattr("kernel")?)
+}
+
+/// The release that `HEIMDALL_MLFLOW_VERSION` names, else the mlflow that this interpreter would import. Looked
+/// up by the name of its folder, as asking `importlib.metadata` takes longer than all the rest of an import.
+fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
+    if let Some(version) = std::env::var("HEIMDALL_MLFLOW_VERSION")
+        .ok()
+        .filter(|version| !version.is_empty())
+    {
+        return Ok(FreshSchema::Named(version));
+    }
+    let sys = py.import("sys")?;
+    let folders: Vec<String> = sys
+        .getattr("path")?
+        .try_iter()?
+        .filter_map(|folder| folder.ok()?.extract().ok())
+        .collect();
+    let Some(python) = sys.getattr("executable")?.extract::<Option<PathBuf>>()? else {
+        return Ok(FreshSchema::Newest);
+    };
+    let installed = folders.iter().find_map(|folder| {
+        let folder = if folder.is_empty() { "." } else { folder };
+        std::fs::read_dir(folder).ok()?.find_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            let name = name.strip_suffix(".dist-info")?;
+            Some(name.strip_prefix("mlflow-")?.to_owned())
+        })
+    });
+    Ok(match installed {
+        Some(version) => FreshSchema::Installed { version, python },
+        None => FreshSchema::Newest,
+    })
 }
 
 /// `min` and `max`, the built-ins or the words.

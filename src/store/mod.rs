@@ -11,7 +11,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    config::Destination,
+    config::{Destination, FreshSchema},
     record::{Key, Record, RunStart},
     registry::ModelRegistry,
     run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
@@ -100,10 +100,11 @@ pub trait TrackingStore: fmt::Debug + Send + Sync {
 /// help.
 pub async fn open(
     destination: &Destination,
+    fresh_schema: &FreshSchema,
 ) -> Result<(Arc<dyn TrackingStore>, Arc<dyn ModelRegistry>), StoreError> {
     match destination {
         Destination::Sqlite(_) | Destination::Postgres(_) => {
-            let store = Arc::new(sql::SqlStore::open(destination).await?);
+            let store = Arc::new(sql::SqlStore::open(destination, fresh_schema).await?);
             Ok((Arc::clone(&store) as Arc<dyn TrackingStore>, store))
         }
         Destination::Server(_) => Err(StoreError::Open {

@@ -5,6 +5,7 @@
 
 mod copy;
 mod database;
+mod fresh;
 mod layout;
 mod locks;
 mod query;
@@ -16,10 +17,9 @@ mod write;
 use std::{collections::HashMap, sync::Mutex};
 
 use super::{Experiment, StoreError};
-use crate::{config::Destination, run::now_ms};
+use crate::config::{Destination, FreshSchema};
 use database::{Database, Fault, Row, Statement, Transaction, is_misconfigured};
 use layout::Layout;
-use schema::Dialect;
 
 /// A SQLite or PostgreSQL database with MLflow's schema.
 #[derive(Debug)]
@@ -36,7 +36,10 @@ impl SqlStore {
     /// # Errors
     /// [`StoreError::Open`] when it cannot be opened, is no MLflow database or lacks what is written here;
     /// [`StoreError::Unavailable`] when its server does not answer.
-    pub async fn open(destination: &Destination) -> Result<Self, StoreError> {
+    pub async fn open(
+        destination: &Destination,
+        fresh_schema: &FreshSchema,
+    ) -> Result<Self, StoreError> {
         let database = match destination {
             Destination::Sqlite(path) => {
                 if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
@@ -61,9 +64,7 @@ impl SqlStore {
         let failed = |error| opening(destination, error);
         let mut layout = Layout::read(&database).await.map_err(failed)?;
         if layout.is_fresh(database.dialect()) {
-            create_schema(destination, &database)
-                .await
-                .map_err(failed)?;
+            fresh::create(destination, &database, fresh_schema).await?;
             layout = Layout::read(&database).await.map_err(failed)?;
         }
         layout
@@ -136,35 +137,6 @@ impl SqlStore {
             destination: self.destination.uri(),
         }
     }
-}
-
-/// Creates the tables; of processes that find the same database fresh, one.
-async fn create_schema(destination: &Destination, database: &Database) -> Result<(), sqlx::Error> {
-    let mut tx = database.begin().await?;
-    // SQLite's transaction excludes other writers already. Any number does that others do not lock.
-    if tx.dialect() == Dialect::Postgres {
-        tx.execute(Statement::new("SELECT pg_advisory_xact_lock(7310579621)"))
-            .await?;
-    }
-    if !Layout::read_within(&mut tx).await?.is_fresh(tx.dialect()) {
-        return Ok(());
-    }
-    for statement in schema::shipped().statements(tx.dialect()) {
-        tx.execute(Statement::new(statement)).await?;
-    }
-    let root = destination.default_artifact_root().unwrap_or_default();
-    let now = now_ms();
-    tx.execute(
-        Statement::new(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, \
-             creation_time, last_update_time) VALUES (0, 'Default', $1, 'active', $2, $3)",
-        )
-        .bind(format!("{root}/0"))
-        .bind(now)
-        .bind(now),
-    )
-    .await?;
-    tx.commit().await
 }
 
 fn store_error(destination: &Destination, source: sqlx::Error) -> StoreError {

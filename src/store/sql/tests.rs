@@ -17,9 +17,12 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
 }
 
 async fn open(dir: &tempfile::TempDir) -> SqlStore {
-    SqlStore::open(&Destination::Sqlite(dir.path().join("mlflow.db")))
-        .await
-        .unwrap()
+    SqlStore::open(
+        &Destination::Sqlite(dir.path().join("mlflow.db")),
+        &FreshSchema::Newest,
+    )
+    .await
+    .unwrap()
 }
 
 fn start(run: RunId) -> Record {
@@ -235,7 +238,7 @@ fn a_file_that_is_no_mlflow_database_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.db");
         std::fs::write(&path, "not a database at all, just some text").unwrap();
-        let error = SqlStore::open(&Destination::Sqlite(path.clone()))
+        let error = SqlStore::open(&Destination::Sqlite(path.clone()), &FreshSchema::Newest)
             .await
             .unwrap_err();
         assert!(matches!(error, StoreError::Open { .. }), "{error}");

@@ -18,6 +18,18 @@ pub fn shipped() -> &'static Schema {
     &mlflow_3_17_2::SCHEMA
 }
 
+/// The schema of a release, if it is shipped.
+pub fn of_version(mlflow_version: &str) -> Option<&'static Schema> {
+    all()
+        .into_iter()
+        .find(|schema| schema.mlflow_version == mlflow_version)
+}
+
+/// Every schema that is shipped, the oldest one first.
+pub fn all() -> [&'static Schema; 1] {
+    [shipped()]
+}
+
 /// A database that a schema can be rendered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
