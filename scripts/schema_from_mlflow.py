@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
 """Write the constants of src/store/sql/schema/ from the database that the installed mlflow makes.
 
-    python scripts/schema_from_mlflow.py
+    python scripts/schema_from_mlflow.py postgresql+psycopg2://user@host/empty_database
 
 makes a fresh SQLite database with the stock release of this interpreter's environment, reads out of
-it what that release put there and writes `mlflow_<version>.rs`, which `mod.rs` has to name. What it
-meets and cannot describe is an error: nothing is left out silently.
+it what that release put there and writes `mlflow_<version>.rs`, which `mod.rs` has to name. The
+PostgreSQL database, which it fills too, is asked what SQLite does not know: how its keys are numbered.
+What it meets and cannot describe is an error: nothing is left out silently.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import mlflow
+import sqlalchemy
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 SCHEMA_FOLDER = Path(__file__).resolve().parents[1] / "src/store/sql/schema"
@@ -31,6 +34,8 @@ TYPES = {
     "JSON": "json",
     "BLOB": "binary",
 }
+# How PostgreSQL numbers a column, by table and column; read from it.
+NUMBERED: dict[tuple[str, str], str] = {}
 ACTIONS = {
     "ON DELETE CASCADE": "OnDeleteCascade",
     "ON DELETE SET NULL": "OnDeleteSetNull",
@@ -59,28 +64,44 @@ TRIGGER = re.compile(
 
 
 def main() -> None:
-    """Make the database, describe it, write the file."""
+    """Make the databases, describe them, write the file."""
+    (uri,) = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder, "mlflow.db")
         SqlAlchemyStore(f"sqlite:///{database}", folder)
+        SqlAlchemyStore(uri, folder)
+        NUMBERED.update(numbered_columns(uri))
         with sqlite3.connect(database) as connection:
             text = schema(connection)
     target = SCHEMA_FOLDER / f"mlflow_{mlflow.__version__.replace('.', '_')}.rs"
     target.write_text(text, encoding="utf-8")
 
 
+def numbered_columns(uri: str) -> dict[tuple[str, str], str]:
+    """Return the word of `mod.rs` for each column that PostgreSQL numbers."""
+    query = """
+        SELECT table_name, column_name, is_identity = 'YES' FROM information_schema.columns
+        WHERE table_schema = 'public' AND (is_identity = 'YES' OR column_default LIKE 'nextval%')
+    """
+    with sqlalchemy.create_engine(uri).connect() as connection:
+        rows = connection.exec_driver_sql(query.replace("%", "%%")).fetchall()
+    return {(table, column): "identity" if identity else "serial" for table, column, identity in rows}
+
+
 def schema(connection: sqlite3.Connection) -> str:
     """Return the Rust source of the schema."""
     (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    described = lines(1, (table(connection, name) for name in tables(connection)))
+    actions = ", ".join(action for action in ACTIONS.values() if action in described)
     return f"""//! The schema of MLflow {mlflow.__version__}.
 //! Written by `scripts/schema_from_mlflow.py`.
 
-use super::{{Action::{{{", ".join(ACTIONS.values())}}}, *}};
+use super::{{Action::{{{actions}}}, *}};
 
 pub(super) static SCHEMA: Schema = Schema {{
     mlflow_version: {quoted(mlflow.__version__)},
     revision: {quoted(revision)},
-    tables: {lines(1, (table(connection, name) for name in tables(connection)))},
+    tables: {described},
     seeds: {lines(1, seeds(connection))},
 }};
 """
@@ -117,13 +138,13 @@ def table(connection: sqlite3.Connection, name: str) -> str:
     indexes = (index(sql) for (sql,) in definitions(connection, "sql", "index", name) if sql)
     return f"""Table {{
             name: {quoted(name)},
-            columns: {lines(3, (column(part) for part in parts if not is_constraint.match(part)))},
+            columns: {lines(3, (column(name, part) for part in parts if not is_constraint.match(part)))},
             constraints: {lines(3, [*constraints, *triggers])},
             indexes: {lines(3, indexes)},
         }}"""
 
 
-def column(definition: str) -> str:
+def column(table: str, definition: str) -> str:
     """Return one `Column`, in the words of `mod.rs`."""
     found = matched(COLUMN, definition)
     if found["length"]:
@@ -131,7 +152,8 @@ def column(definition: str) -> str:
         expect(found["type"] == "VARCHAR", definition)
     else:
         expect(found["type"] in TYPES, definition)
-        text = f"{TYPES[found['type']]}({quoted(found['name'])})"
+        word = NUMBERED.get((table, found["name"]), TYPES[found["type"]])
+        text = f"{word}({quoted(found['name'])})"
     if found["default"] == "0" and found["type"] == "BOOLEAN":
         text += ".default_false()"
     elif found["default"]:
@@ -159,9 +181,11 @@ def constraint(definition: str) -> str:
                 f"foreign_key({optional_name}, {names(body)}, {quoted(found['table'])}, "
                 f"{names(found['references'])}, &[{words}])"
             )
-        case kind:
+        case "UNIQUE":
+            return f"unique({optional_name}, {names(body)})"
+        case _:
             expect(name is not None, definition)
-            return f"{kind.lower().replace(' ', '_')}({quoted(name)}, {names(body)})"
+            return f"primary_key({quoted(name)}, {names(body)})"
 
 
 def trigger(definition: str) -> str:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import socket
 import subprocess
 import sys
 import textwrap
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import postgres
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, wait_until
+from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -143,27 +142,27 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNa
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
         MLflowTracker(f"sqlite:///{db}", experiment_name="served")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{db}"]
-    environment = clean_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     url = f"http://127.0.0.1:{port}"
-
-    def is_healthy() -> bool:
-        assert process.poll() is None, log.read_text()
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            return urllib.request.urlopen(f"{url}/health").status == 200
-        return False
-
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=folder, env=environment, start_new_session=True
-        )
-    try:
-        wait_until(is_healthy, "the server answers")
+    with serving(command, url, log):
         yield SimpleNamespace(url=url, db=db, uri=f"sqlite:///{db}", log=log)
-    finally:
-        process.terminate()
-        process.wait(timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A real PostgreSQL server."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _databases() -> Iterator[int]:
+    return itertools.count()
+
+
+@pytest.fixture
+def postgres_uri(postgres_server: postgres.PostgresServer, _databases: Iterator[int]) -> str:
+    """The URI of an empty PostgreSQL database of this test alone."""
+    return postgres_server.create_database(f"test{next(_databases)}")

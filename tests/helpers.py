@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
+import subprocess
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 # How long a test waits for something that normally takes a moment. Only a defect makes it last.
 PATIENCE_S = 60
-TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_")
+TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_", "POSTGRES_", "PG")
 
 
 def clean_environment(**variables: object) -> dict[str, str]:
@@ -32,3 +38,34 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path in it."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(command: list[str], url: str, log: Path, **variables: object) -> Iterator[subprocess.Popen]:
+    """Run a `mlflow server` for a `with` block, which it enters as soon as the server answers."""
+    environment = clean_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **variables)
+
+    def is_healthy() -> bool:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            return urllib.request.urlopen(f"{url}/health").status == 200
+        return False
+
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=log.parent, env=environment, start_new_session=True
+        )
+    try:
+        wait_until(is_healthy, "the server answers")
+        yield process
+    finally:
+        # The server has workers, and a group of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=PATIENCE_S)

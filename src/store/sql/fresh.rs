@@ -37,7 +37,7 @@ pub(super) async fn create(
     fresh: &FreshSchema,
 ) -> Result<(), StoreError> {
     let schema = match fresh {
-        FreshSchema::Newest => schema::shipped(),
+        FreshSchema::Newest => schema::newest(),
         FreshSchema::Named(version) => schema::of_version(version).ok_or_else(|| {
             let known: Vec<&str> = schema::all().map(|schema| schema.mlflow_version).to_vec();
             open_error(

@@ -20,7 +20,7 @@ pub(super) static SCHEMA: Schema = Schema {
         Table {
             name: "experiments",
             columns: &[
-                integer("experiment_id").not_null(),
+                serial("experiment_id").not_null(),
                 string("name", 256).not_null(),
                 string("artifact_location", 256),
                 string("lifecycle_stage", 32),
@@ -30,7 +30,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("experiment_pk", &["experiment_id"]),
-                unique("uq_experiments_workspace_name", &["workspace", "name"]),
+                unique(Some("uq_experiments_workspace_name"), &["workspace", "name"]),
                 check(Some("experiments_lifecycle_stage"), "lifecycle_stage IN ('active', 'deleted')"),
             ],
             indexes: &[
@@ -173,7 +173,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("endpoints_pk", &["endpoint_id"]),
-                unique("uq_endpoints_workspace_name", &["workspace", "name"]),
+                unique(Some("uq_endpoints_workspace_name"), &["workspace", "name"]),
                 foreign_key(Some("fk_endpoints_experiment_id"), &["experiment_id"], "experiments", &["experiment_id"], &[OnDeleteSetNull]),
             ],
             indexes: &[
@@ -218,7 +218,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("secrets_pk", &["secret_id"]),
-                unique("uq_secrets_workspace_secret_name", &["workspace", "secret_name"]),
+                unique(Some("uq_secrets_workspace_secret_name"), &["workspace", "secret_name"]),
                 immutable("prevent_secrets_aad_mutation", &["secret_id", "secret_name"], "secret_id and secret_name are immutable (used as AAD in encryption)"),
             ],
             indexes: &[
@@ -241,7 +241,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("model_definitions_pk", &["model_definition_id"]),
-                unique("uq_model_definitions_workspace_name", &["workspace", "name"]),
+                unique(Some("uq_model_definitions_workspace_name"), &["workspace", "name"]),
                 foreign_key(Some("fk_model_definitions_secret_id"), &["secret_id"], "secrets", &["secret_id"], &[OnDeleteSetNull]),
             ],
             indexes: &[
@@ -349,7 +349,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("evaluation_dataset_records_pk", &["dataset_record_id"]),
-                unique("unique_dataset_input", &["dataset_id", "input_hash"]),
+                unique(Some("unique_dataset_input"), &["dataset_id", "input_hash"]),
                 foreign_key(Some("fk_evaluation_dataset_records_dataset_id"), &["dataset_id"], "evaluation_datasets", &["dataset_id"], &[OnDeleteCascade]),
             ],
             indexes: &[
@@ -610,7 +610,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("label_schemas_pk", &["schema_id"]),
-                unique("uq_label_schemas_exp_name", &["experiment_id", "name"]),
+                unique(Some("uq_label_schemas_exp_name"), &["experiment_id", "name"]),
                 foreign_key(Some("fk_label_schemas_experiment_id"), &["experiment_id"], "experiments", &["experiment_id"], &[OnDeleteCascade]),
             ],
             indexes: &[
@@ -978,7 +978,7 @@ pub(super) static SCHEMA: Schema = Schema {
             ],
             constraints: &[
                 primary_key("review_queues_pk", &["queue_id"]),
-                unique("uq_review_queues_experiment_name_key", &["experiment_id", "name_key"]),
+                unique(Some("uq_review_queues_experiment_name_key"), &["experiment_id", "name_key"]),
                 foreign_key(Some("fk_review_queues_experiment_id"), &["experiment_id"], "experiments", &["experiment_id"], &[OnDeleteCascade]),
             ],
             indexes: &[
@@ -1099,7 +1099,7 @@ pub(super) static SCHEMA: Schema = Schema {
         Table {
             name: "sql_assessment_daily_rollups",
             columns: &[
-                integer("id").not_null(),
+                identity("id").not_null(),
                 integer("experiment_id").not_null(),
                 date("rollup_day").not_null(),
                 string("metric_name", 250).not_null(),
@@ -1119,7 +1119,7 @@ pub(super) static SCHEMA: Schema = Schema {
         Table {
             name: "sql_span_cost_daily_rollups",
             columns: &[
-                integer("id").not_null(),
+                identity("id").not_null(),
                 integer("experiment_id").not_null(),
                 date("rollup_day").not_null(),
                 string("metric_name", 250).not_null(),
@@ -1141,7 +1141,7 @@ pub(super) static SCHEMA: Schema = Schema {
         Table {
             name: "sql_trace_metric_daily_rollups",
             columns: &[
-                integer("id").not_null(),
+                identity("id").not_null(),
                 integer("experiment_id").not_null(),
                 date("rollup_day").not_null(),
                 string("metric_name", 250).not_null(),

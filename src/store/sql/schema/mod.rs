@@ -1,33 +1,52 @@
-//! The MLflow schema that a fresh database gets.
+//! The MLflow schemas that a fresh database can get.
 //!
 //! Promises that a database made with [`Schema::statements`] is, table by table, the one that the stock
 //! release of [`Schema::mlflow_version`] makes: that release opens it as its own, and `mlflow db upgrade`
 //! of a later one carries it on. `tests/test_schema.py` compares the two.
 //!
 //! A schema is described once, as constants without a dialect's spelling; what a database wants to hear is
-//! a dialect's module ([`sqlite`]). The constants are written by `scripts/schema_from_mlflow.py`. Experiment 0
+//! [`ddl`]'s. The constants are written by `scripts/schema_from_mlflow.py`. Experiment 0
 //! is not among them, since it needs the artifact root and the time: whoever creates the database adds it.
 //! Databases that exist already are no business of this module.
 
+mod ddl;
+#[rustfmt::skip]
+mod mlflow_2_22_4;
+#[rustfmt::skip]
+mod mlflow_2_8_1;
 #[rustfmt::skip]
 mod mlflow_3_17_2;
-mod sqlite;
+#[rustfmt::skip]
+mod mlflow_3_1_4;
 
-/// The newest schema that this package ships.
-pub fn shipped() -> &'static Schema {
+
+/// Every schema that is shipped, the oldest one first.
+pub fn all() -> [&'static Schema; 4] {
+    [
+        &mlflow_2_8_1::SCHEMA,
+        &mlflow_2_22_4::SCHEMA,
+        &mlflow_3_1_4::SCHEMA,
+        newest(),
+    ]
+}
+
+/// The newest schema that is shipped.
+pub fn newest() -> &'static Schema {
     &mlflow_3_17_2::SCHEMA
 }
 
 /// The schema of a release, if it is shipped.
 pub fn of_version(mlflow_version: &str) -> Option<&'static Schema> {
+    // Other releases whose newest migration is that of a shipped one.
+    let shipped = match mlflow_version {
+        "2.8.0" => "2.8.1",
+        "2.22.0" | "2.22.1" | "2.22.2" | "2.22.3" => "2.22.4",
+        "3.17.0" | "3.17.1" => "3.17.2",
+        other => other,
+    };
     all()
         .into_iter()
-        .find(|schema| schema.mlflow_version == mlflow_version)
-}
-
-/// Every schema that is shipped, the oldest one first.
-pub fn all() -> [&'static Schema; 1] {
-    [shipped()]
+        .find(|schema| schema.mlflow_version == shipped)
 }
 
 /// A database that a schema can be rendered for.
@@ -55,10 +74,7 @@ pub struct Schema {
 impl Schema {
     /// The statements that make an empty database one of this schema, seed rows included, in order.
     pub fn statements(&self, dialect: Dialect) -> Vec<String> {
-        match dialect {
-            Dialect::Sqlite => sqlite::statements(self),
-            Dialect::Postgres => Vec::new(),
-        }
+        ddl::statements(self, dialect)
     }
 }
 
@@ -97,8 +113,12 @@ pub enum ColumnType {
     String(u16),
     /// Text of any length.
     Text,
-    /// 32-bit integer; as the only column of a primary key, one that the database numbers.
+    /// 32-bit integer.
     Integer,
+    /// 32-bit integer that the database numbers.
+    Serial,
+    /// 64-bit integer that the database numbers.
+    Identity,
     /// 64-bit integer.
     BigInt,
     /// Double-precision number.
@@ -134,8 +154,8 @@ pub enum Constraint {
     },
     /// No two rows agree in all these columns.
     Unique {
-        /// Its name.
-        name: &'static str,
+        /// Its name, if it has one.
+        name: Option<&'static str>,
         /// The columns, in order.
         columns: &'static [&'static str],
     },
@@ -232,6 +252,14 @@ const fn integer(name: &'static str) -> Column {
     column(name, ColumnType::Integer)
 }
 
+const fn serial(name: &'static str) -> Column {
+    column(name, ColumnType::Serial)
+}
+
+const fn identity(name: &'static str) -> Column {
+    column(name, ColumnType::Identity)
+}
+
 const fn bigint(name: &'static str) -> Column {
     column(name, ColumnType::BigInt)
 }
@@ -290,7 +318,7 @@ const fn primary_key(name: &'static str, columns: &'static [&'static str]) -> Co
     Constraint::PrimaryKey { name, columns }
 }
 
-const fn unique(name: &'static str, columns: &'static [&'static str]) -> Constraint {
+const fn unique(name: Option<&'static str>, columns: &'static [&'static str]) -> Constraint {
     Constraint::Unique { name, columns }
 }
 
@@ -374,7 +402,7 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let mut database = SqliteConnection::connect("sqlite::memory:").await?;
-            for statement in shipped().statements(Dialect::Sqlite) {
+            for statement in newest().statements(Dialect::Sqlite) {
                 sqlx::query(AssertSqlSafe(statement))
                     .execute(&mut database)
                     .await?;
@@ -393,7 +421,11 @@ mod tests {
 
     #[test]
     fn foreign_keys_refer_to_columns_of_tables_that_stand_before() {
-        for (position, table) in shipped().tables.iter().enumerate() {
+        let tables = |schema: &'static Schema| schema.tables.iter().enumerate();
+        for (schema, (position, table)) in all()
+            .into_iter()
+            .flat_map(|it| tables(it).map(move |table| (it, table)))
+        {
             for constraint in table.constraints {
                 let Constraint::ForeignKey {
                     table: parent,
@@ -403,7 +435,7 @@ mod tests {
                 else {
                     continue;
                 };
-                let parent = shipped().tables[..position]
+                let parent = schema.tables[..position]
                     .iter()
                     .find(|it| it.name == *parent);
                 assert!(
@@ -417,7 +449,7 @@ mod tests {
 
     #[test]
     fn constraints_and_indexes_name_columns_of_their_table() {
-        for table in shipped().tables {
+        for table in all().into_iter().flat_map(|schema| schema.tables) {
             for constraint in table.constraints {
                 let columns = match constraint {
                     Constraint::PrimaryKey { columns, .. }
@@ -458,7 +490,7 @@ mod tests {
     #[test]
     fn a_fresh_database_names_the_revision_of_the_schema() {
         let revision: String = ask("SELECT version_num FROM alembic_version").unwrap();
-        assert_eq!(revision, shipped().revision);
+        assert_eq!(revision, newest().revision);
     }
 
     #[test]

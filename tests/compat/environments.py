@@ -1,0 +1,82 @@
+"""Releases of stock MLflow, each in a virtual environment of its own that is made once and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from helpers import clean_environment, free_port, serving
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heimdall-tracking" / "mlflow"
+ALL = ["2.8.1", "2.22.4", "3.1.4", installed_version("mlflow")]
+# One old and one new release tell of most mistakes; `make test-compat` takes all of them.
+CHOSEN = ALL if os.environ.get("HEIMDALL_COMPAT") == "all" else ["2.22.4", ALL[-1]]
+
+
+class Stock:
+    """A release of MLflow: its client, its server, its interpreter."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.python = sys.executable if version == ALL[-1] else environment(version)
+
+    def run(self, script: str, *arguments: object):
+        """Run a script by the release's interpreter and return what it prints, as JSON."""
+        done = subprocess.run(
+            [self.python, "-c", textwrap.dedent(script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=clean_environment(),
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def make_database(self, uri: str, folder: Path) -> None:
+        """Let the release create its tables in an empty database."""
+        script = """
+            import sys
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+            SqlAlchemyStore(sys.argv[1], sys.argv[2])
+            print("null")
+        """
+        self.run(script, driver(uri), folder)
+
+    @contextlib.contextmanager
+    def server(self, uri: str, folder: Path) -> Iterator[str]:
+        """Run the release's server on a database; the URL it answers at."""
+        port = free_port()
+        command = [self.python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--workers", "1", "--backend-store-uri", driver(uri)]
+        command += ["--default-artifact-root", str(folder / "artifacts")]
+        with serving(command, f"http://127.0.0.1:{port}", folder / f"server-{self.version}.log"):
+            yield f"http://127.0.0.1:{port}"
+
+
+def driver(uri: str) -> str:
+    """Return the URI as every release's SQLAlchemy takes it: the default driver has changed."""
+    return uri.replace("postgresql://", "postgresql+psycopg2://")
+
+
+def environment(version: str) -> str:
+    """Return the interpreter of a release's environment, which is made if it is not there."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = CACHE / version
+    with (CACHE / f"{version}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            packages = [f"mlflow=={version}", "sqlalchemy<2.1", "setuptools<81", "psycopg2-binary"]
+            pip = [folder / "bin/python", "-m", "pip", "install", "--quiet"]
+            subprocess.run([*pip, *packages], check=True)
+            (folder / "complete").touch()
+    return str(folder / "bin/python")
