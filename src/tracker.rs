@@ -26,7 +26,7 @@ use crate::{
     run::{self, Best, RunId, RunInfo, RunStatus, ViewType, now_ms},
     store::{
         self, Experiment, TrackingStore,
-        search::{Field, Filter, OrderBy, RunQuery},
+        search::{Filter, OrderBy, RunQuery},
     },
 };
 
@@ -435,15 +435,7 @@ impl Tracker {
         let query = RunQuery {
             experiment_ids: vec![self.experiment.id.clone()],
             filter: Filter::default(),
-            order_by: vec![OrderBy {
-                text: format!(
-                    "metrics.`{}` {}",
-                    metric.as_str(),
-                    if best == Best::Min { "ASC" } else { "DESC" }
-                ),
-                field: Field::Metric(metric.as_str().to_owned()),
-                ascending: best == Best::Min,
-            }],
+            order_by: vec![OrderBy::metric(metric.as_str(), best == Best::Min)],
             view: ViewType::ActiveOnly,
             max_results: 1,
             numbers_only: true,

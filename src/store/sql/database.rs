@@ -265,7 +265,9 @@ impl Database {
             .filename(path)
             .create_if_missing(true)
             .busy_timeout(BUSY_TIMEOUT)
-            .foreign_keys(true);
+            .foreign_keys(true)
+            // As stock MLflow has it, and as PostgreSQL is: LIKE looks at the case, ILIKE does not.
+            .pragma("case_sensitive_like", "true");
         // Where SQLite itself has rolled back (a full disk, for example), the driver goes on counting a
         // transaction that is gone: such a connection is no longer used.
         let pool = SqlitePoolOptions::new()

@@ -1,19 +1,187 @@
 //! A search for runs as a statement.
 
 use super::{
-    database::Statement,
+    database::{Statement, Value},
     query::{RUN_COLUMNS, in_view},
     schema::Dialect,
 };
-use crate::store::search::RunQuery;
+use crate::{
+    context::RUN_NAME_TAG,
+    store::search::{
+        Attribute, Comparison, DatasetField, Field, Operand, Operator, OrderBy, RunQuery,
+    },
+};
 
 /// The statement that finds the runs of a query, in its order, as rows of [`RUN_COLUMNS`].
-pub(super) fn statement(query: &RunQuery, _dialect: Dialect) -> Statement {
-    let mut statement = Statement::new(format!("SELECT {RUN_COLUMNS} FROM runs r WHERE "));
-    statement.push("r.experiment_id IN ");
+pub(super) fn statement(query: &RunQuery, dialect: Dialect) -> Statement {
+    let mut statement = Statement::new(format!("SELECT {RUN_COLUMNS} FROM runs r"));
+    for (number, order) in query.order_by.iter().enumerate() {
+        let only_numbers = query.numbers_only && number == 0;
+        join_ordered(&mut statement, number, order, only_numbers);
+    }
+    statement.push(" WHERE ").push(in_view(query.view));
+    statement.push(" AND r.experiment_id IN ");
     statement.push_list(query.experiment_ids.iter().map(|id| id.parse::<i64>().ok()));
-    statement.push(" AND ").push(in_view(query.view));
-    statement.push(" ORDER BY r.start_time DESC, r.run_uuid LIMIT ");
+    for comparison in &query.filter.comparisons {
+        statement.push(" AND ");
+        push_condition(&mut statement, comparison, dialect);
+    }
+    statement.push(" ORDER BY ");
+    for (number, order) in query.order_by.iter().enumerate() {
+        push_order(&mut statement, number, order);
+    }
+    let by_start = Field::Attribute(Attribute::StartTime);
+    if !query.order_by.iter().any(|order| order.field == by_start) {
+        statement.push("r.start_time DESC, ");
+    }
+    statement.push("r.run_uuid LIMIT ");
     statement.push_bind(i64::try_from(query.max_results).unwrap_or(i64::MAX));
     statement
+}
+
+/// Joins what a run is sorted by, unless that is its own attribute. Runs without it stay, but where only those
+/// with a number are wanted.
+fn join_ordered(statement: &mut Statement, number: usize, order: &OrderBy, only_numbers: bool) {
+    let (table, key) = match &order.field {
+        Field::Metric(key) => ("latest_metrics", key),
+        Field::Param(key) => ("params", key),
+        Field::Tag(key) => ("tags", key),
+        Field::Attribute(_) | Field::Dataset(_) => return,
+    };
+    let join = if only_numbers { "JOIN" } else { "LEFT JOIN" };
+    statement.push(&format!(
+        " {join} {table} o{number} ON o{number}.run_uuid = r.run_uuid AND o{number}.key = "
+    ));
+    statement.push_bind(key.as_str());
+    if only_numbers {
+        statement.push(&format!(" AND NOT o{number}.is_nan"));
+    }
+}
+
+/// Values first, then (of metrics) NaN, then runs that have none, whichever way the values go.
+fn push_order(statement: &mut Statement, number: usize, order: &OrderBy) {
+    let value = match &order.field {
+        Field::Attribute(attribute) => format!("r.{}", column(*attribute)),
+        _ => format!("o{number}.value"),
+    };
+    let direction = if order.ascending { "ASC" } else { "DESC" };
+    let nan = match order.field {
+        Field::Metric(_) => format!("WHEN o{number}.is_nan THEN 1 "),
+        _ => String::new(),
+    };
+    statement.push(&format!(
+        "CASE {nan}WHEN {value} IS NULL THEN 2 ELSE 0 END, {value} {direction}, "
+    ));
+}
+
+fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: Dialect) {
+    let of_run =
+        |table: &str| format!("EXISTS (SELECT 1 FROM {table} f WHERE f.run_uuid = r.run_uuid");
+    match &comparison.field {
+        // The column is empty for runs of MLflow before 1.30, the tag is not.
+        Field::Attribute(Attribute::RunName) => {
+            statement.push(&of_run("tags")).push(" AND f.key = ");
+            statement.push_bind(RUN_NAME_TAG).push(" AND ");
+            push_comparison(statement, "f.value", comparison, dialect);
+            statement.push(")");
+        }
+        Field::Attribute(attribute) => {
+            let column = format!("r.{}", column(*attribute));
+            push_comparison(statement, &column, comparison, dialect);
+        }
+        Field::Metric(key) => {
+            statement
+                .push(&of_run("latest_metrics"))
+                .push(" AND f.key = ");
+            statement.push_bind(key.as_str()).push(" AND ");
+            // NaN is kept as 0 with a flag, and is not equal to anything.
+            if comparison.operator == Operator::NotEqual {
+                statement.push("(f.is_nan OR ");
+            } else {
+                statement.push("(NOT f.is_nan AND ");
+            }
+            push_comparison(statement, "f.value", comparison, dialect);
+            statement.push("))");
+        }
+        Field::Param(key) | Field::Tag(key) => {
+            let table = match comparison.field {
+                Field::Param(_) => "params",
+                _ => "tags",
+            };
+            if comparison.operator == Operator::IsNull {
+                statement.push("NOT ");
+            }
+            statement.push(&of_run(table)).push(" AND f.key = ");
+            statement.push_bind(key.as_str());
+            if comparison.operand != Operand::Nothing {
+                statement.push(" AND ");
+                push_comparison(statement, "f.value", comparison, dialect);
+            }
+            statement.push(")");
+        }
+        Field::Dataset(field) => {
+            statement.push(
+                "EXISTS (SELECT 1 FROM inputs i JOIN datasets d ON d.dataset_uuid = i.source_id",
+            );
+            let column = match field {
+                DatasetField::Name => "d.name",
+                DatasetField::Digest => "d.digest",
+                DatasetField::Context => {
+                    statement.push(
+                        " JOIN input_tags t ON t.input_uuid = i.input_uuid AND t.name = 'mlflow.data.context'",
+                    );
+                    "t.value"
+                }
+            };
+            statement.push(" WHERE i.destination_id = r.run_uuid AND ");
+            push_comparison(statement, column, comparison, dialect);
+            statement.push(")");
+        }
+    }
+}
+
+fn push_comparison(
+    statement: &mut Statement,
+    column: &str,
+    comparison: &Comparison,
+    dialect: Dialect,
+) {
+    let value: Value = match &comparison.operand {
+        Operand::Number(number) => (*number).into(),
+        Operand::Integer(number) => (*number).into(),
+        Operand::Text(text) => text.as_str().into(),
+        Operand::Texts(texts) => {
+            let not = if comparison.operator == Operator::NotIn {
+                "NOT "
+            } else {
+                ""
+            };
+            statement.push(column).push(" ").push(not).push("IN ");
+            statement.push_list(texts.iter().map(String::as_str));
+            return;
+        }
+        Operand::Nothing => return,
+    };
+    match (comparison.operator, dialect) {
+        (Operator::ILike, Dialect::Sqlite) => {
+            statement.push("lower(").push(column).push(") LIKE lower(");
+            statement.push_bind(value).push(")");
+        }
+        (operator, _) => {
+            statement.push(column).push(&format!(" {operator} "));
+            statement.push_bind(value);
+        }
+    }
+}
+
+fn column(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::RunId => "run_uuid",
+        Attribute::RunName => "name",
+        Attribute::Status => "status",
+        Attribute::StartTime => "start_time",
+        Attribute::EndTime => "end_time",
+        Attribute::ArtifactUri => "artifact_uri",
+        Attribute::UserId => "user_id",
+    }
 }
