@@ -1,8 +1,8 @@
 """MLflow's fluent API in the same process: what `mlflow.log_metric` logs goes to the tracker's active run.
 
-MLflow keeps a stack of active runs per thread, and ends what is on it when the interpreter exits. The tracker's
-active runs are put on every stack, those of threads to come included, and taken off when they end and before
-MLflow's own end, so that the tracker alone says how its runs have ended.
+MLflow keeps a stack of active runs per thread, and ends what is on it when the interpreter exits. The
+tracker's active runs are put on every stack, those of threads to come included, and taken off when they end
+and before MLflow's own end, so that the tracker alone says how its runs have ended.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Dataset:
     Example:
         >>> dataset = Dataset("s3://measurements/july.csv", data=b"lat,lon,rss", profile={"rows": 0})
         >>> dataset
-        Dataset(name='july.csv', digest='0f0b20fd', source='s3://measurements/july.csv')
+        Dataset(name='july.csv', digest='747a1232', source='s3://measurements/july.csv')
     """
 
     def __init__(

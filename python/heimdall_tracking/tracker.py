@@ -1,4 +1,4 @@
-"""The tracker, with everything that is Python's own matter: texts, figures, images, tables, other libraries."""
+"""The tracker, with what is Python's own matter: texts, figures, images, tables, other libraries."""
 
 from __future__ import annotations
 
