@@ -440,6 +440,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_dataset_is_refused_by_the_part_that_is_too_long_or_missing() {
+        let whole = DatasetInput {
+            name: "é".repeat(500),
+            digest: "d".repeat(36),
+            tags: vec![("k".repeat(255), "v".repeat(500))],
+            ..DatasetInput::default()
+        };
+        assert!(dataset(whole.clone()).is_ok());
+        type Change = fn(&mut DatasetInput);
+        let changes: [(Change, &str); 6] = [
+            (|it| it.name.clear(), "name"),
+            (|it| it.name.push('x'), "name"),
+            (|it| it.digest.push('x'), "digest"),
+            (|it| it.source = "x".repeat(65_536), "source"),
+            (|it| it.schema = Some("\0".into()), "schema"),
+            (|it| it.tags[0].1.push('x'), "value of a tag"),
+        ];
+        for (change, part) in changes {
+            let mut changed = whole.clone();
+            change(&mut changed);
+            let error = dataset(changed).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn cutting_keeps_whole_characters_up_to_the_limit(text in ".{0,40}", limit in 0usize..30) {

@@ -549,7 +549,7 @@ impl Tracker {
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
     pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<()> {
         self.check_process()?;
-        let run = self.active("logging an artifact")?;
+        let run = self.active("log_artifact")?;
         let artifact = file_path(path)?;
         let staging = self.session.delivery.journal().staging();
         let staged = staging

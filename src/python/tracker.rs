@@ -447,9 +447,14 @@ impl MLflowTracker {
         })
     }
 
-    fn get_run_info<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<Bound<'py, PyDict>> {
+    fn get_run_info<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
         let run = self.ask(py, |keep_waiting| {
-            self.tracker.run_info(run_id, keep_waiting)
+            self.tracker.run_info(&run_id, keep_waiting)
         })?;
         let info = PyDict::new(py);
         info.set_item("run_id", run.run_id)?;
@@ -539,38 +544,48 @@ impl MLflowTracker {
     }
 
     #[pyo3(signature = (name_or_id=None))]
-    fn get_experiment(&self, py: Python<'_>, name_or_id: Option<&str>) -> PyResult<Experiment> {
+    fn get_experiment(
+        &self,
+        py: Python<'_>,
+        name_or_id: Option<&Bound<'_, PyString>>,
+    ) -> PyResult<Experiment> {
+        let wanted = name_or_id.map(|wanted| values::argument("experiment", wanted));
+        let wanted = self.answer(py, wanted.transpose())?;
         let found = self.ask(py, |keep_waiting| {
-            self.tracker.experiment(name_or_id, keep_waiting)
+            self.tracker.experiment(wanted.as_deref(), keep_waiting)
         })?;
         Ok(found.into())
     }
 
-    fn delete_run(&self, py: Python<'_>, run_id: &str) -> PyResult<()> {
+    fn delete_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
         self.ask(py, |keep_waiting| {
             self.tracker
-                .set_run_stage(run_id, LifecycleStage::Deleted, keep_waiting)
+                .set_run_stage(&run_id, LifecycleStage::Deleted, keep_waiting)
         })
     }
 
-    fn restore_run(&self, py: Python<'_>, run_id: &str) -> PyResult<()> {
+    fn restore_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
         self.ask(py, |keep_waiting| {
             self.tracker
-                .set_run_stage(run_id, LifecycleStage::Active, keep_waiting)
+                .set_run_stage(&run_id, LifecycleStage::Active, keep_waiting)
         })
     }
 
-    fn delete_experiment(&self, py: Python<'_>, name_or_id: &str) -> PyResult<()> {
+    fn delete_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
         self.ask(py, |keep_waiting| {
             self.tracker
-                .set_experiment_stage(name_or_id, LifecycleStage::Deleted, keep_waiting)
+                .set_experiment_stage(&wanted, LifecycleStage::Deleted, keep_waiting)
         })
     }
 
-    fn restore_experiment(&self, py: Python<'_>, name_or_id: &str) -> PyResult<()> {
+    fn restore_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
         self.ask(py, |keep_waiting| {
             self.tracker
-                .set_experiment_stage(name_or_id, LifecycleStage::Active, keep_waiting)
+                .set_experiment_stage(&wanted, LifecycleStage::Active, keep_waiting)
         })
     }
 
@@ -678,12 +693,27 @@ impl ActiveRun {
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let py = slf.py();
         let run = slf.get();
-        // By its name, so that a subclass of the user's is asked.
+        // By its name and with what was given alone, so that a subclass of the user's is asked as always.
         let (run_name, tags, nested, parent, description, run_id) = &run.arguments;
-        let started = run.tracker.bind(py).call_method1(
-            "start_run",
-            (run_name, tags, *nested, parent, description, run_id),
-        )?;
+        let arguments = PyDict::new(py);
+        for (name, given) in [
+            ("run_name", run_name),
+            ("tags", tags),
+            ("parent_run_id", parent),
+            ("description", description),
+            ("run_id", run_id),
+        ] {
+            if let Some(given) = given {
+                arguments.set_item(name, given)?;
+            }
+        }
+        if *nested {
+            arguments.set_item("nested", true)?;
+        }
+        let started = run
+            .tracker
+            .bind(py)
+            .call_method("start_run", (), Some(&arguments))?;
         *run.run_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(started.extract()?);
         Ok(slf)
     }
@@ -707,7 +737,9 @@ impl ActiveRun {
         // The caller may have ended the run in the block already, and started another one; or have left runs
         // open that are nested in this one.
         let run_id = self.run_id().unwrap_or_default();
-        while tracker.get().active_run_ids().contains(&run_id) {
+        let active = tracker.get().active_run_ids();
+        let place = active.iter().position(|active| *active == run_id);
+        for _ in place.unwrap_or(active.len())..active.len() {
             tracker.call_method1("end_run", (status.as_str(),))?;
         }
         Ok(false)

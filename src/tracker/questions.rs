@@ -378,3 +378,20 @@ fn named(name: &str) -> Filter {
         }],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_quoted_so_that_it_ends_where_it_ends() {
+        for (name, text) in [
+            ("plain", "attributes.run_name = 'plain'"),
+            ("it's", "attributes.run_name = \"it's\""),
+            ("a \"b\"", "attributes.run_name = 'a \"b\"'"),
+            ("it's \"b\"", "attributes.run_name LIKE 'it_s _b_'"),
+        ] {
+            assert_eq!(named(name).text, text);
+        }
+    }
+}
