@@ -4,6 +4,10 @@ use std::{path::Path, process::Command};
 
 /// Tag that holds the name of a run.
 pub const RUN_NAME_TAG: &str = "mlflow.runName";
+/// Tag that holds the id of the run that a run is nested in.
+pub const PARENT_RUN_TAG: &str = "mlflow.parentRunId";
+/// Tag that holds the description of a run.
+pub const NOTE_TAG: &str = "mlflow.note.content";
 
 /// Where a run comes from.
 #[derive(Clone, Debug, Default)]

@@ -52,11 +52,13 @@ pub enum Error {
         action: &'static str,
     },
 
-    /// A run is started while another one is active.
-    #[error("run {active} is still active: call end_run() before start_run()")]
+    /// A call needs a run to have ended first.
+    #[error("run {active} is still active: call end_run() before {action}")]
     RunActive {
         /// The active run.
         active: String,
+        /// The call.
+        action: &'static str,
     },
 
     /// The tracker was made in a parent process.

@@ -19,6 +19,15 @@ pub const MAX_TAG_VALUE_LENGTH: usize = 8_000;
 /// Longest run name and experiment name: the width of the columns in the store.
 const MAX_RUN_NAME_LENGTH: usize = 250;
 const MAX_EXPERIMENT_NAME_LENGTH: usize = 256;
+/// Widths of a dataset's columns, and of those of an input's tags.
+const MAX_DATASET_NAME_LENGTH: usize = 500;
+const MAX_DATASET_DIGEST_LENGTH: usize = 36;
+const MAX_DATASET_SOURCE_TYPE_LENGTH: usize = 36;
+const MAX_DATASET_SOURCE_LENGTH: usize = 65_535;
+const MAX_DATASET_SCHEMA_LENGTH: usize = 1_048_575;
+const MAX_DATASET_PROFILE_LENGTH: usize = 16_777_215;
+const MAX_INPUT_TAG_KEY_LENGTH: usize = 255;
+const MAX_INPUT_TAG_VALUE_LENGTH: usize = 500;
 
 /// One thing to deliver, as the journal keeps it.
 ///
@@ -270,19 +279,101 @@ pub fn cut(mut value: String, limit: usize) -> String {
     value
 }
 
+/// Checks a text that a store is to keep under `key`.
+///
+/// # Errors
+/// [`Error::Invalid`], naming `what` and the key, for a text with a NUL, which PostgreSQL has no form for.
+pub fn text(what: &'static str, key: &str, value: String) -> Result<String, Error> {
+    if value.contains('\0') {
+        return Err(Error::invalid(
+            what,
+            key,
+            "its value has a NUL character, which no store keeps: remove it",
+        ));
+    }
+    Ok(value)
+}
+
+/// Checks a time.
+///
+/// # Errors
+/// [`Error::Invalid`], naming the metric, for a time before 1970.
+pub fn timestamp(key: &str, timestamp: i64) -> Result<i64, Error> {
+    if timestamp < 0 {
+        let reason = format!("its timestamp {timestamp} is negative: give milliseconds since 1970");
+        return Err(Error::invalid("metric", key, reason));
+    }
+    Ok(timestamp)
+}
+
+/// Checks the dataset that a run is given.
+///
+/// # Errors
+/// [`Error::Invalid`] for a dataset without a name or a digest, and where something is longer than MLflow
+/// takes or has a NUL.
+pub fn dataset(dataset: DatasetInput) -> Result<DatasetInput, Error> {
+    let name = &dataset.name;
+    if name.is_empty() || dataset.digest.is_empty() {
+        return Err(Error::invalid(
+            "dataset",
+            name,
+            "a dataset needs a name and a digest",
+        ));
+    }
+    let none = String::new();
+    let limits = [
+        ("name", name, MAX_DATASET_NAME_LENGTH),
+        ("digest", &dataset.digest, MAX_DATASET_DIGEST_LENGTH),
+        (
+            "source type",
+            &dataset.source_type,
+            MAX_DATASET_SOURCE_TYPE_LENGTH,
+        ),
+        ("source", &dataset.source, MAX_DATASET_SOURCE_LENGTH),
+        (
+            "schema",
+            dataset.schema.as_ref().unwrap_or(&none),
+            MAX_DATASET_SCHEMA_LENGTH,
+        ),
+        (
+            "profile",
+            dataset.profile.as_ref().unwrap_or(&none),
+            MAX_DATASET_PROFILE_LENGTH,
+        ),
+    ];
+    let tags = dataset.tags.iter().flat_map(|(key, value)| {
+        [
+            ("key of a tag", key, MAX_INPUT_TAG_KEY_LENGTH),
+            ("value of a tag", value, MAX_INPUT_TAG_VALUE_LENGTH),
+        ]
+    });
+    for (part, text, limit) in limits.into_iter().chain(tags) {
+        if text.len() > limit && text.chars().count() > limit {
+            let reason = format!("its {part} has more than {limit} characters");
+            return Err(Error::invalid("dataset", name, reason));
+        }
+        if text.contains('\0') {
+            let reason = format!("its {part} has a NUL character, which no store keeps: remove it");
+            return Err(Error::invalid("dataset", name, reason));
+        }
+    }
+    Ok(dataset)
+}
+
 /// Checks the name of a run.
 ///
 /// # Errors
-/// [`Error::Invalid`] when it is longer than the store's column.
-pub fn run_name(text: &str) -> Result<String, Error> {
+/// [`Error::Invalid`] when it is longer than the store's column or has a NUL.
+pub fn run_name(name: &str) -> Result<String, Error> {
+    let text = text("run name", name, name.to_owned())?;
     if text.chars().count() > MAX_RUN_NAME_LENGTH {
         return Err(Error::invalid(
             "run name",
-            text,
+            name,
             "a run name has at most 250 characters",
         ));
     }
-    Ok(text.to_owned())
+    Ok(text)
 }
 
 /// Checks the name of an experiment.
@@ -346,6 +437,32 @@ mod tests {
         assert_eq!(ArtifactPath::root().join("x").unwrap().as_str(), "x");
         for wrong in ["/etc", "..", "a/..", "a//b", "a\\b", "./a", "a/", "a\0"] {
             assert!(ArtifactPath::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_dataset_is_refused_by_the_part_that_is_too_long_or_missing() {
+        let whole = DatasetInput {
+            name: "é".repeat(500),
+            digest: "d".repeat(36),
+            tags: vec![("k".repeat(255), "v".repeat(500))],
+            ..DatasetInput::default()
+        };
+        assert!(dataset(whole.clone()).is_ok());
+        type Change = fn(&mut DatasetInput);
+        let changes: [(Change, &str); 6] = [
+            (|it| it.name.clear(), "name"),
+            (|it| it.name.push('x'), "name"),
+            (|it| it.digest.push('x'), "digest"),
+            (|it| it.source = "x".repeat(65_536), "source"),
+            (|it| it.schema = Some("\0".into()), "schema"),
+            (|it| it.tags[0].1.push('x'), "value of a tag"),
+        ];
+        for (change, part) in changes {
+            let mut changed = whole.clone();
+            change(&mut changed);
+            let error = dataset(changed).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
         }
     }
 

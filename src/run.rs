@@ -79,6 +79,21 @@ impl RunStatus {
     }
 }
 
+/// A run to start.
+#[derive(Clone, Debug, Default)]
+pub struct NewRun {
+    /// Its name; a random one when it has none.
+    pub name: Option<String>,
+    /// Its tags; they win over those that every run has.
+    pub tags: Vec<(String, String)>,
+    /// Whether it may start while another run is active, which it is then nested in.
+    pub nested: bool,
+    /// Id of the run that it is nested in, where no run is active.
+    pub parent: Option<String>,
+    /// What people should know of it.
+    pub description: Option<String>,
+}
+
 /// A run as the store has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
@@ -150,6 +165,23 @@ pub enum ViewType {
     DeletedOnly,
     /// All.
     All,
+}
+
+impl FromStr for ViewType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.to_ascii_lowercase().as_str() {
+            "active_only" => Ok(Self::ActiveOnly),
+            "deleted_only" => Ok(Self::DeletedOnly),
+            "all" => Ok(Self::All),
+            _ => Err(Error::invalid(
+                "view",
+                text,
+                "it is active_only, deleted_only or all",
+            )),
+        }
+    }
 }
 
 /// Whether a run or an experiment is deleted; MLflow keeps what is deleted until it is collected.

@@ -1,7 +1,9 @@
 //! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
 
+mod questions;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -10,7 +12,7 @@ use std::{
 
 use crate::{
     config::{Destination, Settled, TrackerConfig},
-    context::{RUN_NAME_TAG, RunContext},
+    context::{NOTE_TAG, PARENT_RUN_TAG, RUN_NAME_TAG, RunContext},
     delivery::{
         self, Delivery, Status,
         background::{Background, KeepWaiting},
@@ -22,13 +24,12 @@ use crate::{
         self, ArtifactPath, Key, MAX_PARAM_VALUE_LENGTH, MAX_TAG_VALUE_LENGTH, Record, RunStart,
         cut,
     },
-    registry::{self, ModelName, ModelRegistry, ModelSource, NewVersion, Stage},
-    run::{self, Best, RunId, RunInfo, RunStatus, ViewType, now_ms},
-    store::{
-        self, Experiment, TrackingStore,
-        search::{Filter, OrderBy, RunQuery},
-    },
+    registry::ModelRegistry,
+    run::{self, DatasetInput, MetricPoint, NewRun, RunId, RunInfo, RunStatus, now_ms},
+    store::{self, Experiment, StoreError, TrackingStore},
 };
+
+pub use questions::Search;
 
 /// Tags of every run, unless the caller sets others.
 const DEFAULT_TAGS: [(&str, &str); 3] = [
@@ -36,6 +37,10 @@ const DEFAULT_TAGS: [(&str, &str); 3] = [
     ("service", "training"),
     ("model", "LocalizationNet"),
 ];
+
+/// Points of one record, and params or tags: far below what a frame of the journal takes.
+const METRICS_OF_A_RECORD: usize = 10_000;
+const TEXTS_OF_A_RECORD: usize = 500;
 
 /// Trackers of this process, so that its exit can end their runs.
 static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
@@ -46,7 +51,12 @@ static LEFT_OPEN: Mutex<Vec<Arc<Session>>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 struct Session {
     delivery: Delivery,
-    active: Mutex<Option<ActiveRun>>,
+    /// The active runs, the innermost last. Never held while a store is waited for.
+    active: Mutex<Vec<ActiveRun>>,
+    /// Held while a run starts, which may wait for the store, so that two threads do not start one each.
+    starting: Mutex<()>,
+    /// Runs that were started here: whether they exist need not be asked.
+    started: Mutex<HashSet<RunId>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +64,42 @@ struct ActiveRun {
     id: RunId,
     /// Params logged so far, to refuse a change before it is written.
     params: HashMap<Key, String>,
+    /// The run as it was when it was resumed.
+    before: Option<Arc<RunInfo>>,
+}
+
+impl ActiveRun {
+    /// Those of some params that the run does not have yet.
+    fn new_params(&self, params: Vec<(String, String)>) -> Result<Vec<(Key, String)>> {
+        let mut new: Vec<(Key, String)> = Vec::with_capacity(params.len());
+        let mut seen: HashMap<Key, usize> = HashMap::new();
+        for (key, value) in params {
+            let value = record::text("param", &key, value)?;
+            let key = Key::parse("param key", &key)?;
+            let value = cut(value, MAX_PARAM_VALUE_LENGTH);
+            let old = match self.params.get(&key) {
+                None => seen.get(&key).map(|place| &new[*place].1),
+                old => old,
+            };
+            match old {
+                Some(old) if *old == value => {}
+                Some(old) => {
+                    return Err(Error::invalid(
+                        "param",
+                        key.as_str(),
+                        format!(
+                            "it is {old:?} and cannot become {value:?}: params of a run do not change"
+                        ),
+                    ));
+                }
+                None => {
+                    seen.insert(key.clone(), new.len());
+                    new.push((key, value));
+                }
+            }
+        }
+        Ok(new)
+    }
 }
 
 /// Records runs of one experiment at one destination.
@@ -114,7 +160,9 @@ impl Tracker {
         )?;
         let session = Arc::new(Session {
             delivery,
-            active: Mutex::new(None),
+            active: Mutex::default(),
+            starting: Mutex::default(),
+            started: Mutex::default(),
         });
         let mut sessions = lock(&SESSIONS);
         sessions.retain(|session| session.strong_count() > 0);
@@ -133,31 +181,17 @@ impl Tracker {
         })
     }
 
-    /// Starts a run and makes it the active one.
+    /// Starts a run and makes it the active one. Waits on the store only where that chooses the ids of runs,
+    /// and where a parent is named that was not started here.
     ///
     /// # Errors
-    /// [`Error::RunActive`] while another run is, [`Error::Invalid`] for a name or tag MLflow would refuse.
-    pub fn start_run(&self, name: Option<&str>, tags: &[(String, String)]) -> Result<RunId> {
+    /// [`Error::RunActive`] while another run is and this one is not nested, [`Error::Invalid`] for a name, tag
+    /// or parent MLflow would refuse, [`Error::Store`] for a parent that does not exist.
+    pub fn start_run(&self, new: &NewRun, keep_waiting: KeepWaiting<'_>) -> Result<RunId> {
         self.check_process()?;
-        let mut active = lock(&self.session.active);
-        if let Some(active) = &*active {
-            return Err(Error::RunActive {
-                active: active.id.to_string(),
-            });
-        }
-        let name = name.filter(|name| !name.is_empty());
-        let tagged = tags
-            .iter()
-            .find(|(key, value)| key == RUN_NAME_TAG && !value.is_empty())
-            .map(|(_, value)| value.as_str());
-        let name = match (name, tagged) {
-            (Some(name), Some(tagged)) if name != tagged => {
-                let reason = format!("the run is called {name:?} as well: give one name");
-                return Err(Error::invalid(RUN_NAME_TAG, tagged, reason));
-            }
-            (None, None) => run::random_name(),
-            (name, tagged) => record::run_name(name.or(tagged).unwrap_or_default())?,
-        };
+        let _starting = lock(&self.session.starting);
+        let innermost = self.may_start(new.nested)?;
+        let name = name_of(new)?;
         let mut all: BTreeMap<String, String> = DEFAULT_TAGS
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
@@ -168,43 +202,172 @@ impl Tracker {
                 .into_iter()
                 .map(|(key, value)| (key.to_owned(), value)),
         );
-        all.extend(tags.iter().cloned());
+        all.extend(described(new)?);
         all.insert(RUN_NAME_TAG.to_owned(), name.clone());
+        // Checked before the store is asked for the parent.
+        tag_values("tag key", all.clone())?;
+        if let Some(parent) = self.parent(new, innermost, keep_waiting)? {
+            all.insert(PARENT_RUN_TAG.to_owned(), parent.to_string());
+        }
         let tags = tag_values("tag key", all)?;
-        let id = RunId::random();
-        let start = RunStart {
-            run: id,
+        let mut start = RunStart {
+            run: RunId::random(),
             experiment: self.settled.experiment_name.clone(),
             artifact_location: self.settled.artifacts.as_ref().map(|uri| uri.location()),
             name,
             user: self.context.user.clone(),
             start_time: now_ms(),
         };
-        let delivery = &self.session.delivery;
-        delivery.accept(Record::RunStarted(start))?;
-        delivery.accept(Record::Tags {
-            run: id,
-            values: tags,
-        })?;
-        *active = Some(ActiveRun {
+        if let Destination::Server(_) = self.settled.tracking {
+            let (store, begun, with) = (Arc::clone(&self.store), start.clone(), tags.clone());
+            let created = async move { store.create_run(&begun, &with).await };
+            start.run = self.ask(created, keep_waiting)?.unwrap_or(start.run);
+        }
+        let id = start.run;
+        self.session.delivery.accept_all(vec![
+            Record::RunStarted(start),
+            Record::Tags {
+                run: id,
+                values: tags,
+            },
+        ])?;
+        lock(&self.session.started).insert(id);
+        lock(&self.session.active).push(ActiveRun {
             id,
             params: HashMap::new(),
+            before: None,
         });
         Ok(id)
     }
 
-    /// Ends the active run; without one it does nothing.
+    /// Goes on with a run that has ended, by its id or as the latest of its name in the experiment, and makes
+    /// it the active one. A name and tags that `new` has are set. Waits on the store.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::start_run`]; [`Error::Store`] when there is no such run or it is deleted.
+    pub fn resume_run(
+        &self,
+        run: &str,
+        new: &NewRun,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<RunId> {
+        self.check_process()?;
+        let _starting = lock(&self.session.starting);
+        self.may_start(new.nested)?;
+        if new.parent.is_some() {
+            return Err(Error::invalid(
+                "parent run",
+                new.parent.as_deref().unwrap_or_default(),
+                "a run that goes on keeps the parent it has",
+            ));
+        }
+        let mut tags = described(new)?;
+        if new.name.as_ref().is_some_and(|name| !name.is_empty()) {
+            tags.push((RUN_NAME_TAG.to_owned(), name_of(new)?));
+        }
+        let tags = tag_values("tag key", tags)?;
+        self.flush(None, keep_waiting)?;
+        let found = self.find_run(run, keep_waiting)?;
+        let id: RunId = found.run_id.parse()?;
+        if found.lifecycle_stage == "deleted" {
+            let run_id = found.run_id;
+            return Err(StoreError::RunDeleted { run_id }.into());
+        }
+        if lock(&self.session.active).iter().any(|run| run.id == id) {
+            return Err(Error::RunActive {
+                active: id.to_string(),
+                action: "resume()",
+            });
+        }
+        let mut records = vec![Record::RunResumed { run: id }];
+        if !tags.is_empty() {
+            records.push(Record::Tags {
+                run: id,
+                values: tags,
+            });
+        }
+        self.session.delivery.accept_all(records)?;
+        // A param whose key is none can be given no other value here.
+        let params = found
+            .params
+            .iter()
+            .filter_map(|(key, value)| Some((Key::parse("param key", key).ok()?, value.clone())))
+            .collect();
+        lock(&self.session.started).insert(id);
+        lock(&self.session.active).push(ActiveRun {
+            id,
+            params,
+            before: Some(Arc::new(found)),
+        });
+        Ok(id)
+    }
+
+    /// The innermost active run, next to which another one may start.
+    fn may_start(&self, nested: bool) -> Result<Option<RunId>> {
+        match self.active_run() {
+            Some(active) if !nested => Err(Error::RunActive {
+                active: active.to_string(),
+                action: "start_run(), or start this one with nested=True",
+            }),
+            innermost => Ok(innermost),
+        }
+    }
+
+    /// The run that a new one is nested in.
+    fn parent(
+        &self,
+        new: &NewRun,
+        innermost: Option<RunId>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<Option<RunId>> {
+        let Some(parent) = &new.parent else {
+            return Ok(innermost);
+        };
+        let id: RunId = parent.parse()?;
+        if innermost.is_some_and(|innermost| innermost != id) {
+            return Err(Error::invalid(
+                "parent run",
+                parent,
+                "another run is active, and a nested run belongs to the innermost active one: end that first",
+            ));
+        }
+        if lock(&self.session.started).contains(&id) {
+            return Ok(Some(id));
+        }
+        let (store, run_id) = (Arc::clone(&self.store), parent.clone());
+        let found: RunInfo = self.ask(async move { store.run(&run_id).await }, keep_waiting)?;
+        if found.lifecycle_stage == "deleted" {
+            let run_id = found.run_id;
+            return Err(StoreError::RunDeleted { run_id }.into());
+        }
+        Ok(Some(id))
+    }
+
+    /// Ends the innermost active run; without one it does nothing.
     ///
     /// # Errors
     /// Those of the journal.
-    pub fn end_run(&self, status: RunStatus) -> Result<()> {
+    pub fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
         self.check_process()?;
         self.session.end_run(status)
     }
 
-    /// Id of the active run.
+    /// Id of the innermost active run.
     pub fn active_run(&self) -> Option<RunId> {
-        lock(&self.session.active).as_ref().map(|run| run.id)
+        lock(&self.session.active).last().map(|run| run.id)
+    }
+
+    /// The innermost active run as it was when it was resumed, if it was.
+    pub fn resumed_from(&self) -> Option<Arc<RunInfo>> {
+        lock(&self.session.active).last()?.before.clone()
+    }
+
+    /// Ids of all active runs, the innermost last.
+    pub fn active_runs(&self) -> Vec<RunId> {
+        lock(&self.session.active)
+            .iter()
+            .map(|run| run.id)
+            .collect()
     }
 
     /// Logs params of the active run: all of them or, on an error, none.
@@ -213,56 +376,127 @@ impl Tracker {
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key MLflow would refuse or a param of this run
     /// that has another value.
     pub fn log_params(&self, params: Vec<(String, String)>) -> Result<()> {
-        self.check_process()?;
-        let mut active = lock(&self.session.active);
-        let active = active.as_mut().ok_or(Error::NoActiveRun {
-            action: "log_params",
-        })?;
-        let mut new = Vec::with_capacity(params.len());
-        for (key, value) in params {
-            let key = Key::parse("param key", &key)?;
-            let value = cut(value, MAX_PARAM_VALUE_LENGTH);
-            match active.params.get(&key) {
-                Some(old) if *old == value => {}
-                Some(old) => {
-                    return Err(Error::invalid(
-                        "param",
-                        key.as_str(),
-                        format!(
-                            "it is {old:?} and cannot become {value:?}: params of a run do not change"
-                        ),
-                    ));
-                }
-                None => new.push((key, value)),
-            }
-        }
-        if new.is_empty() {
-            return Ok(());
-        }
-        self.session.delivery.accept(Record::Params {
-            run: active.id,
-            values: new.clone(),
-        })?;
-        active.params.extend(new);
-        Ok(())
+        self.log_batch("log_params", Vec::new(), params, Vec::new())
     }
 
-    /// Logs metrics of the active run, timed now: all of them or, on an error, none.
+    /// Logs metrics of the active run, timed now unless a time is given: all of them or, on an error, none.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key MLflow would refuse.
-    pub fn log_metrics(&self, values: Vec<(Key, f64)>, step: i64) -> Result<()> {
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a time before 1970.
+    pub fn log_metrics(
+        &self,
+        values: Vec<(Key, f64)>,
+        step: i64,
+        timestamp: Option<i64>,
+    ) -> Result<()> {
         self.check_process()?;
         let run = self.active("log_metrics")?;
-        if values.is_empty() {
+        let Some((key, _)) = values.first() else {
             return Ok(());
-        }
+        };
+        let timestamp = match timestamp {
+            Some(timestamp) => record::timestamp(key.as_str(), timestamp)?,
+            None => now_ms(),
+        };
         self.session.delivery.accept(Record::Metrics {
             run,
             step,
-            timestamp: now_ms(),
+            timestamp,
             values,
         })
+    }
+
+    /// Sets tags of the active run: all of them or, on an error, none.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key or value MLflow would refuse.
+    pub fn set_tags(&self, tags: Vec<(String, String)>) -> Result<()> {
+        self.log_batch("set_tags", Vec::new(), Vec::new(), tags)
+    }
+
+    /// Removes a tag of the active run; a tag that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key that no tag can have.
+    pub fn delete_tag(&self, key: &str) -> Result<()> {
+        self.check_process()?;
+        let run = self.active("delete_tag")?;
+        let key = Key::parse("tag key", key)?;
+        self.session
+            .delivery
+            .accept(Record::TagDeleted { run, key })
+    }
+
+    /// Logs points, params and tags of the active run: all of them or, on an error, none. `action` is what the
+    /// caller calls it.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key, time or value MLflow would refuse, and a param of
+    /// this run that has another value.
+    pub fn log_batch(
+        &self,
+        action: &'static str,
+        mut points: Vec<(Key, MetricPoint)>,
+        params: Vec<(String, String)>,
+        tags: Vec<(String, String)>,
+    ) -> Result<()> {
+        self.check_process()?;
+        let mut active = lock(&self.session.active);
+        let active = active.last_mut().ok_or(Error::NoActiveRun { action })?;
+        let run = active.id;
+        for (key, point) in &points {
+            record::timestamp(key.as_str(), point.timestamp)?;
+        }
+        let params = active.new_params(params)?;
+        let tags = tag_values("tag key", tags)?;
+        let mut records = Vec::new();
+        // Points of one moment are one record; their order among each other means nothing to a store.
+        points.sort_by_key(|(_, point)| (point.step, point.timestamp));
+        for moment in
+            points.chunk_by(|(_, a), (_, b)| (a.step, a.timestamp) == (b.step, b.timestamp))
+        {
+            let (step, timestamp) = (moment[0].1.step, moment[0].1.timestamp);
+            records.extend(moment.chunks(METRICS_OF_A_RECORD).map(|points| {
+                Record::Metrics {
+                    run,
+                    step,
+                    timestamp,
+                    values: points
+                        .iter()
+                        .map(|(key, point)| (key.clone(), point.value))
+                        .collect(),
+                }
+            }));
+        }
+        records.extend(
+            params
+                .chunks(TEXTS_OF_A_RECORD)
+                .map(|values| Record::Params {
+                    run,
+                    values: values.to_vec(),
+                }),
+        );
+        records.extend(tags.chunks(TEXTS_OF_A_RECORD).map(|values| Record::Tags {
+            run,
+            values: values.to_vec(),
+        }));
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.session.delivery.accept_all(records)?;
+        active.params.extend(params);
+        Ok(())
+    }
+
+    /// Logs that the active run was given a dataset.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for what [`record::dataset`] refuses.
+    pub fn log_input(&self, dataset: DatasetInput) -> Result<()> {
+        self.check_process()?;
+        let run = self.active("log_input")?;
+        let dataset = Box::new(record::dataset(dataset)?);
+        self.session.delivery.accept(Record::Input { run, dataset })
     }
 
     /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
@@ -312,6 +546,29 @@ impl Tracker {
         self.log_files(run, files)
     }
 
+    /// Logs bytes as the file `path` among the active run's artifacts. Waits on the disk.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
+    pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<()> {
+        self.check_process()?;
+        let run = self.active("log_artifact")?;
+        let artifact = file_path(path)?;
+        let staging = self.session.delivery.journal().staging();
+        let staged = staging
+            .write(content)
+            .map_err(|source| JournalError::Stage {
+                path: path.into(),
+                source,
+            })?;
+        self.session.delivery.accept(Record::Artifact {
+            run,
+            staged: staged.name,
+            path: artifact,
+            size: staged.size,
+        })
+    }
+
     fn log_files(&self, run: RunId, files: Vec<(PathBuf, ArtifactPath)>) -> Result<()> {
         let staging = self.session.delivery.journal().staging();
         let mut records: Vec<(staging::Staged, ArtifactPath)> = Vec::with_capacity(files.len());
@@ -337,119 +594,6 @@ impl Tracker {
             self.session.delivery.accept(record)?;
         }
         Ok(())
-    }
-
-    /// Registers a version of a model and returns its number. Delivers first, then waits on the registry.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a name, URI, description or tag MLflow would refuse; [`Error::Store`] when
-    /// the run does not exist or the registry fails; those of [`Tracker::flush`].
-    pub fn register_model(
-        &self,
-        name: &str,
-        uri: &str,
-        description: &str,
-        tags: Vec<(String, String)>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<i64> {
-        self.check_process()?;
-        let name: ModelName = name.parse()?;
-        let source = ModelSource::parse(uri)?;
-        let description = registry::parse_description(description)?;
-        let tags = tag_values("model version tag key", tags)?;
-        self.flush(None, keep_waiting)?;
-        let (source, run_id) = match source {
-            ModelSource::Run { run_id, path } => {
-                let (store, id) = (Arc::clone(&self.store), run_id.clone());
-                let root = self
-                    .background
-                    .wait(async move { store.artifact_uri(&id).await }, keep_waiting)??;
-                let source = match path.as_str() {
-                    "" => root,
-                    path => format!("{}/{path}", root.trim_end_matches('/')),
-                };
-                (source, Some(run_id))
-            }
-            ModelSource::Location(uri) => (uri, None),
-        };
-        let version = NewVersion {
-            name,
-            source,
-            run_id,
-            description,
-            tags,
-        };
-        let registry = Arc::clone(&self.registry);
-        Ok(self.background.wait(
-            async move { registry.create_version(&version).await },
-            keep_waiting,
-        )??)
-    }
-
-    /// Puts a model version into a stage. Waits on the registry.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an unknown stage or version number; [`Error::Store`] when the version does
-    /// not exist.
-    pub fn transition_model_stage(
-        &self,
-        name: &str,
-        version: &str,
-        stage: &str,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<()> {
-        self.check_process()?;
-        let (name, stage): (ModelName, Stage) = (name.parse()?, stage.parse()?);
-        let version = registry::parse_version(version)?;
-        let registry = Arc::clone(&self.registry);
-        Ok(self.background.wait(
-            async move { registry.set_stage(&name, version, stage).await },
-            keep_waiting,
-        )??)
-    }
-
-    /// A run with its params, latest metrics and tags. Delivers first, then waits on the store.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when there is no such run; those of [`Tracker::flush`].
-    pub fn run_info(&self, run_id: &str, keep_waiting: KeepWaiting<'_>) -> Result<RunInfo> {
-        self.flush(None, keep_waiting)?;
-        let (store, run_id) = (Arc::clone(&self.store), run_id.to_owned());
-        Ok(self
-            .background
-            .wait(async move { store.run(&run_id).await }, keep_waiting)??)
-    }
-
-    /// The run of the experiment whose latest value of `metric` is best. Delivers first, then waits on the
-    /// store.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a key that no metric can have; those of [`Tracker::flush`].
-    pub fn best_run(
-        &self,
-        metric: &str,
-        best: Best,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Option<RunInfo>> {
-        let metric = Key::parse("metric key", metric)?;
-        let query = RunQuery {
-            experiment_ids: vec![self.experiment.id.clone()],
-            filter: Filter::default(),
-            order_by: vec![OrderBy::metric(metric.as_str(), best == Best::Min)],
-            view: ViewType::ActiveOnly,
-            max_results: 1,
-            numbers_only: true,
-        };
-        self.flush(None, keep_waiting)?;
-        let store = Arc::clone(&self.store);
-        let found = async move { store.search_runs(&query).await };
-        let found = self.background.wait(found, keep_waiting)??;
-        // A server that knows no run with a number puts one without first.
-        let has_number = |run: &RunInfo| {
-            let value = run.metrics.get(metric.as_str());
-            value.is_some_and(|value| !value.is_nan())
-        };
-        Ok(found.into_iter().next().filter(has_number))
     }
 
     /// Waits until everything recorded so far is delivered.
@@ -491,6 +635,15 @@ impl Tracker {
         &self.experiment.id
     }
 
+    /// Runs a question to the store and waits for its answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<T> {
+        Ok(self.background.wait(question, keep_waiting)??)
+    }
+
     fn active(&self, action: &'static str) -> Result<RunId> {
         self.active_run().ok_or(Error::NoActiveRun { action })
     }
@@ -518,15 +671,17 @@ impl Drop for Tracker {
 }
 
 impl Session {
-    fn end_run(&self, status: RunStatus) -> Result<()> {
-        let Some(run) = lock(&self.active).take() else {
-            return Ok(());
+    /// Ends the innermost active run; its id, if there was one.
+    fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
+        let Some(run) = lock(&self.active).pop() else {
+            return Ok(None);
         };
         self.delivery.accept(Record::RunEnded {
             run: run.id,
             status,
             end_time: now_ms(),
-        })
+        })?;
+        Ok(Some(run.id))
     }
 }
 
@@ -539,7 +694,13 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
         .collect();
     let mut told = Vec::new();
     for session in &sessions {
-        told.extend(session.end_run(status).err().map(|error| error.to_string()));
+        loop {
+            match session.end_run(status) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => told.push(error.to_string()),
+            }
+        }
     }
     lock(&LEFT_OPEN).clear();
     told.extend(delivery::finish(timeout, keep_waiting));
@@ -564,12 +725,46 @@ pub fn forget_parent() {
     delivery::forget_parent();
 }
 
+/// The name that a new run is given, by argument or as a tag; a random one where it is given none.
+fn name_of(new: &NewRun) -> Result<String> {
+    let name = new.name.as_deref().filter(|name| !name.is_empty());
+    let tagged = new
+        .tags
+        .iter()
+        .find(|(key, value)| key == RUN_NAME_TAG && !value.is_empty())
+        .map(|(_, value)| value.as_str());
+    match (name, tagged) {
+        (Some(name), Some(tagged)) if name != tagged => {
+            let reason = format!("the run is called {name:?} as well: give one name");
+            Err(Error::invalid(RUN_NAME_TAG, tagged, reason))
+        }
+        (None, None) => Ok(run::random_name()),
+        (name, tagged) => record::run_name(name.or(tagged).unwrap_or_default()),
+    }
+}
+
+/// The tags that a new run is given, its description among them.
+fn described(new: &NewRun) -> Result<Vec<(String, String)>> {
+    let mut tags = new.tags.clone();
+    if let Some(description) = new.description.as_ref().filter(|text| !text.is_empty()) {
+        if tags.iter().any(|(key, _)| key == NOTE_TAG) {
+            let reason = "the run has a description by argument as well: give one";
+            return Err(Error::invalid("tag", NOTE_TAG, reason));
+        }
+        tags.push((NOTE_TAG.to_owned(), description.clone()));
+    }
+    Ok(tags)
+}
+
 fn tag_values(
     what: &'static str,
     tags: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<(Key, String)>> {
     tags.into_iter()
-        .map(|(key, value)| Ok((Key::parse(what, &key)?, cut(value, MAX_TAG_VALUE_LENGTH))))
+        .map(|(key, value)| {
+            let value = record::text("tag", &key, value)?;
+            Ok((Key::parse(what, &key)?, cut(value, MAX_TAG_VALUE_LENGTH)))
+        })
         .collect()
 }
 
@@ -618,6 +813,21 @@ fn collect(
         }
     }
     Ok(())
+}
+
+/// Checks the path of a file among the artifacts.
+///
+/// # Errors
+/// [`Error::Invalid`] where [`ArtifactPath::parse`] has one, and for an empty path.
+pub fn file_path(path: &str) -> Result<ArtifactPath> {
+    match ArtifactPath::parse(path)? {
+        root if root.as_str().is_empty() => Err(Error::invalid(
+            "artifact file",
+            path,
+            "name a file, for example \"plots/loss.png\"",
+        )),
+        file => Ok(file),
+    }
 }
 
 fn utf8(name: &Path) -> Result<&str> {

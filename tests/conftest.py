@@ -56,6 +56,23 @@ def client(tracker: MLflowTracker, uri: str):
     return MlflowClient(uri, uri)
 
 
+@pytest.fixture
+def fluent(uri: str):
+    """MLflow's fluent API on the database of `tracker`; what it is told in a test does not outlive it."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    before = dict(os.environ)
+    mlflow.set_tracking_uri(uri)
+    yield mlflow
+    fluent._active_run_stack.get().clear()
+    fluent._active_experiment_id = None
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
 @pytest.fixture(scope="session")
 def stock_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database made by stock MLflow; copy it before writing."""

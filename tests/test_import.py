@@ -65,7 +65,8 @@ def test_importing_the_package_loads_nothing_heavy(run_script):
         """
     )
     loaded = set(ast.literal_eval(run.out))
-    assert loaded.isdisjoint({"torch", "mlflow", "numpy", "pandas", "sqlalchemy", "heimdall_training"})
+    heavy = {"torch", "mlflow", "numpy", "pandas", "sqlalchemy", "heimdall_training", "matplotlib", "PIL"}
+    assert loaded.isdisjoint(heavy | {"typing", "dataclasses", "json", "hashlib", "csv", "logging"})
 
 
 def test_a_process_that_only_imports_the_package_leaves_nothing(run_script, tmp_path):
@@ -96,6 +97,7 @@ def test_the_package_is_marked_as_typed():
         ("ArtifactError", OSError),
         ("StoreUnavailableError", ConnectionError),
         ("UndeliveredError", TimeoutError),
+        ("MissingPackageError", ImportError),
         ("JournalError", OSError),
     ],
 )
@@ -134,11 +136,31 @@ def test_a_signature_in_the_stub_is_that_of_the_extension(name):
             assert default == stubbed, parameter
 
 
-@pytest.mark.parametrize("name", [name for name, text in DOCUMENTED.items() if ">>>" in text])
-def test_an_example_in_the_stub_does_what_it_says(name, tmp_path, monkeypatch):
+def documented_in_python() -> dict[str, str]:
+    """Documentation of the classes and methods that are written in Python, by their dotted names."""
+    found = {}
+    for name in ("Dataset", "MLflowTracker", "RunList", "Settings"):
+        cls = getattr(heimdall_tracking, name)
+        members = {f"{name}.{member}": value for member, value in vars(cls).items() if member[0] != "_"}
+        for dotted, value in {name: cls, **members}.items():
+            found[dotted] = inspect.getdoc(value) or ""
+    return found
+
+
+EXAMPLES = {name: text for name, text in (DOCUMENTED | documented_in_python()).items() if ">>>" in text}
+
+
+def test_every_public_name_of_python_s_own_is_documented():
+    assert [name for name, text in documented_in_python().items() if not text] == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_does_what_it_says(name, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
+    if ".client" in EXAMPLES[name]:
+        request.getfixturevalue("fluent")
     public = {name: getattr(heimdall_tracking, name) for name in heimdall_tracking.__all__}
-    example = doctest.DocTestParser().get_doctest(DOCUMENTED[name], public, name, None, None)
+    example = doctest.DocTestParser().get_doctest(EXAMPLES[name], public, name, None, None)
     report: list[str] = []
     results = doctest.DocTestRunner().run(example, out=report.append)
     assert results.attempted > 0

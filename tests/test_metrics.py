@@ -185,3 +185,36 @@ def test_logging_nothing_is_fine(tracker):
     tracker.log_metrics({})
     tracker.log_params({})
     assert tracker.get_run_info(run_id)["metrics"] == {}
+
+
+def test_one_metric_is_logged_as_the_stock_client_logs_it(tracker, client):
+    ours = tracker.start_run()
+    tracker.log_metric("val/loss", np.float32(0.5), step=3, timestamp=1234)
+    tracker.log_metric("val/loss", 1)
+    tracker.flush()
+    theirs = client.create_run(tracker.experiment_id).info.run_id
+    client.log_metric(theirs, "val/loss", 0.5, timestamp=1234, step=3)
+    first, second = client.get_metric_history(ours, "val/loss")
+    (stock,) = client.get_metric_history(theirs, "val/loss")
+    assert (first.value, first.step, first.timestamp) == (stock.value, stock.step, stock.timestamp)
+    assert (second.value, second.step) == (1.0, 0)
+
+
+def test_all_values_of_a_call_can_be_given_a_time(tracker, client):
+    run_id = tracker.start_run()
+    tracker.log_metrics({"a": 1, "b": 2}, step=1, timestamp=0)
+    tracker.flush()
+    assert [client.get_metric_history(run_id, key)[0].timestamp for key in "ab"] == [0, 0]
+
+
+def test_a_time_before_1970_is_refused(tracker):
+    tracker.start_run()
+    for call in (lambda: tracker.log_metric("m", 1, 0, -1), lambda: tracker.log_metrics({"m": 1}, 0, -1)):
+        with pytest.raises(InvalidInputError, match=r"m.*-1"):
+            call()
+
+
+def test_half_a_character_in_a_key_is_refused_and_named(tracker):
+    tracker.start_run()
+    with pytest.raises(InvalidInputError, match=r"metric.*half.*surrogate"):
+        tracker.log_metrics({"half\ud83d": 1})

@@ -109,3 +109,21 @@ def test_a_bad_key_is_refused_and_none_of_the_call_is_logged(tracker, params, er
         tracker.log_params(params)
     tracker.log_params({"good": "free again"})
     assert tracker.get_run_info(run_id)["parameters"] == {"good": "free again"}
+
+
+def test_one_param_is_logged_as_one_of_many(tracker):
+    run_id = tracker.start_run()
+    tracker.log_param("layers", [1, 2])
+    tracker.log_param("layers", [1, 2])
+    with pytest.raises(InvalidInputError, match="layers"):
+        tracker.log_param("layers", [1])
+    assert tracker.get_run(run_id).params == {"layers": "[1, 2]"}
+
+
+@pytest.mark.parametrize("params", [{"nul": "a\0b"}, {"half": "a\ud83d"}, {"half\ud83d": "a"}], ids=repr)
+def test_what_no_store_keeps_is_refused_by_its_key(tracker, params):
+    run_id = tracker.start_run()
+    key = next(iter(params)).encode(errors="ignore").decode()
+    with pytest.raises(InvalidInputError, match=key):
+        tracker.log_params({"good": 1, **params})
+    assert tracker.get_run(run_id).params == {}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError
+from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError, Run
 
 
 def log_run(tracker: MLflowTracker, values: list[float], metric: str = "val/loss", **params) -> str:
@@ -142,3 +142,146 @@ def test_another_way_to_compare_is_refused(tracker, compare):
 def test_a_key_that_no_metric_can_have_is_refused(tracker, metric):
     with pytest.raises(InvalidInputError, match="metric key"):
         tracker.get_best_run(metric)
+
+
+def test_a_run_is_read_back_as_the_stock_client_reads_it(tracker, client):
+    run_id = tracker.start_run("named")
+    tracker.log_params({"lr": 0.1})
+    tracker.log_metric("loss", 2.0, step=1)
+    tracker.end_run()
+    mine, stock = tracker.get_run(run_id), client.get_run(run_id)
+    names = ["run_id", "run_name", "experiment_id", "user_id", "status", "start_time", "end_time"]
+    names += ["lifecycle_stage", "artifact_uri"]
+    assert [getattr(mine, name) for name in names] == [getattr(stock.info, name) for name in names]
+    assert (mine.params, mine.metrics, mine.tags) == (stock.data.params, stock.data.metrics, stock.data.tags)
+    assert mine.inputs == []
+    assert mine == tracker.get_run(run_id)
+
+
+def test_a_run_shows_what_it_is_and_cannot_be_changed(tracker):
+    run_id = log_run(tracker, [0.25], name="<b>")
+    run = tracker.get_run(run_id)
+    assert isinstance(run, Run)
+    assert run_id in repr(run)
+    assert "'val/loss': 0.25" in repr(run)
+    assert "&lt;b&gt;" in run._repr_html_()
+    assert "<b>&lt;" not in run._repr_html_().partition("</caption>")[2]
+    with pytest.raises(AttributeError):
+        run.status = "FAILED"
+
+
+def test_a_history_is_that_of_the_stock_client(tracker, client):
+    run_id = log_run(tracker, [1.0, math.nan, 3.0, math.inf])
+    mine, stock = (
+        tracker.get_metric_history(run_id, "val/loss"),
+        client.get_metric_history(run_id, "val/loss"),
+    )
+    assert [(str(p.value), p.step, p.timestamp) for p in mine] == [
+        (str(p.value), p.step, p.timestamp) for p in stock
+    ]
+    assert repr(mine[0]).startswith("MetricPoint(value=1.0, step=0, timestamp=")
+
+
+def test_a_metric_that_a_run_does_not_have_has_no_history(tracker):
+    assert tracker.get_metric_history(log_run(tracker, []), "never") == []
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "no id"])
+def test_a_run_that_does_not_exist_has_no_history(tracker, run_id):
+    with pytest.raises(NotFoundError, match=run_id):
+        tracker.get_metric_history(run_id, "loss")
+
+
+def test_experiments_are_those_that_the_stock_client_lists(tracker, client):
+    from mlflow.entities import ViewType
+
+    client.create_experiment("kept", tags={"team": "rf"})
+    client.delete_experiment(client.create_experiment("deleted"))
+    for view, stock_view in [
+        ("active_only", ViewType.ACTIVE_ONLY),
+        ("deleted_only", ViewType.DELETED_ONLY),
+        ("all", ViewType.ALL),
+    ]:
+        mine, stock = tracker.list_experiments(view), client.search_experiments(stock_view)
+        names = ["experiment_id", "name", "artifact_location", "lifecycle_stage", "creation_time", "tags"]
+        assert [[getattr(it, name) for name in names] for it in mine] == [
+            [getattr(it, name) for name in names] for it in stock
+        ]
+    with pytest.raises(InvalidInputError, match="active_only"):
+        tracker.list_experiments("some")
+
+
+def test_an_experiment_is_found_by_name_by_id_and_as_the_tracker_s_own(tracker, client):
+    other = client.create_experiment("other")
+    assert tracker.get_experiment().name == "tests"
+    assert tracker.get_experiment("other") == tracker.get_experiment(other)
+    assert tracker.get_experiment(other).experiment_id == other
+    for unknown in ("unknown", "123456"):
+        with pytest.raises(NotFoundError, match=unknown):
+            tracker.get_experiment(unknown)
+
+
+def test_a_run_is_deleted_and_restored(tracker, client):
+    run_id = log_run(tracker, [1.0])
+    tracker.delete_run(run_id)
+    assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+    assert tracker.search_runs() == []
+    assert [run.run_id for run in tracker.search_runs(view="deleted_only")] == [run_id]
+    assert len(tracker.search_runs(view="all")) == 1
+    tracker.restore_run(run_id)
+    assert client.get_run(run_id).info.lifecycle_stage == "active"
+    for call in (tracker.delete_run, tracker.restore_run):
+        with pytest.raises(NotFoundError):
+            call("0" * 32)
+
+
+@pytest.mark.parametrize("by", ["name", "id"])
+def test_an_experiment_is_deleted_and_restored_with_its_runs(tracker, uri, client, by):
+    other = MLflowTracker(uri, experiment_name="other")
+    run_id = log_run(other, [1.0])
+    wanted = "other" if by == "name" else other.experiment_id
+    other.flush()
+    tracker.delete_experiment(wanted)
+    assert client.get_experiment(other.experiment_id).lifecycle_stage == "deleted"
+    assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+    tracker.restore_experiment(wanted)
+    assert client.get_experiment(other.experiment_id).lifecycle_stage == "active"
+    assert client.get_run(run_id).info.lifecycle_stage == "active"
+
+
+def test_a_search_finds_what_its_filter_says_in_the_order_that_is_asked_for(tracker):
+    runs = [log_run(tracker, [value], kind=kind) for value, kind in [(3, "a"), (1, "a"), (2, "b")]]
+    found = tracker.search_runs("params.kind = 'a'", order_by="metrics.`val/loss` ASC")
+    assert [run.run_id for run in found] == [runs[1], runs[0]]
+    found = tracker.search_runs(order_by=["metrics.`val/loss` DESC"], max_results=2)
+    assert [run.run_id for run in found] == [runs[0], runs[2]]
+    assert tracker.search_runs(max_results=0) == []
+
+
+def test_a_search_can_look_in_other_experiments(tracker, uri):
+    other = MLflowTracker(uri, experiment_name="other")
+    theirs = log_run(other, [1.0])
+    other.flush()
+    mine = log_run(tracker, [1.0])
+    found = {run.run_id for run in tracker.search_runs(experiment_names=["other", "tests"])}
+    assert found == {mine, theirs}
+    assert tracker.search_runs(experiment_names=[]) == []
+    with pytest.raises(NotFoundError, match="missing"):
+        tracker.search_runs(experiment_names=["missing"])
+
+
+@pytest.mark.parametrize(
+    "search",
+    [{"filter": "nonsense"}, {"order_by": "nonsense"}, {"view": "some"}, {"max_results": -1}],
+    ids=str,
+)
+def test_a_search_that_mlflow_would_refuse_is_refused(tracker, search):
+    with pytest.raises(InvalidInputError):
+        tracker.search_runs(**search)
+
+
+def test_the_best_run_can_be_one_of_those_that_a_filter_finds(tracker):
+    log_run(tracker, [1.0], kind="a")
+    second = log_run(tracker, [2.0], kind="b")
+    assert tracker.get_best_run(filter="params.kind = 'b'")["run_id"] == second
+    assert tracker.get_best_run(filter="params.kind = 'c'") is None

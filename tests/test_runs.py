@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from heimdall_tracking import InvalidInputError, RunStateError
+from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError, RunStateError
 
 
 def now_ms() -> int:
@@ -88,7 +88,9 @@ def test_no_run_is_active_before_the_first_and_after_the_last(tracker):
 @pytest.mark.parametrize(
     ("call", "arguments"),
     [
+        ("log_param", ("a", 1)),
         ("log_params", ({"a": 1},)),
+        ("log_metric", ("a", 1)),
         ("log_metrics", ({"a": 1},)),
         ("log_artifact", ("missing",)),
         ("log_artifacts_dir", ("missing",)),
@@ -255,3 +257,212 @@ def test_the_run_open_at_the_end_of_the_interpreter_is_ended(tracker, uri, run_s
     assert info["status"] == status, run.err
     assert info["end_time"] >= info["start_time"]
     assert info["metrics"] == {"loss": 0.5}
+
+
+def test_nested_runs_have_the_parents_that_the_stock_client_would_give_them(tracker, client):
+    outer = tracker.start_run("outer")
+    middle = tracker.start_run("middle", nested=True)
+    inner = tracker.start_run("inner", nested=True)
+    assert tracker.active_run_ids == [outer, middle, inner]
+    tracker.log_metric("depth", 2)
+    tracker.end_run("FAILED")
+    tracker.log_metric("depth", 1)
+    tracker.end_run()
+    tracker.log_metric("depth", 0)
+    assert tracker.active_run_id == outer
+    tracker.end_run()
+    tracker.flush()
+    runs = [client.get_run(run_id) for run_id in (outer, middle, inner)]
+    assert [run.data.tags.get("mlflow.parentRunId") for run in runs] == [None, outer, middle]
+    assert [run.data.metrics["depth"] for run in runs] == [0, 1, 2]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "FAILED"]
+
+
+def test_a_run_can_be_nested_in_one_that_has_ended_or_is_somebody_else_s(tracker, client):
+    with tracker.run() as ended:
+        pass
+    theirs = client.create_run(tracker.experiment_id).info.run_id
+    for parent in (ended.run_id, theirs):
+        with tracker.run(parent_run_id=parent) as run:
+            pass
+        assert tracker.get_run(run.run_id).tags["mlflow.parentRunId"] == parent
+
+
+@pytest.mark.parametrize(
+    ("parent", "error"), [("0" * 32, NotFoundError), ("no id", InvalidInputError), ("", InvalidInputError)]
+)
+def test_a_parent_that_does_not_exist_starts_no_run(tracker, parent, error):
+    with pytest.raises(error):
+        tracker.start_run(parent_run_id=parent)
+    assert tracker.active_run_id is None
+
+
+def test_a_parent_that_is_deleted_starts_no_run(tracker):
+    with tracker.run() as deleted:
+        pass
+    tracker.delete_run(deleted.run_id)
+    with pytest.raises(InvalidInputError, match="deleted"):
+        tracker.start_run(parent_run_id=deleted.run_id)
+
+
+def test_a_nested_run_belongs_to_the_innermost_active_one(tracker):
+    with tracker.run() as other:
+        pass
+    outer = tracker.start_run()
+    with pytest.raises(InvalidInputError, match="innermost"):
+        tracker.start_run(nested=True, parent_run_id=other.run_id)
+    tracker.start_run(nested=True, parent_run_id=outer)
+    assert len(tracker.active_run_ids) == 2
+    tracker.end_run()
+
+
+def test_runs_that_a_block_leaves_open_end_with_it(tracker):
+    with tracker.run() as outer:
+        inner = tracker.start_run(nested=True)
+    assert tracker.active_run_ids == []
+    assert [tracker.get_run(run).status for run in (outer.run_id, inner)] == ["FINISHED"] * 2
+
+
+def test_nested_runs_that_are_open_at_the_end_of_the_interpreter_are_ended(tracker, uri, run_script):
+    run = run_script(
+        """
+        import sys
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(sys.argv[1])
+        print(tracker.start_run(), tracker.start_run(nested=True))
+        """,
+        uri,
+    )
+    assert [tracker.get_run(run_id).status for run_id in run.out.split()] == ["FINISHED"] * 2
+
+
+def test_a_description_is_the_note_that_the_stock_ui_shows(tracker, client):
+    run_id = tracker.start_run(description="*two* receivers")
+    tracker.flush()
+    assert client.get_run(run_id).data.tags["mlflow.note.content"] == "*two* receivers"
+    tracker.end_run()
+    with pytest.raises(InvalidInputError, match=r"mlflow\.note\.content"):
+        tracker.start_run(description="a", tags={"mlflow.note.content": "b"})
+
+
+@pytest.mark.parametrize("how", ["id", "name", "run_id"])
+def test_a_run_goes_on_where_it_ended(tracker, client, how):
+    with tracker.run("long") as run:
+        tracker.log_params({"lr": 0.1})
+        tracker.log_metric("m", 1.0, step=1)
+    tracker.flush()
+    ended = client.get_run(run.run_id).info
+    if how == "run_id":
+        resumed = tracker.start_run(run_id=run.run_id, tags={"again": 1})
+    else:
+        resumed = tracker.resume(run.run_id if how == "id" else "long")
+    assert resumed == tracker.active_run_id == run.run_id
+    tracker.log_metric("m", 2.0, step=2)
+    with pytest.raises(InvalidInputError, match=r"0\.1.*0\.2"):
+        tracker.log_params({"lr": 0.2})
+    tracker.log_params({"lr": 0.1, "new": 1})
+    tracker.flush()
+    going = client.get_run(run.run_id)
+    assert (going.info.status, going.info.start_time) == ("RUNNING", ended.start_time)
+    assert going.data.params == {"lr": "0.1", "new": "1"}
+    assert [point.step for point in client.get_metric_history(run.run_id, "m")] == [1, 2]
+    tracker.end_run("KILLED")
+    assert tracker.get_run(run.run_id).status == "KILLED"
+
+
+def test_of_runs_of_one_name_the_latest_goes_on(tracker):
+    ids = []
+    for name in ("same", "same", "other"):
+        with tracker.run(name) as run:
+            time.sleep(0.002)
+        ids.append(run.run_id)
+    assert tracker.resume("same") == ids[1]
+
+
+@pytest.mark.parametrize("name", ["it's", 'say "a"', 'it\'s "both"', "100%", "a_b", "back\\slash", "`x`"])
+def test_a_run_of_any_name_goes_on(tracker, name):
+    with tracker.run(name) as run, tracker.run(name.replace("_", "x").replace("%", "0"), nested=True):
+        pass
+    with tracker.run("another"):
+        pass
+    assert tracker.get_run(tracker.resume(name)).run_name == name
+    assert tracker.active_run_id == run.run_id or "_" not in name
+
+
+def test_a_run_of_the_stock_client_goes_on(tracker, client):
+    run_id = client.create_run(tracker.experiment_id).info.run_id
+    client.log_param(run_id, "lr", "0.1")
+    client.set_terminated(run_id)
+    tracker.resume(run_id)
+    with pytest.raises(InvalidInputError, match="lr"):
+        tracker.log_param("lr", 0.2)
+
+
+@pytest.mark.parametrize("run", ["0" * 32, "no such name", ""])
+def test_a_run_that_does_not_exist_does_not_go_on(tracker, run):
+    with pytest.raises(NotFoundError):
+        tracker.resume(run)
+    assert tracker.active_run_id is None
+
+
+def test_a_deleted_run_does_not_go_on(tracker):
+    with tracker.run("gone") as run:
+        pass
+    tracker.delete_run(run.run_id)
+    with pytest.raises(InvalidInputError, match="restore"):
+        tracker.resume(run.run_id)
+    with pytest.raises(NotFoundError):
+        tracker.resume("gone")
+    tracker.restore_run(run.run_id)
+    assert tracker.resume("gone") == run.run_id
+
+
+def test_a_run_that_is_active_does_not_go_on_twice(tracker):
+    run_id = tracker.start_run()
+    for nested in (False, True):
+        with pytest.raises(RunStateError, match=run_id):
+            tracker.resume(run_id, nested=nested)
+
+
+def test_an_active_run_is_not_deleted(tracker):
+    run_id = tracker.start_run()
+    with pytest.raises(RunStateError, match="delete_run"):
+        tracker.delete_run(run_id)
+    with pytest.raises(RunStateError, match="delete_experiment"):
+        tracker.delete_experiment("tests")
+
+
+def test_a_resumed_run_whose_process_dies_is_failed(tracker, uri, start_script):
+    with tracker.run("long") as run:
+        pass
+    process = start_script(
+        """
+        import sys
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+        tracker.resume("long")
+        tracker.flush()
+        print("resumed", flush=True)
+        sys.stdin.read()
+        """,
+        uri,
+    )
+    tracker.flush()
+    assert process.stdout.readline() == "resumed\n"
+    assert tracker.get_run(run.run_id).status == "RUNNING"
+    process.kill()
+    process.wait()
+    MLflowTracker(uri, experiment_name="tests").flush()
+    assert tracker.get_run(run.run_id).status == "FAILED"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_name_that_no_store_keeps_is_refused(tracker, name):
+    with pytest.raises(InvalidInputError, match="run name"):
+        tracker.start_run(name)
+
+
+def test_terminating_a_run_is_ending_it(tracker):
+    run_id = tracker.start_run()
+    tracker.set_terminated("FAILED")
+    assert tracker.get_run(run_id).status == "FAILED"

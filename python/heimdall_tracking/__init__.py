@@ -10,7 +10,7 @@ The training loop is ``heimdall_tracking.training``; importing this package load
 """
 
 from ._finish import register as _register_finish
-from ._native import ActiveRun, MLflowTracker, __version__
+from ._native import ActiveRun, DatasetInput, Experiment, MetricPoint, Run, __version__
 from .errors import (
     ArtifactError,
     ArtifactNotFoundError,
@@ -18,6 +18,7 @@ from .errors import (
     HeimdallError,
     InvalidInputError,
     JournalError,
+    MissingPackageError,
     NotFoundError,
     PermissionDeniedError,
     RunStateError,
@@ -25,19 +26,33 @@ from .errors import (
     UndeliveredError,
     WrongTypeError,
 )
+from .runs import RunList
 from .settings import Settings, initialize_mlflow, settings
+from .tracker import MLflowTracker
+
+# Spelled out for the same reason as in `settings`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .inputs import Dataset
 
 __all__ = [
     "ActiveRun",
     "ArtifactError",
     "ArtifactNotFoundError",
     "ConfigurationError",
+    "Dataset",
+    "DatasetInput",
+    "Experiment",
     "HeimdallError",
     "InvalidInputError",
     "JournalError",
     "MLflowTracker",
+    "MetricPoint",
+    "MissingPackageError",
     "NotFoundError",
     "PermissionDeniedError",
+    "Run",
+    "RunList",
     "RunStateError",
     "Settings",
     "StoreUnavailableError",
@@ -47,5 +62,16 @@ __all__ = [
     "initialize_mlflow",
     "settings",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Hashing and JSON are for those who make a dataset.
+    if name == "Dataset":
+        from .inputs import Dataset
+
+        globals()[name] = Dataset
+        return Dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _register_finish()

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, TypedDict
@@ -33,42 +33,140 @@ class Status(TypedDict):
     last_error: str | None
     journal: str
 
+class Run:
+    """A run as the store had it when it was asked."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def run_name(self) -> str:
+        """Its name."""
+
+    @property
+    def experiment_id(self) -> str:
+        """Id of its experiment."""
+
+    @property
+    def user_id(self) -> str:
+        """Who has run it."""
+
+    @property
+    def status(self) -> str:
+        """`RUNNING`, `SCHEDULED`, `FINISHED`, `FAILED` or `KILLED`."""
+
+    @property
+    def start_time(self) -> int | None:
+        """Its start, milliseconds since 1970."""
+
+    @property
+    def end_time(self) -> int | None:
+        """Its end, milliseconds since 1970; None while it runs for the first time."""
+
+    @property
+    def lifecycle_stage(self) -> str:
+        """`active` or `deleted`."""
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where its artifacts are."""
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Its params."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Latest value of each of its metrics."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags."""
+
+    @property
+    def inputs(self) -> list[DatasetInput]:
+        """Datasets that it was given, by name and digest."""
+
+class DatasetInput:
+    """A dataset that a run was given."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def digest(self) -> str:
+        """What tells its versions apart."""
+
+    @property
+    def source_type(self) -> str:
+        """Kind of its source, such as `local`."""
+
+    @property
+    def source(self) -> str:
+        """Its source, as JSON."""
+
+    @property
+    def schema(self) -> str | None:
+        """Its columns and types, as JSON."""
+
+    @property
+    def profile(self) -> str | None:
+        """Figures about it, as JSON."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of the input; `mlflow.data.context` says what it was for."""
+
+class MetricPoint:
+    """A point of a metric's history."""
+
+    @property
+    def value(self) -> float:
+        """Its value."""
+
+    @property
+    def step(self) -> int:
+        """Its step."""
+
+    @property
+    def timestamp(self) -> int:
+        """Its time, milliseconds since 1970."""
+
+class Experiment:
+    """An experiment as the store had it when it was asked."""
+
+    @property
+    def experiment_id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def artifact_location(self) -> str:
+        """Where the artifacts of its runs go."""
+
+    @property
+    def lifecycle_stage(self) -> str:
+        """`active` or `deleted`."""
+
+    @property
+    def creation_time(self) -> int | None:
+        """When it was created, milliseconds since 1970."""
+
+    @property
+    def last_update_time(self) -> int | None:
+        """When it was last renamed, deleted or restored, milliseconds since 1970."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags."""
+
 class MLflowTracker:
-    """Records runs of one experiment so that a stock MLflow reads them as its own.
-
-    Calls that log something check their arguments, append to a journal on local disk and return; a thread
-    delivers in the background, in order, and tries again for as long as the store is away. What a call has
-    accepted survives the end of the process: the next tracker with the same `HEIMDALL_DIR` delivers it.
-    Calls that ask something deliver first and wait for the answer.
-
-    All methods may be called from any thread. After a fork the child needs a tracker of its own.
-
-    Args:
-        tracking_uri: Where runs are recorded: `sqlite:///<path>` (relative) or `sqlite:////<path>`
-            (absolute). A database that does not exist is created with the schema of MLflow 3.17.2.
-        artifact_uri: Folder for the artifacts of the experiment, if it has to be created; default `mlruns`
-            beside the database. An experiment that exists keeps the location it has.
-        backend_store_uri: Database behind the tracking URI; if given, it must be the same database.
-        registry_uri: Where models are registered; default the tracking URI.
-        s3_endpoint_url: Endpoint of an S3 store for `s3://` artifacts (no such store in this version).
-        s3_access_key_id: Its access key. Never shown.
-        s3_secret_access_key: Its secret key. Never shown.
-        experiment_name: Experiment, 1 to 256 characters; created if it does not exist.
-
-    Raises:
-        ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
-            database, the experiment is deleted.
-        InvalidInputError: The experiment name is empty or too long.
-        JournalError: `HEIMDALL_DIR` (default `.heimdall` in the working directory) cannot be written.
-
-    Example:
-        >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-        >>> run_id = tracker.start_run("experiment-v1")
-        >>> tracker.log_metrics({"val/loss": 0.25}, step=1)
-        >>> tracker.end_run()
-        >>> tracker.get_run_info(run_id)["metrics"]
-        {'val/loss': 0.25}
-    """
+    """Native half of `heimdall_tracking.MLflowTracker`, which documents it and adds what is Python's own."""
 
     def __init__(
         self,
@@ -107,23 +205,80 @@ class MLflowTracker:
 
     @property
     def active_run_id(self) -> str | None:
-        """Id of the active run; None when there is none."""
+        """Id of the active run, of nested ones the innermost; None when there is none."""
 
-    def start_run(self, run_name: str | None = None, tags: Mapping[str, Any] | None = None) -> str:
-        """Start a run and make it the active one.
+    @property
+    def active_run_ids(self) -> list[str]:
+        """Ids of the active run and of those that it is nested in, the innermost last."""
+
+    def start_run(
+        self,
+        run_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        nested: bool = False,
+        parent_run_id: str | None = None,
+        description: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Start a run, or go on with one, and make it the active one.
 
         Args:
             run_name: Name, up to 250 characters; a random one if left out.
             tags: Tags; they win over the defaults phase=training, service=training,
                 model=LocalizationNet and over the tags `mlflow.user`, `mlflow.source.*` that are set too.
                 Values over 8,000 characters are cut, as by MLflow.
+            nested: Whether the run may start while another one is active. It is nested in that one, and
+                `end_run` ends the innermost.
+            parent_run_id: Run that this one is nested in, where none is active.
+            description: What people should know of it, in Markdown.
+            run_id: A run to go on with in place of a new one. It is RUNNING again, keeps what it has, and
+                gets the name, tags and description that are given.
 
         Returns:
             Id of the run, 32 hexadecimal digits.
 
         Raises:
-            RunStateError: Another run is active.
-            InvalidInputError: The name or a tag's key breaks MLflow's rules; no run is started.
+            RunStateError: Another run is active, and `nested` is false.
+            InvalidInputError: The name, a tag or an id breaks MLflow's rules, or the run or its parent is
+                deleted; no run is started.
+            NotFoundError: There is no run `run_id` or `parent_run_id`.
+            StoreUnavailableError: A server, which chooses the ids of its runs, does not answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> search = tracker.start_run("search")
+            >>> trial = tracker.start_run("trial 1", nested=True)
+            >>> tracker.end_run()
+            >>> tracker.active_run_id == search
+            True
+            >>> tracker.end_run()
+            >>> tracker.get_run(trial).tags["mlflow.parentRunId"] == search
+            True
+        """
+
+    def resume(self, run: str, nested: bool = False) -> str:
+        """Go on with a run that has ended: it is RUNNING again and the active one. Waits for the store.
+
+        Args:
+            run: Its id, or its name: then it is the run of that name in the experiment that started last
+                and is not deleted.
+            nested: As for `start_run`.
+
+        Returns:
+            Id of the run.
+
+        Raises:
+            RunStateError: Another run is active, and `nested` is false; or this one is.
+            NotFoundError: There is no such run.
+            InvalidInputError: It is deleted.
+            StoreUnavailableError: The store cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("long"):
+            ...     tracker.log_param("lr", 0.1)
+            >>> run_id = tracker.resume("long")
+            >>> tracker.end_run()
         """
 
     def end_run(self, status: str = "FINISHED") -> None:
@@ -136,12 +291,36 @@ class MLflowTracker:
             InvalidInputError: Another status; the run stays active.
         """
 
-    def run(self, run_name: str | None = None, tags: Mapping[str, Any] | None = None) -> ActiveRun:
+    def set_terminated(self, status: str = "FINISHED") -> None:
+        """End the active run: `end_run` by the name that MLflow's client has for it.
+
+        Args:
+            status: As for `end_run`.
+
+        Raises:
+            InvalidInputError: As for `end_run`.
+        """
+
+    def run(
+        self,
+        run_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        nested: bool = False,
+        parent_run_id: str | None = None,
+        description: str | None = None,
+        run_id: str | None = None,
+    ) -> ActiveRun:
         """Run for a `with` block: FINISHED at its end, FAILED on an exception, KILLED on Ctrl-C.
+
+        Runs that the block has left open inside it end with it.
 
         Args:
             run_name: As for `start_run`.
             tags: As for `start_run`.
+            nested: As for `start_run`.
+            parent_run_id: As for `start_run`.
+            description: As for `start_run`.
+            run_id: As for `start_run`.
 
         Returns:
             A context manager; the run starts where the block is entered.
@@ -154,6 +333,18 @@ class MLflowTracker:
             'FINISHED'
         """
 
+    def log_param(self, key: str, value: Any) -> None:
+        """Log a param of the active run.
+
+        Args:
+            key: Its key.
+            value: Its value, as for `log_params`.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: As for `log_params`.
+        """
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params of the active run: all of them or, on an error, none.
 
@@ -163,22 +354,115 @@ class MLflowTracker:
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: A key breaks MLflow's rules, or a param of this run has another value.
+            InvalidInputError: A key breaks MLflow's rules, a param of this run has another value, or a
+                value has a NUL character or a lone surrogate.
             WrongTypeError: A key is no str.
         """
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics of the active run, timed now: all of them or, on an error, none.
+    def log_metric(
+        self, key: str, value: float, step: int | None = None, timestamp: int | None = None
+    ) -> None:
+        """Log a metric of the active run.
+
+        Args:
+            key: Its key.
+            value: Its value, as for `log_metrics`.
+            step: Step or epoch, any 64-bit integer; default 0.
+            timestamp: Its time in milliseconds since 1970; default now.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: The key breaks MLflow's rules, or the time is negative.
+            WrongTypeError: The value is not a number.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("measured") as run:
+            ...     tracker.log_metric("val/loss", 0.25, step=1)
+            >>> [(point.step, point.value) for point in tracker.get_metric_history(run.run_id, "val/loss")]
+            [(1, 0.25)]
+        """
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
+    ) -> None:
+        """Log metrics of the active run, all of one time: all of them or, on an error, none.
 
         Args:
             metrics: Numbers by key: Python and NumPy numbers, arrays and tensors of one element. NaN and
                 infinities are kept as MLflow keeps them. A bool is not a number.
             step: Step or epoch, any 64-bit integer; default 0.
+            timestamp: Their time in milliseconds since 1970; default now.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: A key breaks MLflow's rules.
+            InvalidInputError: A key breaks MLflow's rules, or the time is negative.
             WrongTypeError: A value is not a number.
+        """
+
+    def log_batch(
+        self,
+        metrics: Iterable[tuple[Any, ...] | Any] | None = None,
+        params: Mapping[str, Any] | Iterable[Any] | None = None,
+        tags: Mapping[str, Any] | Iterable[Any] | None = None,
+    ) -> None:
+        """Log metrics, params and tags of the active run: all of them or, on an error, none.
+
+        A batch may have any length: it reaches the store in parts that the store takes.
+
+        Args:
+            metrics: Tuples (key, value, step, timestamp), of which the last two may be left out or None, or
+                objects with these attributes, such as `mlflow.entities.Metric`.
+            params: Values by key, or objects with `key` and `value`, such as `mlflow.entities.Param`.
+            tags: Values by key, or objects with `key` and `value`, such as `mlflow.entities.RunTag`.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: Something in it breaks MLflow's rules, as for `log_metrics`, `log_params` and
+                `set_tags`.
+            WrongTypeError: A key is no str, a value no number, a step or timestamp no whole number.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("batch") as run:
+            ...     tracker.log_batch(metrics=[("loss", 0.5, 1), ("loss", 0.25, 2)], params={"lr": 0.1})
+            >>> tracker.get_run(run.run_id).metrics
+            {'loss': 0.25}
+        """
+
+    def set_tag(self, key: str, value: Any) -> None:
+        """Set a tag of the active run; what it was before is replaced.
+
+        Args:
+            key: Its key.
+            value: Its value, as `str()` gives it; over 8,000 characters are cut, as by MLflow.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: The key breaks MLflow's rules, or the value has a NUL or a lone surrogate.
+        """
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the active run: all of them or, on an error, none.
+
+        Args:
+            tags: Values by key, as for `set_tag`.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: As for `set_tag`.
+            WrongTypeError: A key is no str.
+        """
+
+    def delete_tag(self, key: str) -> None:
+        """Remove a tag of the active run; a tag that it does not have is no error.
+
+        Args:
+            key: Its key.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: The key breaks MLflow's rules.
         """
 
     def log_artifact(self, local_path: str | PathLike[str], artifact_path: str | None = "artifacts") -> None:
@@ -262,23 +546,128 @@ class MLflowTracker:
             StoreUnavailableError: The store cannot answer.
         """
 
+    def get_run(self, run_id: str) -> Run:
+        """Read a run back. Delivers what is recorded first, then waits for the store.
+
+        Args:
+            run_id: Any run of the store, deleted or not.
+
+        Returns:
+            The run, with its params, latest metrics, tags and inputs.
+
+        Raises:
+            NotFoundError: There is no such run.
+            StoreUnavailableError: The store cannot answer.
+        """
+
     def get_best_run(
         self,
         metric: str = "val/loss",
         compare_fn: Callable[..., Any] | Literal["min", "max"] = min,
+        filter: str = "",
     ) -> BestRun | None:
         """Find the run of the experiment with the best latest value of a metric.
 
         Args:
             metric: Key of the metric; slashes and blanks need no quotes.
             compare_fn: The built-ins `min` or `max`, or their names.
+            filter: Only runs that this filter finds, in MLflow's language; empty finds all.
 
         Returns:
             The run's id, the value and its params. None when no run has a number there: a run whose
             latest value is NaN is never the best. Of equal runs it is the one that started last.
 
         Raises:
-            InvalidInputError: Another `compare_fn`, or no valid key.
+            InvalidInputError: Another `compare_fn`, no valid key, or a filter that MLflow would refuse.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def get_metric_history(self, run_id: str, key: str) -> list[MetricPoint]:
+        """Read all points of a metric. Delivers what is recorded first, then waits for the store.
+
+        Args:
+            run_id: Any run of the store.
+            key: Key of the metric.
+
+        Returns:
+            The points by time, step and value; none for a metric that the run does not have.
+
+        Raises:
+            NotFoundError: There is no such run.
+            InvalidInputError: The key is none that a metric can have.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def list_experiments(
+        self, view: Literal["active_only", "deleted_only", "all"] = "active_only"
+    ) -> list[Experiment]:
+        """List the experiments of the store. Delivers what is recorded first, then waits for the store.
+
+        Args:
+            view: Whether experiments that are deleted are listed.
+
+        Returns:
+            The experiments, those that were updated last first.
+
+        Raises:
+            InvalidInputError: Another view.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def get_experiment(self, name_or_id: str | None = None) -> Experiment:
+        """Read an experiment, deleted or not. Delivers what is recorded first, then waits for the store.
+
+        Args:
+            name_or_id: Its name or, where none has that name, its id; default the tracker's own experiment.
+
+        Raises:
+            NotFoundError: There is no such experiment.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run, which can be restored. Waits for the store.
+
+        Args:
+            run_id: Any run of the store but an active one of this tracker.
+
+        Raises:
+            NotFoundError: There is no such run.
+            RunStateError: It is active in this tracker.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def restore_run(self, run_id: str) -> None:
+        """Restore a run that was deleted. Waits for the store.
+
+        Args:
+            run_id: Any run of the store.
+
+        Raises:
+            NotFoundError: There is no such run.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def delete_experiment(self, name_or_id: str) -> None:
+        """Delete an experiment with its runs, which can be restored. Waits for the store.
+
+        Args:
+            name_or_id: As for `get_experiment`.
+
+        Raises:
+            NotFoundError: There is no such experiment.
+            RunStateError: This tracker has an active run in it.
+            StoreUnavailableError: The store cannot answer.
+        """
+
+    def restore_experiment(self, name_or_id: str) -> None:
+        """Restore an experiment that was deleted, with its runs. Waits for the store.
+
+        Args:
+            name_or_id: As for `get_experiment`.
+
+        Raises:
+            NotFoundError: There is no such experiment.
             StoreUnavailableError: The store cannot answer.
         """
 
@@ -294,6 +683,30 @@ class MLflowTracker:
 
     def status(self) -> Status:
         """How delivery stands: records pending and parked, what the store answers, where the journal is."""
+
+    def _search_runs(
+        self,
+        filter: str,
+        order_by: Sequence[str],
+        max_results: int | None,
+        view: str,
+        experiment_names: Sequence[str] | None,
+    ) -> list[Run]: ...
+    def _log_bytes(self, content: bytes, artifact_file: str) -> None: ...
+    def _check_artifact_file(self, artifact_file: str) -> None: ...
+    def _log_input(
+        self,
+        name: str,
+        digest: str,
+        source_type: str,
+        source: str,
+        schema: str | None,
+        profile: str | None,
+        tags: Mapping[str, Any],
+    ) -> None: ...
+    def _resumed_from(self) -> Run | None: ...
+    def _uris(self) -> tuple[str, str]: ...
+    def _follow(self, follower: Callable[[list[str]], object]) -> None: ...
 
 class ActiveRun:
     """A run that lasts for a `with` block."""

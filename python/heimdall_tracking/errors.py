@@ -41,6 +41,10 @@ class PermissionDeniedError(HeimdallError, PermissionError):
     """The store does not accept the credentials, or does not let this user do that."""
 
 
+class MissingPackageError(HeimdallError, ImportError):
+    """A package that this call needs is not installed; the message names it."""
+
+
 class UndeliveredError(HeimdallError, TimeoutError):
     """Not everything was delivered in the time allowed; it stays in the journal and is not lost."""
 

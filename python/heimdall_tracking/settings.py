@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ._native import MLflowTracker, without_credentials
+from ._native import without_credentials
+from .tracker import MLflowTracker
 
 # Spelled out, as importing `typing` and `dataclasses` would cost more than all the rest of this package.
 TYPE_CHECKING = False
@@ -42,7 +43,9 @@ class Settings:
     these attributes (a pydantic `Settings`, a namespace) serves `initialize_mlflow` as well.
 
     Args:
-        mlflow_tracking_uri: Where runs are recorded; `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`.
+        mlflow_tracking_uri: Where runs are recorded; `MLFLOW_TRACKING_URI`, else the PostgreSQL database that
+            `POSTGRES_HOST` and, where they are set, `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD` and
+            `POSTGRES_DB` name, else `sqlite:///mlflow.db`.
         mlflow_artifact_uri: Where artifacts of a new experiment go; `MLFLOW_ARTIFACT_URI`, else the
             folder `mlruns` beside the database.
         mlflow_backend_store_uri: Database behind the tracking URI; `MLFLOW_BACKEND_STORE_URI`. Must be the
@@ -69,7 +72,9 @@ class Settings:
         mlflow_run_name_prefix: str = "rf-localization",
     ) -> None:
         env = os.environ.get
-        self.mlflow_tracking_uri = mlflow_tracking_uri or env("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        self.mlflow_tracking_uri = (
+            mlflow_tracking_uri or env("MLFLOW_TRACKING_URI") or _postgres_uri() or "sqlite:///mlflow.db"
+        )
         self.mlflow_artifact_uri = mlflow_artifact_uri or env("MLFLOW_ARTIFACT_URI")
         self.mlflow_backend_store_uri = mlflow_backend_store_uri or env("MLFLOW_BACKEND_STORE_URI")
         self.mlflow_registry_uri = mlflow_registry_uri or env("MLFLOW_REGISTRY_URI")
@@ -87,6 +92,32 @@ class Settings:
             if value is not None and name.endswith(("_uri", "_url")):
                 shown[name] = without_credentials(value)
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _postgres_uri() -> str | None:
+    """The database that the variables of PostgreSQL's container image name, if they name its host."""
+    env = os.environ.get
+    host = env("POSTGRES_HOST")
+    if not host:
+        return None
+    user = env("POSTGRES_USER") or "postgres"
+    database = _percent_encoded(env("POSTGRES_DB") or user)
+    password = env("POSTGRES_PASSWORD")
+    port = env("POSTGRES_PORT")
+    account = _percent_encoded(user) + (f":{_percent_encoded(password)}" if password else "")
+    if host.startswith("/"):
+        # A folder of sockets is no host of a URI.
+        options = f"?host={_percent_encoded(host)}" + (f"&port={port}" if port else "")
+        return f"postgresql://{account}@/{database}{options}"
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"postgresql://{account}@{host}{f':{port}' if port else ''}/{database}"
+
+
+def _percent_encoded(text: str) -> str:
+    """A text as every part of a URI takes it; `urllib.parse` would cost more than the rest of this module."""
+    safe = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
+    return "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in os.fsencode(text))
 
 
 settings = Settings()

@@ -209,7 +209,21 @@ impl Delivery {
     /// # Errors
     /// Those of [`Journal::append`].
     pub fn accept(&self, record: Record) -> Result<()> {
-        if let Appended::InMemory(error) = self.journal.append(record)? {
+        self.accepted(self.journal.append(record)?);
+        Ok(())
+    }
+
+    /// Accepts records that belong together: all of them or, on an error, none.
+    ///
+    /// # Errors
+    /// Those of [`Journal::append_all`].
+    pub fn accept_all(&self, records: Vec<Record>) -> Result<()> {
+        self.accepted(self.journal.append_all(records)?);
+        Ok(())
+    }
+
+    fn accepted(&self, appended: Appended) {
+        if let Appended::InMemory(error) = appended {
             self.shared.notices.tell(format!(
                 "tracking is degraded, training is not: the journal in {} cannot be written ({error}). \
                  Records are kept in memory until it can; they are lost if this process dies before",
@@ -217,7 +231,6 @@ impl Delivery {
             ));
         }
         self.shared.wake.notify_one();
-        Ok(())
     }
 
     /// Waits until everything accepted so far, and everything dead processes had left, is delivered.

@@ -126,7 +126,7 @@ impl Progress {
     pub fn observe(&mut self, entry: &Entry) {
         let run = entry.record.run().to_string();
         match &entry.record {
-            Record::RunStarted(_) => {
+            Record::RunStarted(_) | Record::RunResumed { .. } => {
                 self.open_runs.insert(run, entry.at);
             }
             Record::RunEnded { .. } => {
@@ -263,17 +263,40 @@ impl Journal {
     /// [`JournalError::Encode`] for a record beyond the format's limits, [`JournalError::Full`] when neither
     /// the disk nor memory takes it, [`JournalError::Sealed`] after its end.
     pub fn append(&self, record: Record) -> Result<Appended, JournalError> {
-        let entry = Entry {
+        self.append_entries([Entry {
             at: now_ms(),
             record,
-        };
+        }])
+    }
+
+    /// Appends records that belong together, in one write: after a kill all of them are there or, as good as
+    /// always, none.
+    ///
+    /// # Errors
+    /// Those of [`Journal::append`]; none of them is kept then.
+    pub fn append_all(&self, records: Vec<Record>) -> Result<Appended, JournalError> {
+        let at = now_ms();
+        let entries: Vec<Entry> = records
+            .into_iter()
+            .map(|record| Entry { at, record })
+            .collect();
+        self.append_entries(entries)
+    }
+
+    fn append_entries(
+        &self,
+        entries: impl AsRef<[Entry]> + IntoIterator<Item = Entry>,
+    ) -> Result<Appended, JournalError> {
         let mut writer = self.writer();
         let writer = &mut *writer;
         if writer.sealed {
             return Err(JournalError::Sealed);
         }
         writer.buffer.clear();
-        frame::encode(&entry, &mut writer.buffer).map_err(JournalError::Encode)?;
+        for entry in entries.as_ref() {
+            frame::encode(entry, &mut writer.buffer).map_err(JournalError::Encode)?;
+        }
+        let count = entries.as_ref().len();
         let outcome = if writer.memory.is_empty() {
             match writer.write(&self.dir) {
                 Ok(()) => Appended::OnDisk,
@@ -283,14 +306,14 @@ impl Journal {
             Appended::BehindMemory
         };
         if !matches!(outcome, Appended::OnDisk) {
-            if writer.memory.len() >= MEMORY_LIMIT {
+            if writer.memory.len() + count > MEMORY_LIMIT {
                 return Err(JournalError::Full {
                     dir: self.dir.clone(),
                 });
             }
-            writer.memory.push_back(entry);
+            writer.memory.extend(entries);
         }
-        writer.appended += 1;
+        writer.appended += count as u64;
         Ok(outcome)
     }
 

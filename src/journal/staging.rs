@@ -45,15 +45,27 @@ impl Staging {
     /// # Errors
     /// Those of the file system.
     pub fn copy(&self, file: &Path) -> io::Result<Staged> {
+        self.stage(|target| fs::copy(file, target))
+    }
+
+    /// Writes `content` as a file of its own. Waits on the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&self, content: &[u8]) -> io::Result<Staged> {
+        self.stage(|target| fs::write(target, content).map(|()| content.len() as u64))
+    }
+
+    fn stage(&self, fill: impl FnOnce(&Path) -> io::Result<u64>) -> io::Result<Staged> {
         let name = format!("{:08}", self.next.fetch_add(1, Ordering::Relaxed));
         let target = self.dir.join(&name);
-        let copied = fs::copy(file, &target);
-        if copied.is_err() {
+        let filled = fill(&target);
+        if filled.is_err() {
             let _ = fs::remove_file(&target);
         }
         Ok(Staged {
             name,
-            size: copied?,
+            size: filled?,
         })
     }
 

@@ -181,3 +181,61 @@ fn a_staged_file_keeps_what_it_was() {
     );
     assert_eq!(staged.size, 4);
 }
+
+#[test]
+fn records_that_belong_together_are_appended_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let run = RunId::random();
+    journal
+        .append_all((0..3).map(|step| metrics(run, step)).collect())
+        .unwrap();
+    assert_eq!(journal.end().appended, 3);
+    let too_long = Record::Params {
+        run,
+        values: vec![(
+            Key::parse("param key", "p").unwrap(),
+            "x".repeat(frame::MAX_PAYLOAD),
+        )],
+    };
+    assert!(
+        journal
+            .append_all(vec![metrics(run, 3), too_long, metrics(run, 4)])
+            .is_err()
+    );
+    journal.append(metrics(run, 5)).unwrap();
+    let mut reader = Reader::open(journal.dir());
+    let all = read_all(&mut reader, journal.end().position);
+    assert_eq!(steps(&all), [0, 1, 2, 5]);
+}
+
+#[test]
+fn a_run_that_was_resumed_is_open_until_it_ends_again() {
+    let run = RunId::random();
+    let mut progress = Progress::START;
+    let mut observe = |at, record| {
+        progress.observe(&Entry { at, record });
+        progress.open_runs.clone()
+    };
+    assert_eq!(
+        observe(7, Record::RunResumed { run }),
+        [(run.to_string(), 7)].into()
+    );
+    let ended = Record::RunEnded {
+        run,
+        status: RunStatus::Finished,
+        end_time: 8,
+    };
+    assert!(observe(8, ended).is_empty());
+}
+
+#[test]
+fn bytes_are_staged_as_a_file_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let staged = journal.staging().write(b"text").unwrap();
+    let empty = journal.staging().write(b"").unwrap();
+    assert_eq!((staged.size, empty.size), (4, 0));
+    let reader = Reader::open(journal.dir());
+    assert_eq!(fs::read(reader.staged(&staged.name)).unwrap(), b"text");
+}

@@ -1,6 +1,7 @@
 //! The Python face of the tracker: values in, answers and exceptions out. Nothing else in the crate knows
 //! Python.
 
+mod answers;
 mod errors;
 mod tracker;
 mod values;
@@ -9,6 +10,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use super::answers::{DatasetInput, Experiment, MetricPoint, Run};
     #[pymodule_export]
     use super::tracker::{ActiveRun, MLflowTracker, finish, forget_parent, without_credentials};
 

@@ -9,20 +9,24 @@ use std::{
 use pyo3::{
     exceptions::PyKeyboardInterrupt,
     prelude::*,
-    types::{PyDict, PyMapping, PyType},
+    types::{PyDict, PyList, PyMapping, PyString, PyType},
 };
 
-use super::{errors::to_python, values};
+use super::{
+    answers::{Experiment, MetricPoint, Run},
+    errors::to_python,
+    values,
+};
 use crate::{
     config::{
-        self, DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, FreshSchema, S3Config, Secret,
+        self, DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, Destination, FreshSchema, S3Config, Secret,
         TrackerConfig,
     },
     context::RunContext,
     delivery::background::KeepWaiting,
     error::{Error, Result},
-    run::{Best, RunStatus},
-    tracker::{self, Tracker},
+    run::{self, Best, LifecycleStage, NewRun, RunStatus},
+    tracker::{self, Search, Tracker},
 };
 
 /// An exit that takes longer than this says why.
@@ -32,6 +36,10 @@ const QUIET_EXIT: Duration = Duration::from_secs(2);
 pub struct MLflowTracker {
     tracker: Tracker,
     artifact_uri: Option<String>,
+    /// Tracking and registry URI, with credentials, as the stock client reads them.
+    uris: (Secret, Secret),
+    /// Told of the active runs whenever they change.
+    follower: Mutex<Option<Py<PyAny>>>,
 }
 
 #[pymethods]
@@ -77,8 +85,16 @@ impl MLflowTracker {
                 keep_waiting,
             )
         })?;
+        let tracking = stock_uri(tracker.destination(), &config.tracking_uri);
+        let registry = config.registry_uri.as_deref().filter(|uri| !uri.is_empty());
+        let registry = registry.map_or_else(
+            || tracking.clone(),
+            |uri| stock_uri(tracker.registry_destination(), uri),
+        );
         Ok(Self {
             tracker,
+            uris: (tracking, registry),
+            follower: Mutex::default(),
             artifact_uri: artifact_uri.map(|uri| config::without_credentials(&uri)),
         })
     }
@@ -118,48 +134,263 @@ impl MLflowTracker {
         self.tracker.active_run().map(|run| run.to_string())
     }
 
-    #[pyo3(signature = (run_name=None, tags=None))]
+    #[getter]
+    fn active_run_ids(&self) -> Vec<String> {
+        let active = self.tracker.active_runs();
+        active.into_iter().map(|run| run.to_string()).collect()
+    }
+
+    #[pyo3(signature = (run_name=None, tags=None, nested=false, parent_run_id=None, description=None, run_id=None))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the arguments of MLflow's function of that name"
+    )]
     fn start_run(
         &self,
         py: Python<'_>,
-        run_name: Option<&str>,
-        tags: Option<&Bound<'_, PyMapping>>,
+        run_name: Option<&Bound<'_, PyString>>,
+        tags: Option<&Bound<'_, PyAny>>,
+        nested: bool,
+        parent_run_id: Option<&Bound<'_, PyString>>,
+        description: Option<&Bound<'_, PyString>>,
+        run_id: Option<&Bound<'_, PyString>>,
     ) -> PyResult<String> {
-        let run = values::tags(tags)?.and_then(|tags| self.tracker.start_run(run_name, &tags));
-        self.answer(py, run).map(|run| run.to_string())
+        let text = |what, given: Option<&Bound<'_, PyString>>| {
+            let text = given.map(|given| values::argument(what, given).map(Into::into));
+            self.answer(py, text.transpose())
+        };
+        let new = NewRun {
+            name: text("run name", run_name)?,
+            tags: self.answer(py, values::tags(tags)?)?,
+            nested,
+            parent: text("parent run", parent_run_id)?,
+            description: text("description", description)?,
+        };
+        let run = match text("run id", run_id)? {
+            None => self.ask(py, |keep_waiting| {
+                self.tracker.start_run(&new, keep_waiting)
+            })?,
+            Some(run_id) => {
+                self.answer(py, run_id.parse::<run::RunId>())?;
+                self.ask(py, |keep_waiting| {
+                    self.tracker.resume_run(&run_id, &new, keep_waiting)
+                })?
+            }
+        };
+        self.tell_follower(py)?;
+        Ok(run.to_string())
+    }
+
+    #[pyo3(signature = (run, nested=false))]
+    fn resume(&self, py: Python<'_>, run: &Bound<'_, PyString>, nested: bool) -> PyResult<String> {
+        let run = self.answer(py, values::argument("run", run))?;
+        let new = NewRun {
+            nested,
+            ..NewRun::default()
+        };
+        let id = self.ask(py, |keep_waiting| {
+            self.tracker.resume_run(&run, &new, keep_waiting)
+        })?;
+        self.tell_follower(py)?;
+        Ok(id.to_string())
     }
 
     #[pyo3(signature = (status="FINISHED"))]
     fn end_run(&self, py: Python<'_>, status: &str) -> PyResult<()> {
         let ended = RunStatus::parse_final(status).and_then(|status| self.tracker.end_run(status));
-        self.answer(py, ended)
+        if self.answer(py, ended)?.is_some() {
+            self.tell_follower(py)?;
+        }
+        Ok(())
     }
 
-    #[pyo3(signature = (run_name=None, tags=None))]
-    fn run(slf: Py<Self>, run_name: Option<String>, tags: Option<Py<PyMapping>>) -> ActiveRun {
+    #[pyo3(signature = (status="FINISHED"))]
+    fn set_terminated(&self, py: Python<'_>, status: &str) -> PyResult<()> {
+        self.end_run(py, status)
+    }
+
+    #[pyo3(signature = (run_name=None, tags=None, nested=false, parent_run_id=None, description=None, run_id=None))]
+    fn run(
+        slf: Py<Self>,
+        run_name: Option<Py<PyAny>>,
+        tags: Option<Py<PyAny>>,
+        nested: bool,
+        parent_run_id: Option<Py<PyAny>>,
+        description: Option<Py<PyAny>>,
+        run_id: Option<Py<PyAny>>,
+    ) -> ActiveRun {
         ActiveRun {
             tracker: slf,
-            run_name,
-            tags,
+            arguments: (run_name, tags, nested, parent_run_id, description, run_id),
             run_id: Mutex::default(),
         }
     }
 
-    fn log_params(&self, py: Python<'_>, params: &Bound<'_, PyMapping>) -> PyResult<()> {
-        let logged = values::params(params)?.and_then(|params| self.tracker.log_params(params));
+    fn log_param(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let key = self.answer(py, values::argument("param key", key))?;
+        let value = self.answer(py, values::param(&key, value)?)?;
+        let logged =
+            self.tracker
+                .log_batch("log_param", vec![], vec![(key.into_owned(), value)], vec![]);
         self.answer(py, logged)
     }
 
-    #[pyo3(signature = (metrics, step=None))]
+    fn log_params(&self, py: Python<'_>, params: &Bound<'_, PyMapping>) -> PyResult<()> {
+        let logged =
+            values::params(Some(params))?.and_then(|params| self.tracker.log_params(params));
+        self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (key, value, step=None, timestamp=None))]
+    fn log_metric(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        step: Option<i64>,
+        timestamp: Option<i64>,
+    ) -> PyResult<()> {
+        let logged = values::metric(key, value)?.and_then(|metric| {
+            self.tracker
+                .log_metrics(vec![metric], step.unwrap_or(0), timestamp)
+        });
+        self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (metrics, step=None, timestamp=None))]
     fn log_metrics(
         &self,
         py: Python<'_>,
         metrics: &Bound<'_, PyMapping>,
         step: Option<i64>,
+        timestamp: Option<i64>,
     ) -> PyResult<()> {
-        let logged = values::metrics(metrics)?
-            .and_then(|values| self.tracker.log_metrics(values, step.unwrap_or(0)));
+        let logged = values::metrics(metrics)?.and_then(|values| {
+            self.tracker
+                .log_metrics(values, step.unwrap_or(0), timestamp)
+        });
         self.answer(py, logged)
+    }
+
+    #[pyo3(signature = (metrics=None, params=None, tags=None))]
+    fn log_batch(
+        &self,
+        py: Python<'_>,
+        metrics: Option<&Bound<'_, PyAny>>,
+        params: Option<&Bound<'_, PyAny>>,
+        tags: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let points = match metrics {
+            Some(metrics) => self.answer(py, values::points(metrics, run::now_ms())?)?,
+            None => Vec::new(),
+        };
+        let params = self.answer(py, values::params(params)?)?;
+        let tags = self.answer(py, values::tags(tags)?)?;
+        let logged = self.tracker.log_batch("log_batch", points, params, tags);
+        self.answer(py, logged)
+    }
+
+    fn set_tag(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let key = self.answer(py, values::argument("tag key", key))?;
+        let value = self.answer(py, values::tag(&key, value)?)?;
+        let set =
+            self.tracker
+                .log_batch("set_tag", vec![], vec![], vec![(key.into_owned(), value)]);
+        self.answer(py, set)
+    }
+
+    fn set_tags(&self, py: Python<'_>, tags: &Bound<'_, PyMapping>) -> PyResult<()> {
+        let set = values::tags(Some(tags))?.and_then(|tags| self.tracker.set_tags(tags));
+        self.answer(py, set)
+    }
+
+    fn delete_tag(&self, py: Python<'_>, key: &Bound<'_, PyString>) -> PyResult<()> {
+        let deleted =
+            values::argument("tag key", key).and_then(|key| self.tracker.delete_tag(&key));
+        self.answer(py, deleted)
+    }
+
+    fn _log_bytes(
+        &self,
+        py: Python<'_>,
+        content: &[u8],
+        artifact_file: &Bound<'_, PyString>,
+    ) -> PyResult<()> {
+        let path = self.answer(py, values::argument("artifact file", artifact_file))?;
+        let logged = py.detach(|| self.tracker.log_bytes(content, &path));
+        self.answer(py, logged)
+    }
+
+    fn _check_artifact_file(
+        &self,
+        py: Python<'_>,
+        artifact_file: &Bound<'_, PyString>,
+    ) -> PyResult<()> {
+        let path = values::argument("artifact file", artifact_file);
+        let checked = path.and_then(|path| tracker::file_path(&path));
+        self.answer(py, checked).map(|_| ())
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of a dataset, one each"
+    )]
+    fn _log_input(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyString>,
+        digest: &Bound<'_, PyString>,
+        source_type: &Bound<'_, PyString>,
+        source: &Bound<'_, PyString>,
+        schema: Option<&Bound<'_, PyString>>,
+        profile: Option<&Bound<'_, PyString>>,
+        tags: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let text = |what, given| {
+            let text = values::argument(what, given).map(|text| text.into_owned());
+            self.answer(py, text)
+        };
+        let dataset = run::DatasetInput {
+            name: text("dataset name", name)?,
+            digest: text("dataset digest", digest)?,
+            source_type: text("dataset source type", source_type)?,
+            source: text("dataset source", source)?,
+            schema: schema.map(|it| text("dataset schema", it)).transpose()?,
+            profile: profile.map(|it| text("dataset profile", it)).transpose()?,
+            tags: self.answer(py, values::tags(Some(tags))?)?,
+        };
+        let logged = self.tracker.log_input(dataset);
+        self.answer(py, logged)
+    }
+
+    /// The active run as it was when it was resumed, if it was.
+    fn _resumed_from(&self) -> Option<Run> {
+        let before = self.tracker.resumed_from()?;
+        Some(Run::from((*before).clone()))
+    }
+
+    /// Tracking and registry URI with credentials, for the stock client alone.
+    fn _uris(&self) -> (&str, &str) {
+        (self.uris.0.reveal(), self.uris.1.reveal())
+    }
+
+    /// Has `follower` called with the ids of the active runs whenever they change.
+    fn _follow(&self, follower: Py<PyAny>) {
+        let mut slot = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = slot.replace(follower);
+        drop(slot);
+        // Its end may run code of Python's, which may come back here.
+        drop(before);
     }
 
     #[pyo3(signature = (local_path, artifact_path="artifacts"))]
@@ -193,7 +424,7 @@ impl MLflowTracker {
         model_name: &str,
         model_uri: &str,
         description: &str,
-        tags: Option<&Bound<'_, PyMapping>>,
+        tags: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
         let tags = self.answer(py, values::tags(tags)?)?;
         let version = self.ask(py, |keep_waiting| {
@@ -217,9 +448,14 @@ impl MLflowTracker {
         })
     }
 
-    fn get_run_info<'py>(&self, py: Python<'py>, run_id: &str) -> PyResult<Bound<'py, PyDict>> {
+    fn get_run_info<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
         let run = self.ask(py, |keep_waiting| {
-            self.tracker.run_info(run_id, keep_waiting)
+            self.tracker.run_info(&run_id, keep_waiting)
         })?;
         let info = PyDict::new(py);
         info.set_item("run_id", run.run_id)?;
@@ -233,16 +469,49 @@ impl MLflowTracker {
         Ok(info)
     }
 
-    #[pyo3(signature = (metric="val/loss", compare_fn=None))]
+    fn get_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<Run> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
+        let run = self.ask(py, |keep_waiting| {
+            self.tracker.run_info(&run_id, keep_waiting)
+        })?;
+        Ok(run.into())
+    }
+
+    fn _search_runs(
+        &self,
+        py: Python<'_>,
+        filter: &Bound<'_, PyString>,
+        order_by: Vec<String>,
+        max_results: Option<usize>,
+        view: &str,
+        experiment_names: Option<Vec<String>>,
+    ) -> PyResult<Vec<Run>> {
+        let search = Search {
+            filter: self
+                .answer(py, values::argument("filter", filter))?
+                .into_owned(),
+            order_by,
+            max_results,
+            view: self.answer(py, view.parse())?,
+            experiments: experiment_names,
+        };
+        let runs = self.ask(py, |keep_waiting| {
+            self.tracker.search_runs(&search, keep_waiting)
+        })?;
+        Ok(runs.into_iter().map(Run::from).collect())
+    }
+
+    #[pyo3(signature = (metric="val/loss", compare_fn=None, filter=""))]
     fn get_best_run<'py>(
         &self,
         py: Python<'py>,
         metric: &str,
         compare_fn: Option<&Bound<'py, PyAny>>,
+        filter: &str,
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
         let best = self.answer(py, best(py, compare_fn)?)?;
         let run = self.ask(py, |keep_waiting| {
-            self.tracker.best_run(metric, best, keep_waiting)
+            self.tracker.best_run(metric, best, filter, keep_waiting)
         })?;
         let Some(run) = run else { return Ok(None) };
         let answer = PyDict::new(py);
@@ -250,6 +519,75 @@ impl MLflowTracker {
         answer.set_item("metric_value", run.metrics.get(metric))?;
         answer.set_item("params", run.params)?;
         Ok(Some(answer))
+    }
+
+    fn get_metric_history<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: &Bound<'py, PyString>,
+        key: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
+        let key = self.answer(py, values::argument("metric key", key))?;
+        let points = self.ask(py, |keep_waiting| {
+            self.tracker.metric_history(&run_id, &key, keep_waiting)
+        })?;
+        PyList::new(py, points.into_iter().map(MetricPoint::from))
+    }
+
+    #[pyo3(signature = (view="active_only"))]
+    fn list_experiments(&self, py: Python<'_>, view: &str) -> PyResult<Vec<Experiment>> {
+        let view = self.answer(py, view.parse())?;
+        let experiments = self.ask(py, |keep_waiting| {
+            self.tracker.experiments(view, keep_waiting)
+        })?;
+        Ok(experiments.into_iter().map(Experiment::from).collect())
+    }
+
+    #[pyo3(signature = (name_or_id=None))]
+    fn get_experiment(
+        &self,
+        py: Python<'_>,
+        name_or_id: Option<&Bound<'_, PyString>>,
+    ) -> PyResult<Experiment> {
+        let wanted = name_or_id.map(|wanted| values::argument("experiment", wanted));
+        let wanted = self.answer(py, wanted.transpose())?;
+        let found = self.ask(py, |keep_waiting| {
+            self.tracker.experiment(wanted.as_deref(), keep_waiting)
+        })?;
+        Ok(found.into())
+    }
+
+    fn delete_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
+        self.ask(py, |keep_waiting| {
+            self.tracker
+                .set_run_stage(&run_id, LifecycleStage::Deleted, keep_waiting)
+        })
+    }
+
+    fn restore_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let run_id = self.answer(py, values::argument("run id", run_id))?;
+        self.ask(py, |keep_waiting| {
+            self.tracker
+                .set_run_stage(&run_id, LifecycleStage::Active, keep_waiting)
+        })
+    }
+
+    fn delete_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
+        self.ask(py, |keep_waiting| {
+            self.tracker
+                .set_experiment_stage(&wanted, LifecycleStage::Deleted, keep_waiting)
+        })
+    }
+
+    fn restore_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
+        let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
+        self.ask(py, |keep_waiting| {
+            self.tracker
+                .set_experiment_stage(&wanted, LifecycleStage::Active, keep_waiting)
+        })
     }
 
     #[pyo3(signature = (timeout=None))]
@@ -299,6 +637,20 @@ impl MLflowTracker {
         outcome.map_err(|error| to_python(py, &error))
     }
 
+    /// Tells who follows the active runs what they are now.
+    fn tell_follower(&self, py: Python<'_>) -> PyResult<()> {
+        let follower = self
+            .follower
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|follower| follower.clone_ref(py));
+        if let Some(follower) = follower {
+            follower.call1(py, (self.active_run_ids(),))?;
+        }
+        Ok(())
+    }
+
     /// Runs what waits on a store, without the GIL.
     fn ask<T: Send>(
         &self,
@@ -311,12 +663,21 @@ impl MLflowTracker {
     }
 }
 
+/// Arguments of `start_run`, in their order.
+type Arguments = (
+    Option<Py<PyAny>>,
+    Option<Py<PyAny>>,
+    bool,
+    Option<Py<PyAny>>,
+    Option<Py<PyAny>>,
+    Option<Py<PyAny>>,
+);
+
 /// `with tracker.run("name") as run:`
 #[pyclass(frozen, module = "heimdall_tracking", name = "ActiveRun")]
 pub struct ActiveRun {
     tracker: Py<MLflowTracker>,
-    run_name: Option<String>,
-    tags: Option<Py<PyMapping>>,
+    arguments: Arguments,
     run_id: Mutex<Option<String>>,
 }
 
@@ -333,12 +694,28 @@ impl ActiveRun {
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let py = slf.py();
         let run = slf.get();
-        let tags = run.tags.as_ref().map(|tags| tags.bind(py));
-        let run_id = run
+        // By its name and with what was given alone, so that a subclass of the user's is asked as always.
+        let (run_name, tags, nested, parent, description, run_id) = &run.arguments;
+        let arguments = PyDict::new(py);
+        for (name, given) in [
+            ("run_name", run_name),
+            ("tags", tags),
+            ("parent_run_id", parent),
+            ("description", description),
+            ("run_id", run_id),
+        ] {
+            if let Some(given) = given {
+                arguments.set_item(name, given)?;
+            }
+        }
+        if *nested {
+            arguments.set_item("nested", true)?;
+        }
+        let started = run
             .tracker
-            .get()
-            .start_run(py, run.run_name.as_deref(), tags)?;
-        *run.run_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(run_id);
+            .bind(py)
+            .call_method("start_run", (), Some(&arguments))?;
+        *run.run_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(started.extract()?);
         Ok(slf)
     }
 
@@ -357,10 +734,14 @@ impl ActiveRun {
             }
             Some(_) => RunStatus::Failed,
         };
-        let tracker = self.tracker.get();
-        // The caller may have ended the run in the block already, and started another one.
-        if tracker.active_run_id() == self.run_id() {
-            tracker.answer(py, tracker.tracker.end_run(status))?;
+        let tracker = self.tracker.bind(py);
+        // The caller may have ended the run in the block already, and started another one; or have left runs
+        // open that are nested in this one.
+        let run_id = self.run_id().unwrap_or_default();
+        let active = tracker.get().active_run_ids();
+        let place = active.iter().position(|active| *active == run_id);
+        for _ in place.unwrap_or(active.len())..active.len() {
+            tracker.call_method1("end_run", (status.as_str(),))?;
         }
         Ok(false)
     }
@@ -406,6 +787,22 @@ pub fn forget_parent() {
 #[pyfunction]
 pub fn without_credentials(uri: &str) -> String {
     config::without_credentials(uri)
+}
+
+/// A URI, credentials included, as the stock client takes it.
+fn stock_uri(destination: &Destination, given: &str) -> Secret {
+    Secret::from(match destination {
+        // Absolute, as the working directory may change.
+        Destination::Sqlite(_) => destination.uri(),
+        // SQLAlchemy knows the scheme by its long name only.
+        Destination::Postgres(_) => match given.split_once(':') {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("postgres") => {
+                format!("postgresql:{rest}")
+            }
+            _ => given.to_owned(),
+        },
+        Destination::Server(_) => given.trim_end_matches('/').to_owned(),
+    })
 }
 
 /// Says sentences to the user: on the logger `heimdall_tracking`, which prints where nothing is configured.

@@ -3,45 +3,153 @@
 use std::{borrow::Cow, path::PathBuf};
 
 use pyo3::{
+    exceptions::PyOverflowError,
     prelude::*,
-    types::{PyBool, PyDict, PyFloat, PyInt, PyMapping, PyString},
+    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple},
 };
 
 use crate::{
     error::{Error, Result},
     record::Key,
+    run::MetricPoint,
 };
 
-/// Key and text of each param: lists and dicts as JSON, everything else as `str()` gives it.
-pub fn params(params: &Bound<'_, PyMapping>) -> PyResult<Result<Vec<(String, String)>>> {
-    texts("param", params, |value| {
-        if value.is_instance_of::<pyo3::types::PyList>() || value.is_instance_of::<PyDict>() {
-            json(value)
-        } else {
-            text(value)
-        }
-    })
+/// Key and text of each param.
+pub fn params(params: Option<&Bound<'_, PyAny>>) -> PyResult<Result<Vec<(String, String)>>> {
+    params.map_or_else(
+        || Ok(Ok(Vec::new())),
+        |params| texts("param", params, param),
+    )
+}
+
+/// The text of a param: lists and dicts as JSON, everything else as `str()` gives it.
+pub fn param(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<String>> {
+    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyDict>() {
+        return json(value).map(Ok);
+    }
+    text("param", key, value)
 }
 
 /// Key and text of each tag.
-pub fn tags(tags: Option<&Bound<'_, PyMapping>>) -> PyResult<Result<Vec<(String, String)>>> {
-    tags.map_or_else(|| Ok(Ok(Vec::new())), |tags| texts("tag", tags, text))
+pub fn tags(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Result<Vec<(String, String)>>> {
+    tags.map_or_else(|| Ok(Ok(Vec::new())), |tags| texts("tag", tags, tag))
 }
 
+/// The text of a tag: what `str()` gives.
+pub fn tag(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<String>> {
+    text("tag", key, value)
+}
+
+/// Keys and texts of a mapping, or of objects such as MLflow's own `Param` and `RunTag`.
 fn texts(
     what: &'static str,
-    mapping: &Bound<'_, PyMapping>,
-    value: impl Fn(&Bound<'_, PyAny>) -> PyResult<String>,
+    given: &Bound<'_, PyAny>,
+    value: impl Fn(&str, &Bound<'_, PyAny>) -> PyResult<Result<String>>,
 ) -> PyResult<Result<Vec<(String, String)>>> {
-    let mut texts = Vec::with_capacity(mapping.len()?);
-    for item in mapping.items()? {
-        let (key, item): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-        match key_text(what, &key)? {
-            Ok(key) => texts.push((key.into_owned(), value(&item)?)),
+    let mut texts = Vec::new();
+    let mut add = |key: &Bound<'_, PyAny>, item: &Bound<'_, PyAny>| -> PyResult<Result<()>> {
+        let key = match key_text(what, key)? {
+            Ok(key) => key,
             Err(error) => return Ok(Err(error)),
+        };
+        Ok(value(&key, item)?.map(|text| texts.push((key.into_owned(), text))))
+    };
+    if let Ok(mapping) = given.cast::<PyMapping>() {
+        for item in mapping.items()? {
+            let (key, item): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+            if let Err(error) = add(&key, &item)? {
+                return Ok(Err(error));
+            }
+        }
+        return Ok(Ok(texts));
+    }
+    for entity in given.try_iter()? {
+        let entity = entity?;
+        if let Err(error) = add(&entity.getattr("key")?, &entity.getattr("value")?)? {
+            return Ok(Err(error));
         }
     }
     Ok(Ok(texts))
+}
+
+/// Key and point of each of some tuples (key, value, step, timestamp), of which step and timestamp may be left
+/// out, or of objects such as MLflow's own `Metric`.
+pub fn points(metrics: &Bound<'_, PyAny>, now: i64) -> PyResult<Result<Vec<(Key, MetricPoint)>>> {
+    let mut points = Vec::with_capacity(metrics.len().unwrap_or(0));
+    for item in metrics.try_iter()? {
+        let item = item?;
+        let parts: [Option<Bound<'_, PyAny>>; 4] = if let Ok(tuple) = item.cast::<PyTuple>() {
+            if !(2..=4).contains(&tuple.len()) {
+                return Ok(Err(Error::invalid(
+                    "metric",
+                    &tuple.repr()?.to_string(),
+                    "it is (key, value, step, timestamp), of which the last two may be left out",
+                )));
+            }
+            std::array::from_fn(|place| tuple.get_item(place).ok())
+        } else {
+            let part = |name| item.getattr(name).map(Some);
+            [
+                part("key")?,
+                part("value")?,
+                part("step")?,
+                part("timestamp")?,
+            ]
+        };
+        let [Some(key), Some(value), step, timestamp] = parts else {
+            continue;
+        };
+        let (key, value) = match metric(&key, &value)? {
+            Ok(pair) => pair,
+            Err(error) => return Ok(Err(error)),
+        };
+        let whole = |what, given: Option<Bound<'_, PyAny>>, default| match given {
+            Some(given) if !given.is_none() => whole_number(what, key.as_str(), &given),
+            _ => Ok(Ok(default)),
+        };
+        let step = match whole("step of metric", step, 0)? {
+            Ok(step) => step,
+            Err(error) => return Ok(Err(error)),
+        };
+        let timestamp = match whole("timestamp of metric", timestamp, now)? {
+            Ok(timestamp) => timestamp,
+            Err(error) => return Ok(Err(error)),
+        };
+        points.push((
+            key,
+            MetricPoint {
+                value,
+                timestamp,
+                step,
+            },
+        ));
+    }
+    Ok(Ok(points))
+}
+
+fn whole_number(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<i64>> {
+    let py = value.py();
+    if value.is_instance_of::<PyBool>() {
+        return Ok(Err(wrong_number(what, key, value)?));
+    }
+    Ok(match value.extract::<i64>() {
+        Ok(number) => Ok(number),
+        Err(error) if error.is_instance_of::<PyOverflowError>(py) => Err(Error::invalid(
+            what,
+            key,
+            "it is beyond a 64-bit whole number",
+        )),
+        Err(_) => Err(wrong_number(what, key, value)?),
+    })
+}
+
+fn wrong_number(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Error> {
+    Ok(Error::WrongType {
+        what,
+        key: key.to_owned(),
+        expected: "a whole number",
+        found: value.get_type().name()?.to_string(),
+    })
 }
 
 /// Key and number of each metric. Anything that turns into a float by itself is a number, and so is an array or
@@ -68,7 +176,8 @@ pub fn metrics(metrics: &Bound<'_, PyMapping>) -> PyResult<Result<Vec<(Key, f64)
     Ok(Ok(values))
 }
 
-fn metric(key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<Result<(Key, f64)>> {
+/// Key and number of one metric.
+pub fn metric(key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<Result<(Key, f64)>> {
     let key = match key_text("metric", key)?.and_then(|key| Key::parse("metric key", &key)) {
         Ok(key) => key,
         Err(error) => return Ok(Err(error)),
@@ -119,18 +228,41 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<f64>> {
 
 fn key_text<'a>(what: &'static str, key: &'a Bound<'_, PyAny>) -> PyResult<Result<Cow<'a, str>>> {
     Ok(match key.cast::<PyString>() {
-        Ok(key) => Ok(key.to_cow()?),
+        Ok(key) => argument(what, key),
         Err(_) => Err(Error::WrongType {
             what,
-            key: key.str()?.to_string(),
+            key: key.str()?.to_string_lossy().into_owned(),
             expected: "under a key that is a str",
             found: key.get_type().name()?.to_string(),
         }),
     })
 }
 
-fn text(value: &Bound<'_, PyAny>) -> PyResult<String> {
-    Ok(value.str()?.to_cow()?.into_owned())
+fn text(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<String>> {
+    let text = value.str()?;
+    Ok(utf8(what, key, &text).map(Cow::into_owned))
+}
+
+/// A str as UTF-8; `shown` says which one it is where it has half a character.
+fn utf8<'a>(
+    what: &'static str,
+    shown: &str,
+    text: &'a Bound<'_, PyString>,
+) -> Result<Cow<'a, str>> {
+    text.to_cow().map_err(|_| {
+        Error::invalid(
+            what,
+            shown,
+            "it has a lone surrogate, half a character, which UTF-8 has no form for: remove it",
+        )
+    })
+}
+
+/// An argument that is a text.
+pub fn argument<'a>(what: &'static str, text: &'a Bound<'_, PyString>) -> Result<Cow<'a, str>> {
+    // What names it is made only where it is needed: every key of a metric passes here.
+    text.to_cow()
+        .or_else(|_| utf8(what, &text.to_string_lossy(), text))
 }
 
 fn json(value: &Bound<'_, PyAny>) -> PyResult<String> {

@@ -1,0 +1,31 @@
+"""Packages that a single call needs: imported by that call, named where they are missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .errors import MissingPackageError
+
+# What a package is installed by where that is not its own name.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+
+
+def need(module: str, what: str) -> Any:
+    """Import a module.
+
+    Args:
+        module: Its dotted name.
+        what: The call that needs it.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        package = DISTRIBUTIONS.get(package, package)
+        raise MissingPackageError(f"{what} needs {package}: pip install {package}") from error

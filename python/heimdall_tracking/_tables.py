@@ -1,0 +1,136 @@
+"""Tables as MLflow's UI compares them: a file of JSON or Parquet that rows are appended to."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from . import _images
+from ._optional import need
+from .errors import InvalidInputError, WrongTypeError
+
+LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
+FORBIDDEN = "\"',:[]{}"
+
+
+class Tables:
+    """The tables of a tracker's active runs, as they were last logged."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._content: dict[tuple[str, str], bytes] = {}
+        self._listed: dict[str, list[dict[str, str]]] = {}
+
+    def keep(self, run_ids: list[str]) -> None:
+        """Forget the tables of all other runs."""
+        self._content = {key: table for key, table in self._content.items() if key[0] in run_ids}
+        self._listed = {run_id: tag for run_id, tag in self._listed.items() if run_id in run_ids}
+
+    def log(self, tracker: Any, run_id: str, data: Any, artifact_file: str) -> None:
+        """Log rows: see `MLflowTracker.log_table`."""
+        kind = PurePosixPath(artifact_file).suffix
+        if kind not in (".json", ".parquet") or set(FORBIDDEN) & set(artifact_file):
+            raise InvalidInputError(
+                f"artifact file {artifact_file!r} cannot hold a table: it ends with .json or .parquet and "
+                f"has none of {' '.join(FORBIDDEN)}"
+            )
+        tracker._check_artifact_file(artifact_file)
+        frame = _frame(data)
+        with self._lock:
+            self.keep(tracker.active_run_ids)
+            before = tracker._resumed_from()
+            files: dict[str, bytes] = {}
+            frame = _with_images(frame, artifact_file, files.__setitem__)
+            earlier = self._content.get((run_id, artifact_file))
+            if earlier is None and before is not None:
+                earlier = _artifact(before.artifact_uri, artifact_file)
+            if earlier is not None:
+                rows = [_read(earlier, kind), frame]
+                frame = need("pandas", "log_table").concat(rows, ignore_index=True)
+            files[artifact_file] = content = _written(frame, kind)
+            for path, file in files.items():
+                tracker._log_bytes(file, path)
+            self._content[run_id, artifact_file] = content
+            if run_id not in self._listed:
+                listed = before.tags.get(LOGGED_ARTIFACTS, "[]") if before else "[]"
+                self._listed[run_id] = json.loads(listed)
+            entry = {"path": artifact_file, "type": "table"}
+            if entry not in self._listed[run_id]:
+                self._listed[run_id].append(entry)
+                tracker.set_tag(LOGGED_ARTIFACTS, json.dumps(self._listed[run_id]))
+
+
+def _frame(data: Any) -> Any:
+    pandas = need("pandas", "log_table")
+    if isinstance(data, pandas.DataFrame):
+        return data.copy(deep=False)
+    if not isinstance(data, dict):
+        raise WrongTypeError(f"a table is a dict or a DataFrame of pandas, not {type(data).__name__}")
+    try:
+        return pandas.DataFrame(data)
+    except ValueError:
+        # One row, of values that are no lists.
+        return pandas.DataFrame([data])
+
+
+def _with_images(frame: Any, artifact_file: str, store: Callable[[str, bytes], None]) -> Any:
+    """Replace images by what MLflow's UI finds them by; their files are handed to `store`."""
+    folder = PurePosixPath("table_images", artifact_file).with_suffix("")
+
+    def is_image(cell: Any) -> bool:
+        parts = (getattr(cell, "save", None), getattr(cell, "resize", None))
+        return all(map(callable, parts)) and hasattr(cell, "size")
+
+    def stored(cell: Any) -> dict[str, str]:
+        image = _images.as_pil(cell)
+        path, small = (str(folder / f"{name}{end}") for name in [uuid.uuid4()] for end in (".png", ".webp"))
+        store(path, _images.encoded(image, path))
+        store(small, _images.encoded(_images.small(image), small))
+        return {"type": "image", "filepath": path, "compressed_filepath": small}
+
+    for column in frame.columns:
+        if frame[column].dtype != object:
+            continue
+        images = [is_image(cell) for cell in frame[column]]
+        if any(images) and not all(images):
+            raise InvalidInputError(
+                f"column {column!r} of the table has images and other things: separate them"
+            )
+        if any(images):
+            frame[column] = frame[column].map(stored)
+    return frame
+
+
+def _written(frame: Any, kind: str) -> bytes:
+    try:
+        if kind == ".json":
+            text: str = frame.to_json(orient="split", index=False, date_format="iso")
+            return text.encode()
+        need("pyarrow", "log_table to a .parquet file")
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInputError(f"the table cannot be written as {kind}: {error}") from error
+
+
+def _read(content: bytes, kind: str) -> Any:
+    pandas = need("pandas", "log_table")
+    if kind == ".json":
+        return pandas.read_json(io.BytesIO(content), orient="split")
+    return pandas.read_parquet(io.BytesIO(content))
+
+
+def _artifact(artifact_uri: str, artifact_file: str) -> bytes | None:
+    """A file of a run whose artifacts are in a local folder, if it is there."""
+    parts = urlsplit(artifact_uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    file = Path(unquote(parts.path) if parts.scheme else artifact_uri, artifact_file)
+    return file.read_bytes() if file.is_file() else None

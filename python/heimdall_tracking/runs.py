@@ -1,0 +1,206 @@
+"""Runs that a search has found, as tables of other libraries and as files."""
+
+from __future__ import annotations
+
+from ._native import Run
+
+# Spelled out for the same reason as in `settings`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+    from typing import Any
+
+    import pandas
+    import polars
+    import pyarrow
+
+    BaseList = list[Run]
+else:
+    BaseList = list
+
+INFO = ("run_id", "experiment_id", "status", "artifact_uri", "start_time", "end_time")
+TIMES = ("start_time", "end_time")
+
+
+class RunList(BaseList):
+    """Runs in the order of the search: a `list` of `Run` that turns into a table.
+
+    A table has the columns that `mlflow.search_runs` gives: `run_id`, `experiment_id`, `status`,
+    `artifact_uri`, `start_time` and `end_time` (UTC), then `metrics.*`, `params.*` and `tags.*`, each
+    in the order of its keys. A run that lacks a metric has NaN there, one that lacks a param or tag None.
+
+    Example:
+        >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+        >>> with tracker.run("first"):
+        ...     tracker.log_metric("val/loss", 0.25)
+        >>> [run.metrics for run in tracker.search_runs()]
+        [{'val/loss': 0.25}]
+    """
+
+    __slots__ = ()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the runs as a DataFrame of pandas, as `mlflow.search_runs` does.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        from ._optional import need
+
+        pandas = need("pandas", "to_pandas")
+        data: dict[str, Any] = {}
+        for name, values in _columns(self, missing=float("nan")).items():
+            if name in TIMES:
+                data[name] = [pandas.to_datetime(time, unit="ms", utc=True) for time in values]
+            else:
+                data[name] = values
+        return pandas.DataFrame(data)
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return the runs as a table of Arrow; a missing metric is null, as it is no NaN.
+
+        Raises:
+            MissingPackageError: pyarrow is not installed.
+        """
+        from ._optional import need
+
+        arrow = need("pyarrow", "to_arrow")
+
+        def kind(name: str) -> Any:
+            if name in TIMES:
+                return arrow.timestamp("ms", tz="UTC")
+            return arrow.float64() if name.startswith("metrics.") else arrow.string()
+
+        columns = _columns(self, missing=None)
+        return arrow.table({name: arrow.array(values, kind(name)) for name, values in columns.items()})
+
+    def to_polars(self) -> polars.DataFrame:
+        """Return the runs as a DataFrame of Polars; a missing metric is null, as it is no NaN.
+
+        Raises:
+            MissingPackageError: Polars is not installed.
+        """
+        from ._optional import need
+
+        polars = need("polars", "to_polars")
+
+        def kind(name: str) -> Any:
+            if name in TIMES:
+                return polars.Datetime("ms", "UTC")
+            return polars.Float64 if name.startswith("metrics.") else polars.String
+
+        columns = _columns(self, missing=None)
+        return polars.DataFrame(columns, schema={name: kind(name) for name in columns})
+
+
+def _columns(runs: list[Run], missing: float | None) -> dict[str, list[Any]]:
+    """The columns of a table by their names; times are milliseconds since 1970."""
+    columns: dict[str, list[Any]] = {name: [getattr(run, name) for run in runs] for name in INFO}
+    for kind, absent in (("metrics", missing), ("params", None), ("tags", None)):
+        # Each of a run's dicts is made when it is asked for: once.
+        values: list[dict[str, Any]] = [getattr(run, kind) for run in runs]
+        for key in sorted(set().union(*values)):
+            columns[f"{kind}.{key}"] = [of_run.get(key, absent) for of_run in values]
+    return columns
+
+
+def exporter(path: str | PathLike[str]) -> Callable[[RunList], None]:
+    """Return what writes runs into a file, by the ending of its name.
+
+    Raises:
+        InvalidInputError: Another ending than .csv, .json or .parquet.
+    """
+    from pathlib import Path
+
+    from .errors import InvalidInputError
+
+    file = Path(path)
+    writers = {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}
+    write = writers.get(file.suffix.lower())
+    if write is None:
+        raise InvalidInputError(f"runs are exported to .csv, .json or .parquet, not to {str(path)!r}")
+    if not file.parent.is_dir():
+        raise InvalidInputError(f"runs cannot be exported to {str(path)!r}: there is no folder {file.parent}")
+    if write is _write_parquet:
+        from ._optional import need
+
+        need("pyarrow.parquet", "export_runs to a .parquet file")
+
+    def export(runs: RunList) -> None:
+        import os
+
+        # Beside it under another name first, so that nobody reads half a file.
+        part = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            write(runs, part)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+    return export
+
+
+def _write_csv(runs: RunList, file: Any) -> None:
+    import csv
+
+    columns = _columns(runs, missing=None)
+    for name in TIMES:
+        columns[name] = [_iso(time) for time in columns[name]]
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _write_json(runs: RunList, file: Any) -> None:
+    import json
+
+    with file.open("w", encoding="utf-8") as stream:
+        json.dump([_json(run) for run in runs], stream, indent=2, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+
+
+def _write_parquet(runs: RunList, file: Any) -> None:
+    from ._optional import need
+
+    need("pyarrow.parquet", "export_runs to a .parquet file").write_table(runs.to_arrow(), file)
+
+
+def _json(run: Run) -> dict[str, Any]:
+    info = {name: getattr(run, name) for name in (*INFO, "run_name", "user_id", "lifecycle_stage")}
+    for name in TIMES:
+        info[name] = _iso(info[name])
+    # JSON has no number that is none: they are the words that MLflow's REST API uses.
+    metrics = {key: _number(value) for key, value in run.metrics.items()}
+    inputs = [
+        {
+            "name": it.name,
+            "digest": it.digest,
+            "source_type": it.source_type,
+            "source": it.source,
+            "schema": it.schema,
+            "profile": it.profile,
+            "tags": it.tags,
+        }
+        for it in run.inputs
+    ]
+    return {**info, "metrics": metrics, "params": run.params, "tags": run.tags, "inputs": inputs}
+
+
+def _number(value: float) -> float | str:
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _iso(time: int | None) -> str | None:
+    """A time as ISO 8601 has it, to the millisecond, in UTC."""
+    from datetime import datetime, timedelta, timezone
+
+    if time is None:
+        return None
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=time)
+    return moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,371 @@
+"""The tracker, with what is Python's own matter: texts, figures, images, tables, other libraries."""
+
+from __future__ import annotations
+
+from . import _native
+from .runs import RunList
+
+# Spelled out for the same reason as in `settings`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from os import PathLike
+    from typing import Any, Literal
+
+    import matplotlib.figure
+    import mlflow
+    import pandas
+
+    from ._tables import Tables
+
+
+class MLflowTracker(_native.MLflowTracker):
+    """Records runs of one experiment so that a stock MLflow reads them as its own.
+
+    Calls that log something check their arguments, append to a journal on local disk and return; a thread
+    delivers in the background, in order, and tries again for as long as the store is away. What a call has
+    accepted survives the end of the process: the next tracker with the same `HEIMDALL_DIR` delivers it.
+    Calls that ask something deliver first and wait for the answer.
+
+    All methods may be called from any thread. After a fork the child needs a tracker of its own.
+
+    Args:
+        tracking_uri: Where runs are recorded: a SQLite database, `sqlite:///<path>` (relative) or
+            `sqlite:////<path>` (absolute), which is created if it does not exist; a PostgreSQL database,
+            `postgresql://user:password@host:5432/database`, which must exist and gets MLflow's tables if it
+            is empty; or an MLflow server, `http://host:5000` or `https://host/prefix`.
+        artifact_uri: Folder for the artifacts of the experiment, if it has to be created; default `mlruns`
+            beside the database. An experiment that exists keeps the location it has.
+        backend_store_uri: Database behind the tracking URI; if given, it must be the same database.
+        registry_uri: Where models are registered; default the tracking URI.
+        s3_endpoint_url: Endpoint of an S3 store for `s3://` artifacts (no such store in this version).
+        s3_access_key_id: Its access key. Never shown.
+        s3_secret_access_key: Its secret key. Never shown.
+        experiment_name: Experiment, 1 to 256 characters; created if it does not exist.
+
+    Raises:
+        ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
+            database, the experiment is deleted.
+        InvalidInputError: The experiment name is empty or too long.
+        JournalError: `HEIMDALL_DIR` (default `.heimdall` in the working directory) cannot be written.
+
+    Example:
+        >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+        >>> run_id = tracker.start_run("experiment-v1")
+        >>> tracker.log_metrics({"val/loss": 0.25}, step=1)
+        >>> tracker.end_run()
+        >>> tracker.get_run_info(run_id)["metrics"]
+        {'val/loss': 0.25}
+    """
+
+    # The stock client and the tables of the active runs, made when they are first asked for.
+    _client: mlflow.MlflowClient | None = None
+    _tables: Tables | None = None
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Log a text as a file of the active run, in UTF-8.
+
+        Args:
+            text: The text.
+            artifact_file: The file among the run's artifacts, such as `notes/first.txt`.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: `artifact_file` is empty, absolute or climbs out; the text has a lone
+                surrogate.
+            WrongTypeError: `text` is no str.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("notes"):
+            ...     tracker.log_text("two receivers were off", "notes.txt")
+        """
+        from .errors import InvalidInputError, WrongTypeError
+
+        self._check_artifact(artifact_file, "log_text")
+        if not isinstance(text, str):
+            raise WrongTypeError(f"the text of {artifact_file!r} must be a str, not {type(text).__name__}")
+        try:
+            content = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(
+                f"the text of {artifact_file!r} has a lone surrogate, half a character, at {error.start}: "
+                "remove it"
+            ) from error
+        self._log_bytes(content, artifact_file)
+
+    def log_dict(self, dictionary: Mapping[str, Any] | Sequence[Any], artifact_file: str) -> None:
+        """Log a dict or list as a file of JSON, or of YAML where the file's name ends with .yaml or .yml.
+
+        Args:
+            dictionary: What JSON or YAML has a form for. What JSON has none for (a Path, a tensor) is
+                written as `str()` gives it.
+            artifact_file: The file among the run's artifacts, such as `config.json`.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: `artifact_file` is empty, absolute or climbs out; the dict contains itself or
+                has a key that JSON has no form for.
+            MissingPackageError: The file is one of YAML, and PyYAML is not installed.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("configured"):
+            ...     tracker.log_dict({"receivers": [1, 2]}, "config.json")
+        """
+        import json
+
+        from ._optional import need
+        from .errors import InvalidInputError
+
+        self._check_artifact(artifact_file, "log_dict")
+        if artifact_file.endswith((".yaml", ".yml")):
+            yaml = need("yaml", "log_dict to a .yaml file")
+            text = yaml.dump(dictionary, indent=2, default_flow_style=False)
+        else:
+            try:
+                text = json.dumps(dictionary, indent=2, default=str)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise InvalidInputError(f"{artifact_file!r} cannot be written as JSON: {error}") from error
+        self._log_bytes(text.encode(), artifact_file)
+
+    def log_figure(
+        self,
+        figure: matplotlib.figure.Figure | Any,
+        artifact_file: str,
+        save_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log a figure of Matplotlib or Plotly as a file of the active run.
+
+        Args:
+            figure: The figure; it is neither shown nor closed.
+            artifact_file: The file among the run's artifacts. Its ending says the format: for Matplotlib
+                .png, .svg, .pdf and what else the figure's canvas knows, for Plotly .html, .png, .jpeg,
+                .webp, .svg and .pdf.
+            save_kwargs: Arguments for `Figure.savefig`, or for Plotly's `write_html` or `write_image`.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: `artifact_file` is no valid path or has an ending that is no format.
+            WrongTypeError: `figure` is no figure of these libraries.
+        """
+        from . import _images
+
+        self._check_artifact(artifact_file, "log_figure")
+        self._log_bytes(_images.figure_bytes(figure, artifact_file, dict(save_kwargs or {})), artifact_file)
+
+    def log_image(
+        self,
+        image: Any,
+        artifact_file: str | None = None,
+        key: str | None = None,
+        step: int | None = None,
+        timestamp: int | None = None,
+    ) -> None:
+        """Log an image of the active run: one file, or one of a series that MLflow's UI shows by step.
+
+        Args:
+            image: An image of Pillow or `mlflow.Image`, an array (height, width) or (height, width, 1, 3
+                or 4), or such a tensor, which may have the channels first. Bools, whole numbers from 0 to
+                255, or floats from 0 to 1; floats beyond are scaled to the whole range, with a warning.
+            artifact_file: The file among the run's artifacts; its ending says the format.
+            key: Name of the series, in place of `artifact_file`: letters, digits, `_ - . /` and blanks.
+            step: Step of the image in the series; default 0.
+            timestamp: Its time in milliseconds since 1970; default now.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: Neither or both of `artifact_file` and `key` are given, or one that is not
+                valid; the image has a shape or whole numbers that no image has.
+            WrongTypeError: `image` is no image.
+            MissingPackageError: Pillow is not installed.
+        """
+        import time
+        import uuid
+
+        from . import _images
+        from .errors import InvalidInputError
+
+        if (artifact_file is None) == (key is None):
+            raise InvalidInputError("an image is logged under either artifact_file or key: give one of them")
+        if key is None:
+            assert artifact_file is not None
+            if step is not None or timestamp is not None:
+                raise InvalidInputError("an image under artifact_file has no step or timestamp: give a key")
+            self._check_artifact(artifact_file, "log_image")
+            self._log_bytes(_images.encoded(_images.as_pil(image), artifact_file), artifact_file)
+            return
+        if not _images.KEY.fullmatch(key):
+            raise InvalidInputError(
+                f"image key {key!r} is not valid: it has letters, digits, underscores, dashes, dots, slashes "
+                "and blanks only"
+            )
+        moment = timestamp or time.time_ns() // 1_000_000
+        name = f"images/{key.replace('/', '~')}+step+{step or 0}+timestamp+{moment}+{uuid.uuid4()}"
+        self._check_artifact(name, "log_image")
+        whole = _images.as_pil(image)
+        # The names are what MLflow's UI reads key, step and time from.
+        files = {f"{name}.png": whole, f"{name}+compressed.webp": _images.small(whole)}
+        encoded = {file: _images.encoded(content, file) for file, content in files.items()}
+        for file, content in encoded.items():
+            self._log_bytes(content, file)
+        self.set_tag("mlflow.loggedImages", True)
+
+    def log_table(self, data: dict[str, Any] | pandas.DataFrame, artifact_file: str) -> None:
+        """Log a table of the active run, or append to the one that is there.
+
+        MLflow's UI shows such tables and compares them between runs. Rows are appended to what this tracker
+        has logged under that name in this run, and to what a run that it has resumed had in a local folder.
+
+        Args:
+            data: A DataFrame of pandas, or a dict of columns (or of the values of one row). Cells may be
+                images of Pillow or `mlflow.Image`, if all of their column are.
+            artifact_file: The file among the run's artifacts, ending with .json or .parquet.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: `artifact_file` is no valid path, has another ending or one of `"',:[]{}`; a
+                column has images and other things; the table cannot be written in that format.
+            WrongTypeError: `data` is neither a dict nor a DataFrame.
+            MissingPackageError: pandas is not installed, or what it needs for .parquet.
+        """
+        from ._tables import Tables
+
+        run_id = self._check_artifact(artifact_file, "log_table")
+        if self._tables is None:
+            self._tables = Tables()
+        self._tables.log(self, run_id, data, artifact_file)
+
+    def log_input(
+        self, dataset: Any, context: str | None = None, tags: Mapping[str, Any] | None = None
+    ) -> None:
+        """Log that the active run was given a dataset.
+
+        Args:
+            dataset: A `heimdall_tracking.Dataset`, or one that `mlflow.data` has made.
+            context: What it was for, such as `training`.
+            tags: Tags of the input: keys up to 255 characters, values up to 500.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: The dataset has something that is longer than MLflow takes.
+            WrongTypeError: `dataset` is no dataset.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("informed") as run:
+            ...     tracker.log_input(Dataset("july.csv", data=b"lat,lon,rss"), context="training")
+            >>> tracker.get_run(run.run_id).inputs[0].tags
+            {'mlflow.data.context': 'training'}
+        """
+        from . import inputs
+
+        self._log_input(*inputs.fields(dataset, context, tags))
+
+    def search_runs(
+        self,
+        filter: str = "",
+        order_by: str | Iterable[str] | None = None,
+        max_results: int | None = None,
+        view: Literal["active_only", "deleted_only", "all"] = "active_only",
+        experiment_names: Iterable[str] | None = None,
+    ) -> RunList:
+        """Find runs. Delivers what is recorded first, then waits for the store.
+
+        Args:
+            filter: Filter in MLflow's language, such as ``metrics.`val/loss` < 0.5 AND params.lr = '0.1'``;
+                empty finds all.
+            order_by: One or more orders, such as ``metrics.`val/loss` ASC``. Behind them comes MLflow's:
+                latest start first. Runs without the value, and NaN, come last either way.
+            max_results: At most so many runs; None is all.
+            view: Whether runs that are deleted are found.
+            experiment_names: Experiments to look in; default the tracker's own.
+
+        Returns:
+            The runs in that order, a list with `to_pandas()`, `to_arrow()` and `to_polars()`.
+
+        Raises:
+            InvalidInputError: MLflow would refuse the filter, an order or the view; `max_results` is
+                negative.
+            NotFoundError: There is no such experiment.
+            StoreUnavailableError: The store cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("first", tags={"kind": "demo"}):
+            ...     tracker.log_metric("val/loss", 0.25)
+            >>> [run.run_name for run in tracker.search_runs("tags.kind = 'demo'")]
+            ['first']
+        """
+        if max_results is not None and max_results < 0:
+            from .errors import InvalidInputError
+
+            raise InvalidInputError(f"max_results {max_results} is not valid: it is 0 or more, or None")
+        orders = [order_by] if isinstance(order_by, str) else list(order_by or ())
+        names = None if experiment_names is None else list(experiment_names)
+        return RunList(self._search_runs(filter, orders, max_results, view, names))
+
+    def export_runs(
+        self, path: str | PathLike[str], filter: str = "", order_by: str | Iterable[str] | None = None
+    ) -> None:
+        """Write runs of the experiment to a file, which is there whole or not at all.
+
+        Args:
+            path: The file: .csv and .parquet have a row per run with the columns of `RunList`, .json a list
+                of objects with metrics, params, tags and inputs of their own. Values are as they were logged:
+                look at them before a spreadsheet evaluates what begins with `=`. Times are UTC.
+            filter: As for `search_runs`.
+            order_by: As for `search_runs`.
+
+        Raises:
+            InvalidInputError: The file has another ending or its folder does not exist; MLflow would
+                refuse the filter or an order.
+            MissingPackageError: The file is one of Parquet, and pyarrow is not installed.
+            StoreUnavailableError: The store cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> tracker.export_runs("runs.csv")
+        """
+        from .runs import exporter
+
+        export = exporter(path)
+        export(self.search_runs(filter, order_by))
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        """The stock client for the same stores; everything recorded so far is there for it to read.
+
+        Once it has been asked for, MLflow's fluent API in this process is about this tracker: its stores, its
+        experiment and, in every thread, its active run, so that `mlflow.log_metric(...)` or
+        `mlflow.pytorch.log_model(...)` land there. The start of a run then waits for the store, and the
+        tracker still is who ends its runs. Of several trackers it is the one whose client was asked for last.
+
+        Raises:
+            MissingPackageError: mlflow is not installed.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("both") as run:
+            ...     tracker.client.log_metric(run.run_id, "theirs", 1.0)
+            >>> tracker.get_run(run.run_id).metrics
+            {'theirs': 1.0}
+        """
+        from . import _fluent
+
+        client: mlflow.MlflowClient = _fluent.client(self)
+        return client
+
+    def _check_artifact(self, artifact_file: str, action: str) -> str:
+        """Return the active run's id, once it is clear that it can be given a file of that name."""
+        run_id = self.active_run_id
+        if run_id is None:
+            from .errors import RunStateError
+
+            raise RunStateError(f"no run is active: call start_run() before {action}()")
+        self._check_artifact_file(artifact_file)
+        return run_id
+
+
+# Where users import it from.
+MLflowTracker.__module__ = "heimdall_tracking"

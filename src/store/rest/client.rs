@@ -1,0 +1,382 @@
+//! Requests to a tracking server, and what its answers mean.
+
+use std::{fs, path::Path, sync::Once, time::Duration};
+
+use reqwest::{
+    Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
+    redirect,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    config::{Secret, ServerAccess, ServerUri},
+    store::{Cause, StoreError},
+};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer that is read: a page of a search is a few megabytes.
+const MAX_ANSWER: usize = 256 << 20;
+/// Longest pause that an answer can ask of us.
+const MAX_RETRY_AFTER: u64 = 3600;
+
+/// What went wrong with a request.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// MLflow says no, by one of its codes.
+    Api {
+        /// For example `RESOURCE_DOES_NOT_EXIST`.
+        code: String,
+        /// Its sentence.
+        message: String,
+    },
+    /// Anything else.
+    Store(StoreError),
+}
+
+impl Failure {
+    pub fn is(&self, expected: &str) -> bool {
+        matches!(self, Self::Api { code, .. } if code == expected)
+    }
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    error_code: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Debug)]
+enum Auth {
+    None,
+    Basic(Secret, Secret),
+    Bearer(Secret),
+}
+
+/// Requests to one server.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: String,
+    auth: Auth,
+    max_retries: u32,
+    backoff: Duration,
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] for certificates that cannot be read.
+    pub fn new(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // Fails where the process has one already, which serves as well.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let refuse = |reason: String| StoreError::Open {
+            destination: uri.base().to_owned(),
+            reason,
+        };
+        let read = |path: &Path| {
+            fs::read(path).map_err(|error| refuse(format!("{}: {error}", path.display())))
+        };
+        let no_certificate = |path: &Path, error: reqwest::Error| {
+            refuse(format!("{} has no PEM certificate: {error}", path.display()))
+        };
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(access.timeout)
+            .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::custom(|attempt| {
+                // Credentials are for the server that the user has named, and for no other.
+                let is_same = attempt.previous().last().is_some_and(|from| {
+                    from.origin() == attempt.url().origin()
+                });
+                if is_same && attempt.previous().len() < 10 {
+                    attempt.follow()
+                } else {
+                    attempt.stop()
+                }
+            }))
+            .tls_danger_accept_invalid_certs(access.insecure_tls);
+        if let Some(path) = &access.server_cert {
+            let certificates = Certificate::from_pem_bundle(&read(path)?)
+                .map_err(|error| no_certificate(path, error))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        if let Some(path) = &access.client_cert {
+            let identity = Identity::from_pem(&read(path)?)
+                .map_err(|error| no_certificate(path, error))?;
+            builder = builder.identity(identity);
+        }
+        let auth = match (uri.user().or(access.user.as_ref()), &access.token) {
+            (Some((user, password)), _) => Auth::Basic(user.clone(), password.clone()),
+            (None, Some(token)) => Auth::Bearer(token.clone()),
+            (None, None) => Auth::None,
+        };
+        Ok(Self {
+            http: builder.build().map_err(|error| refuse(error.to_string()))?,
+            base: uri.base().to_owned(),
+            auth,
+            max_retries: access.max_retries,
+            backoff: Duration::try_from_secs_f64(access.backoff_factor).unwrap_or_default(),
+        })
+    }
+
+    /// Where the server is, without credentials.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends a body to be written, once: the caller tries again.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| self.unavailable(error.into()))?;
+        let request = self.request(Method::POST, path, &[])?;
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        self.send(request).await
+    }
+
+    /// Asks by GET, again where waiting may help.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Failure> {
+        self.patiently(async || self.send(self.request(Method::GET, path, query)?).await)
+            .await
+    }
+
+    /// Asks by POST, again where waiting may help.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.patiently(async || self.post(path, question).await).await
+    }
+
+    /// Puts a file's content at a path of the server's artifact proxy.
+    pub async fn put(&self, path: &str, content: tokio::fs::File, size: u64) -> Result<(), Failure> {
+        let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path.split('/'));
+        }
+        let request = self
+            .authorised(self.http.put(url))
+            .header(reqwest::header::CONTENT_LENGTH, size)
+            .body(reqwest::Body::from(content));
+        self.send::<serde::de::IgnoredAny>(request).await.map(|_| ())
+    }
+
+    async fn patiently<T>(
+        &self,
+        attempt: impl AsyncFn() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut pause = self.backoff;
+        for _ in 0..self.max_retries {
+            match attempt().await {
+                Err(Failure::Store(StoreError::Unavailable { retry_after, .. })) => {
+                    tokio::time::sleep(retry_after.unwrap_or(pause).max(pause)).await;
+                    pause = pause.saturating_mul(2);
+                }
+                settled => return settled,
+            }
+        }
+        attempt().await
+    }
+
+    fn url(&self, path: &str) -> Result<Url, Failure> {
+        let url = format!("{}/{path}", self.base);
+        Url::parse(&url).map_err(|error| Failure::Store(self.open_error(error.to_string())))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<RequestBuilder, Failure> {
+        let mut url = self.url(&format!("api/2.0/mlflow/{path}"))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(self.authorised(self.http.request(method, url)))
+    }
+
+    fn authorised(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.auth {
+            Auth::None => request,
+            Auth::Basic(user, password) => {
+                request.basic_auth(user.reveal(), Some(password.reveal()))
+            }
+            Auth::Bearer(token) => request.bearer_auth(token.reveal()),
+        }
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        // The driver's words name the address asked, whose query may have what a user has recorded.
+        let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
+        let mut response = request.send().await.map_err(failed)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = self.body(&mut response).await?;
+        if status.is_success() {
+            return serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
+                .map_err(|error| self.unreadable(&body, &error));
+        }
+        Err(self.refusal(status, &headers, &body))
+    }
+
+    async fn body(&self, response: &mut Response) -> Result<Vec<u8>, Failure> {
+        let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(self.unavailable("its answer is longer than 256 MiB".into()));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn unavailable(&self, source: Cause) -> Failure {
+        Failure::Store(StoreError::Unavailable {
+            destination: self.base.clone(),
+            source: describe(source),
+            retry_after: None,
+        })
+    }
+
+    fn open_error(&self, reason: String) -> StoreError {
+        StoreError::Open {
+            destination: self.base.clone(),
+            reason,
+        }
+    }
+
+    fn no_mlflow(&self, what: &str) -> Failure {
+        Failure::Store(self.open_error(format!(
+            "this is no MLflow tracking server: it answers {what}; check the address and its path, and \
+             whether a login page stands before it"
+        )))
+    }
+
+    /// A success whose body is not what was asked for.
+    fn unreadable(&self, body: &[u8], error: &serde_json::Error) -> Failure {
+        if is_page(body) {
+            return self.no_mlflow("a web page");
+        }
+        self.unavailable(format!("its answer is cut off or no JSON: {error}").into())
+    }
+
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+        let said = serde_json::from_slice::<ApiError>(body).ok();
+        let message = match &said {
+            Some(said) if !said.message.is_empty() => format!("{status}: {}", said.message),
+            _ => status.to_string(),
+        };
+        let destination = self.base.clone();
+        if status.is_redirection() {
+            let to = headers
+                .get(LOCATION)
+                .and_then(|to| to.to_str().ok())
+                .map_or_else(|| "nowhere".to_owned(), crate::config::without_credentials);
+            return Failure::Store(self.open_error(format!(
+                "it redirects to {to}, which credentials are not sent to; if that is the server, give its \
+                 address"
+            )));
+        }
+        match (status, said) {
+            (StatusCode::UNAUTHORIZED, _) => Failure::Store(StoreError::Unauthenticated {
+                destination,
+                reason: message,
+            }),
+            (StatusCode::FORBIDDEN, _) => Failure::Store(StoreError::Forbidden {
+                destination,
+                reason: message,
+            }),
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT, _) => {
+                Failure::Store(StoreError::Unavailable {
+                    destination,
+                    source: message.into(),
+                    retry_after: retry_after(headers),
+                })
+            }
+            (status, _) if status.is_server_error() => Failure::Store(StoreError::Unavailable {
+                destination,
+                source: message.into(),
+                retry_after: retry_after(headers),
+            }),
+            (_, Some(said)) => Failure::Api {
+                code: said.error_code,
+                message: said.message,
+            },
+            (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, None) => {
+                self.no_mlflow(&status.to_string())
+            }
+            (_, None) => Failure::Store(StoreError::Refused {
+                destination,
+                source: message.into(),
+            }),
+        }
+    }
+
+    /// What a failure means where no code of MLflow's is expected.
+    pub fn error(&self, failure: Failure) -> StoreError {
+        match failure {
+            Failure::Store(error) => error,
+            Failure::Api { code, message } => match code.as_str() {
+                "RESOURCE_DOES_NOT_EXIST" => StoreError::NotFound {
+                    what: message,
+                    destination: self.base.clone(),
+                },
+                "PERMISSION_DENIED" => StoreError::Forbidden {
+                    destination: self.base.clone(),
+                    reason: message,
+                },
+                "UNAUTHENTICATED" => StoreError::Unauthenticated {
+                    destination: self.base.clone(),
+                    reason: message,
+                },
+                "TEMPORARILY_UNAVAILABLE" | "REQUEST_LIMIT_EXCEEDED" | "INTERNAL_ERROR" => {
+                    StoreError::Unavailable {
+                        destination: self.base.clone(),
+                        source: message.into(),
+                        retry_after: None,
+                    }
+                }
+                _ => StoreError::Refused {
+                    destination: self.base.clone(),
+                    source: message.into(),
+                },
+            },
+        }
+    }
+}
+
+/// An error with its causes in one sentence: the outermost of an HTTP client says little.
+fn describe(error: Cause) -> Cause {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text.into()
+}
+
+fn is_page(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"<")
+}
+
+/// Seconds, the form that servers use; a date is left to the usual back-off.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(MAX_RETRY_AFTER)))
+}

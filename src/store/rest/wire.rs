@@ -1,0 +1,280 @@
+//! Answers of a tracking server, as far as they are read.
+//!
+//! 64-bit integers come as numbers or as strings, and the words NaN, Infinity and -Infinity for numbers that JSON
+//! has no form for.
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::{
+    run::{DatasetInput, MetricPoint, RunInfo},
+    store,
+};
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Integer(i64),
+    Float(f64),
+    Text(String),
+}
+
+fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Ok(match Option::<Number>::deserialize(deserializer)? {
+        None => None,
+        Some(Number::Integer(number)) => Some(number),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a time or a step that came as a float"
+        )]
+        Some(Number::Float(number)) => Some(number as i64),
+        Some(Number::Text(text)) => Some(text.parse().map_err(D::Error::custom)?),
+    })
+}
+
+fn float<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(match Option::<Number>::deserialize(deserializer)? {
+        None => f64::NAN,
+        #[expect(clippy::cast_precision_loss, reason = "what JSON calls a number is a double")]
+        Some(Number::Integer(number)) => number as f64,
+        Some(Number::Float(number)) => number,
+        // Rust reads all three words.
+        Some(Number::Text(text)) => text.parse().map_err(D::Error::custom)?,
+    })
+}
+
+/// A key and its value.
+#[derive(Deserialize)]
+pub(super) struct Pair {
+    pub key: String,
+    #[serde(default)]
+    pub value: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Metric {
+    #[serde(default)]
+    key: String,
+    #[serde(default, deserialize_with = "float")]
+    value: f64,
+    #[serde(default, deserialize_with = "integer")]
+    timestamp: Option<i64>,
+    #[serde(default, deserialize_with = "integer")]
+    step: Option<i64>,
+}
+
+impl Metric {
+    pub fn point(&self) -> MetricPoint {
+        MetricPoint {
+            value: self.value,
+            timestamp: self.timestamp.unwrap_or_default(),
+            step: self.step.unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct History {
+    #[serde(default)]
+    pub metrics: Vec<Metric>,
+    #[serde(default)]
+    pub next_page_token: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneExperiment {
+    pub experiment: Experiment,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Experiments {
+    #[serde(default)]
+    pub experiments: Vec<Experiment>,
+    #[serde(default)]
+    pub next_page_token: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CreatedExperiment {
+    pub experiment_id: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Experiment {
+    experiment_id: String,
+    name: String,
+    #[serde(default)]
+    artifact_location: String,
+    #[serde(default)]
+    lifecycle_stage: String,
+    #[serde(default, deserialize_with = "integer")]
+    creation_time: Option<i64>,
+    #[serde(default, deserialize_with = "integer")]
+    last_update_time: Option<i64>,
+    #[serde(default)]
+    tags: Vec<Pair>,
+}
+
+impl From<Experiment> for store::Experiment {
+    fn from(it: Experiment) -> Self {
+        Self {
+            id: it.experiment_id,
+            name: it.name,
+            artifact_location: it.artifact_location,
+            lifecycle_stage: it.lifecycle_stage,
+            creation_time: it.creation_time,
+            last_update_time: it.last_update_time,
+            tags: it.tags.into_iter().map(|tag| (tag.key, tag.value)).collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneRun {
+    pub run: Run,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Runs {
+    #[serde(default)]
+    pub runs: Vec<Run>,
+    #[serde(default)]
+    pub next_page_token: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Run {
+    info: Info,
+    #[serde(default)]
+    data: Data,
+    #[serde(default)]
+    inputs: Inputs,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    #[serde(alias = "run_uuid")]
+    run_id: String,
+    #[serde(default)]
+    run_name: String,
+    #[serde(default)]
+    experiment_id: String,
+    #[serde(default)]
+    user_id: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default, deserialize_with = "integer")]
+    start_time: Option<i64>,
+    #[serde(default, deserialize_with = "integer")]
+    end_time: Option<i64>,
+    #[serde(default)]
+    lifecycle_stage: String,
+    #[serde(default)]
+    artifact_uri: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Data {
+    #[serde(default)]
+    metrics: Vec<Metric>,
+    #[serde(default)]
+    params: Vec<Pair>,
+    #[serde(default)]
+    tags: Vec<Pair>,
+}
+
+#[derive(Default, Deserialize)]
+struct Inputs {
+    #[serde(default)]
+    dataset_inputs: Vec<Input>,
+}
+
+#[derive(Deserialize)]
+struct Input {
+    #[serde(default)]
+    tags: Vec<Pair>,
+    dataset: Dataset,
+}
+
+#[derive(Deserialize)]
+struct Dataset {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    source_type: String,
+    #[serde(default)]
+    source: String,
+    schema: Option<String>,
+    profile: Option<String>,
+}
+
+impl From<Run> for RunInfo {
+    fn from(it: Run) -> Self {
+        let pairs = |pairs: Vec<Pair>| pairs.into_iter().map(|it| (it.key, it.value)).collect();
+        let mut inputs: Vec<DatasetInput> = it
+            .inputs
+            .dataset_inputs
+            .into_iter()
+            .map(|input| DatasetInput {
+                name: input.dataset.name,
+                digest: input.dataset.digest,
+                source_type: input.dataset.source_type,
+                source: input.dataset.source,
+                schema: input.dataset.schema,
+                profile: input.dataset.profile,
+                tags: input.tags.into_iter().map(|it| (it.key, it.value)).collect(),
+            })
+            .collect();
+        inputs.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
+        Self {
+            run_id: it.info.run_id,
+            run_name: it.info.run_name,
+            experiment_id: it.info.experiment_id,
+            user_id: it.info.user_id,
+            status: it.info.status,
+            start_time: it.info.start_time,
+            end_time: it.info.end_time,
+            lifecycle_stage: it.info.lifecycle_stage,
+            artifact_uri: it.info.artifact_uri,
+            params: pairs(it.data.params),
+            metrics: it
+                .data
+                .metrics
+                .into_iter()
+                .map(|metric| (metric.key, metric.value))
+                .collect(),
+            tags: pairs(it.data.tags),
+            inputs,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct CreatedVersion {
+    pub model_version: ModelVersion,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ModelVersion {
+    #[serde(default, deserialize_with = "integer")]
+    pub version: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_as_numbers_strings_and_words() {
+        let history: History = serde_json::from_str(
+            r#"{"metrics": [{"key": "a", "value": 1, "timestamp": "5", "step": -1},
+                {"key": "a", "value": "NaN"}, {"key": "a", "value": "-Infinity", "step": "7"}]}"#,
+        )
+        .unwrap();
+        let points: Vec<MetricPoint> = history.metrics.iter().map(Metric::point).collect();
+        assert_eq!((points[0].value, points[0].timestamp, points[0].step), (1.0, 5, -1));
+        assert!(points[1].value.is_nan());
+        assert_eq!((points[2].value, points[2].step), (f64::NEG_INFINITY, 7));
+    }
+}
