@@ -221,7 +221,15 @@ impl Tracker {
         if let Destination::Server(_) = self.settled.tracking {
             let (store, begun, with) = (Arc::clone(&self.store), start.clone(), tags.clone());
             let created = async move { store.create_run(&begun, &with).await };
-            start.run = self.ask(created, keep_waiting)?.unwrap_or(start.run);
+            match self.ask(created, keep_waiting) {
+                Ok(created) => start.run = created.unwrap_or(start.run),
+                // The run has an id of ours then, and is created as soon as the server can.
+                Err(Error::Store(error)) if error.is_transient() => self.notices.tell(format!(
+                    "tracking is degraded, training is not: {error}. Run {} is created when the server can",
+                    start.run
+                )),
+                Err(error) => return Err(error),
+            }
         }
         let id = start.run;
         self.session.delivery.accept_all(vec![

@@ -1,6 +1,7 @@
 //! Where the files of a run go: the seam between the tracker and local disk (object stores come beside it).
 
 mod local;
+pub mod proxy;
 
 use std::{
     fmt, io,
@@ -9,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::{config::ArtifactUri, error::Error, record::ArtifactPath};
+use crate::{config::ArtifactUri, error::Error, record::ArtifactPath, store::StoreError};
 
 /// A store of artifacts below one URI.
 #[async_trait]
@@ -55,6 +56,14 @@ pub enum ArtifactError {
         /// Why.
         source: io::Error,
     },
+    /// The tracking server, which keeps the artifacts, does not take it.
+    #[error("artifact {artifact:?} cannot be uploaded: {source}")]
+    Server {
+        /// Where it was to go, below the run.
+        artifact: String,
+        /// What the server says.
+        source: Box<StoreError>,
+    },
 }
 
 impl ArtifactError {
@@ -62,6 +71,7 @@ impl ArtifactError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unsupported(_) | Self::StagedLost { .. } => false,
+            Self::Server { source, .. } => source.is_transient(),
             Self::Io { source, .. } => !matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied

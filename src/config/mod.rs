@@ -1,10 +1,12 @@
 //! What a tracker is told at construction: where to write, with which credentials, under which experiment.
 
+mod access;
 mod uri;
 
 use std::{fmt, path::PathBuf};
 
 use crate::{error::Error, record};
+pub use access::ServerAccess;
 use uri::absolute;
 pub use uri::{ArtifactUri, Destination, PostgresUri, ServerUri, without_credentials};
 

@@ -48,6 +48,16 @@ impl Failure {
             Self::Artifact(error) => error.is_transient(),
         }
     }
+
+    /// How long the destination wants to be left alone.
+    fn retry_after(&self) -> Duration {
+        let asked = match self {
+            Self::Store(error) => error.retry_after(),
+            Self::Artifact(ArtifactError::Server { source, .. }) => source.retry_after(),
+            Self::Artifact(_) => None,
+        };
+        asked.unwrap_or_default()
+    }
 }
 
 /// Delivers one tracker's journal, and those that dead processes left for the same destination.
@@ -268,7 +278,11 @@ impl Worker {
             return Ok(Arc::clone(store));
         }
         let uri = self.store.artifact_uri(&run.to_string()).await?;
-        let store: Arc<dyn ArtifactStore> = Arc::from(artifacts::open(&uri)?);
+        let store = match self.store.artifacts(&uri) {
+            Some(store) => store,
+            None => artifacts::open(&uri)?,
+        };
+        let store: Arc<dyn ArtifactStore> = Arc::from(store);
         self.artifacts.insert(run, Arc::clone(&store));
         Ok(store)
     }
@@ -285,7 +299,7 @@ impl Worker {
                 self.journal.dir().display()
             ));
         }
-        let pause = trouble.backoff.pause();
+        let pause = trouble.backoff.pause().max(failure.retry_after());
         if self.shared.wait_to_close(pause).await {
             Err(Closing)
         } else {

@@ -3,6 +3,7 @@
 //! A store takes records in batches, all of a batch or nothing of it, and takes the same batch twice without
 //! a trace: that is what makes delivery exactly-once although the worker may send again what had arrived.
 
+pub mod rest;
 pub mod search;
 pub mod sql;
 
@@ -11,7 +12,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    config::{Destination, FreshSchema},
+    artifacts::ArtifactStore,
+    config::{Destination, FreshSchema, ServerAccess},
     record::{Key, Record, RunStart},
     registry::ModelRegistry,
     run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
@@ -91,6 +93,11 @@ pub trait TrackingStore: fmt::Debug + Send + Sync {
     /// All points of a metric of a run, by time and step as MLflow gives them; none for an unknown key.
     async fn metric_history(&self, run_id: &str, key: &str)
     -> Result<Vec<MetricPoint>, StoreError>;
+
+    /// The store of artifacts that is reached through this one, if the URI names one.
+    fn artifacts(&self, _uri: &str) -> Option<Box<dyn ArtifactStore>> {
+        None
+    }
 }
 
 /// Opens the store of a destination, and the model registry that it has beside.
@@ -107,10 +114,14 @@ pub async fn open(
             let store = Arc::new(sql::SqlStore::open(destination, fresh_schema).await?);
             Ok((Arc::clone(&store) as Arc<dyn TrackingStore>, store))
         }
-        Destination::Server(_) => Err(StoreError::Open {
-            destination: destination.uri(),
-            reason: "servers are not written to yet".to_owned(),
-        }),
+        Destination::Server(uri) => {
+            let access = ServerAccess::from_env().map_err(|error| StoreError::Open {
+                destination: destination.uri(),
+                reason: error.to_string(),
+            })?;
+            let store = Arc::new(rest::RestStore::open(uri, &access).await?);
+            Ok((Arc::clone(&store) as Arc<dyn TrackingStore>, store))
+        }
     }
 }
 
@@ -199,6 +210,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// How long the store wants to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// True where trying again later can help and the record itself is not at fault.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -7,7 +7,8 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
     redirect,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     config::{Secret, ServerAccess, ServerUri},
@@ -84,7 +85,10 @@ impl Client {
             fs::read(path).map_err(|error| refuse(format!("{}: {error}", path.display())))
         };
         let no_certificate = |path: &Path, error: reqwest::Error| {
-            refuse(format!("{} has no PEM certificate: {error}", path.display()))
+            refuse(format!(
+                "{} has no PEM certificate: {error}",
+                path.display()
+            ))
         };
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -92,9 +96,10 @@ impl Client {
             .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::custom(|attempt| {
                 // Credentials are for the server that the user has named, and for no other.
-                let is_same = attempt.previous().last().is_some_and(|from| {
-                    from.origin() == attempt.url().origin()
-                });
+                let is_same = attempt
+                    .previous()
+                    .last()
+                    .is_some_and(|from| from.origin() == attempt.url().origin());
                 if is_same && attempt.previous().len() < 10 {
                     attempt.follow()
                 } else {
@@ -108,8 +113,8 @@ impl Client {
             builder = builder.tls_certs_only(certificates);
         }
         if let Some(path) = &access.client_cert {
-            let identity = Identity::from_pem(&read(path)?)
-                .map_err(|error| no_certificate(path, error))?;
+            let identity =
+                Identity::from_pem(&read(path)?).map_err(|error| no_certificate(path, error))?;
             builder = builder.identity(identity);
         }
         let auth = match (uri.user().or(access.user.as_ref()), &access.token) {
@@ -132,15 +137,8 @@ impl Client {
     }
 
     /// Sends a body to be written, once: the caller tries again.
-    pub async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| self.unavailable(error.into()))?;
-        let request = self.request(Method::POST, path, &[])?;
-        let request = request.header(CONTENT_TYPE, "application/json").body(body);
-        self.send(request).await
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+        self.send(self.posted(path, body)?).await
     }
 
     /// Asks by GET, again where waiting may help.
@@ -149,7 +147,7 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<T, Failure> {
-        self.patiently(async || self.send(self.request(Method::GET, path, query)?).await)
+        self.send_patiently(self.request(Method::GET, path, query)?)
             .await
     }
 
@@ -157,13 +155,18 @@ impl Client {
     pub async fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
-        question: &impl Serialize,
+        question: &Value,
     ) -> Result<T, Failure> {
-        self.patiently(async || self.post(path, question).await).await
+        self.send_patiently(self.posted(path, question)?).await
     }
 
     /// Puts a file's content at a path of the server's artifact proxy.
-    pub async fn put(&self, path: &str, content: tokio::fs::File, size: u64) -> Result<(), Failure> {
+    pub async fn put(
+        &self,
+        path: &str,
+        content: tokio::fs::File,
+        size: u64,
+    ) -> Result<(), Failure> {
         let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path.split('/'));
@@ -172,16 +175,22 @@ impl Client {
             .authorised(self.http.put(url))
             .header(reqwest::header::CONTENT_LENGTH, size)
             .body(reqwest::Body::from(content));
-        self.send::<serde::de::IgnoredAny>(request).await.map(|_| ())
+        self.send::<serde::de::IgnoredAny>(request)
+            .await
+            .map(|_| ())
     }
 
-    async fn patiently<T>(
+    async fn send_patiently<T: DeserializeOwned>(
         &self,
-        attempt: impl AsyncFn() -> Result<T, Failure>,
+        request: RequestBuilder,
     ) -> Result<T, Failure> {
         let mut pause = self.backoff;
         for _ in 0..self.max_retries {
-            match attempt().await {
+            // Only a stream cannot be sent twice, and no question is one.
+            let Some(attempt) = request.try_clone() else {
+                break;
+            };
+            match self.send(attempt).await {
                 Err(Failure::Store(StoreError::Unavailable { retry_after, .. })) => {
                     tokio::time::sleep(retry_after.unwrap_or(pause).max(pause)).await;
                     pause = pause.saturating_mul(2);
@@ -189,7 +198,14 @@ impl Client {
                 settled => return settled,
             }
         }
-        attempt().await
+        self.send(request).await
+    }
+
+    fn posted(&self, path: &str, body: &Value) -> Result<RequestBuilder, Failure> {
+        let request = self.request(Method::POST, path, &[])?;
+        Ok(request
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.to_string()))
     }
 
     fn url(&self, path: &str) -> Result<Url, Failure> {
@@ -377,6 +393,12 @@ fn is_page(body: &[u8]) -> bool {
 
 /// Seconds, the form that servers use; a date is left to the usual back-off.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let seconds: u64 = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     Some(Duration::from_secs(seconds.min(MAX_RETRY_AFTER)))
 }

@@ -34,7 +34,10 @@ fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D:
 fn float<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(match Option::<Number>::deserialize(deserializer)? {
         None => f64::NAN,
-        #[expect(clippy::cast_precision_loss, reason = "what JSON calls a number is a double")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "what JSON calls a number is a double"
+        )]
         Some(Number::Integer(number)) => number as f64,
         Some(Number::Float(number)) => number,
         // Rust reads all three words.
@@ -123,7 +126,11 @@ impl From<Experiment> for store::Experiment {
             lifecycle_stage: it.lifecycle_stage,
             creation_time: it.creation_time,
             last_update_time: it.last_update_time,
-            tags: it.tags.into_iter().map(|tag| (tag.key, tag.value)).collect(),
+            tags: it
+                .tags
+                .into_iter()
+                .map(|tag| (tag.key, tag.value))
+                .collect(),
         }
     }
 }
@@ -223,7 +230,11 @@ impl From<Run> for RunInfo {
                 source: input.dataset.source,
                 schema: input.dataset.schema,
                 profile: input.dataset.profile,
-                tags: input.tags.into_iter().map(|it| (it.key, it.value)).collect(),
+                tags: input
+                    .tags
+                    .into_iter()
+                    .map(|it| (it.key, it.value))
+                    .collect(),
             })
             .collect();
         inputs.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
@@ -273,7 +284,10 @@ mod tests {
         )
         .unwrap();
         let points: Vec<MetricPoint> = history.metrics.iter().map(Metric::point).collect();
-        assert_eq!((points[0].value, points[0].timestamp, points[0].step), (1.0, 5, -1));
+        assert_eq!(
+            (points[0].value, points[0].timestamp, points[0].step),
+            (1.0, 5, -1)
+        );
         assert!(points[1].value.is_nan());
         assert_eq!((points[2].value, points[2].step), (f64::NEG_INFINITY, 7));
     }

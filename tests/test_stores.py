@@ -1,0 +1,350 @@
+"""One behaviour on every store: a stock client cannot tell which one we wrote to, nor that it was us."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker, NotFoundError
+from helpers import free_port, serving
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A stock `mlflow server`, with a database and artifacts of its own."""
+    folder = tmp_path_factory.mktemp("tracking_server")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    with serving(command, f"http://127.0.0.1:{port}", folder / "server.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of a store."""
+    match request.param:
+        case "sqlite":
+            return f"sqlite:///{tmp_path / 'mlflow.db'}"
+        case "postgresql":
+            return request.getfixturevalue("postgres_uri")
+        case _:
+            return request.getfixturevalue("tracking_server")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """The name of an experiment of this test alone: tests share the server."""
+    return request.node.name
+
+
+@pytest.fixture
+def tracker(store: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MLflowTracker:
+    monkeypatch.chdir(tmp_path)
+    return MLflowTracker(store, experiment_name=name)
+
+
+@pytest.fixture
+def stock(store: str, tracker: MLflowTracker):
+    """The stock client on the same store."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(store, store)
+
+
+def test_the_stock_client_reads_all_of_a_run(tracker, stock, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker._uris()[0])
+    (tmp_path / "weights #1%.bin").write_bytes(bytes(range(256)) * 1000)
+    run_id = tracker.start_run("the name", {"mine": "é '\"%\\", "gone": "soon"})
+    tracker.log_params({"lr": 1e-3, "layers": [64, 128], "long": "x" * 7000, "empty": ""})
+    points = [(0, 1.5), (-3, math.inf), (2**62, -math.inf), (5, math.nan), (5, 7.0)]
+    for step, value in points:
+        tracker.log_metric("val/my loss", value, step=step, timestamp=1_700_000_000_000 + step % 7)
+    tracker.set_tag("long", "y" * 9000)
+    tracker.delete_tag("gone")
+    tracker.log_input(Dataset("powder", "https://example.org/powder.csv", digest="abc"), context="training")
+    tracker.log_text("grüße", "notes/a.txt")
+    tracker.log_artifact(tmp_path / "weights #1%.bin", "files")
+    tracker.end_run()
+    tracker.flush()
+
+    run = stock.get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "the name")
+    assert run.info.start_time <= run.info.end_time
+    assert run.data.params == {"lr": "0.001", "layers": "[64, 128]", "long": "x" * 6000, "empty": ""}
+    assert run.data.tags["mine"] == "é '\"%\\"
+    assert run.data.tags["mlflow.runName"] == "the name"
+    assert "gone" not in run.data.tags
+    assert run.data.tags["long"] == "y" * 8000
+    assert run.data.metrics["val/my loss"] == -sys.float_info.max
+    history = {(p.step, str(p.value)) for p in stock.get_metric_history(run_id, "val/my loss")}
+    largest = str(sys.float_info.max)
+    expected = {(0, "1.5"), (-3, largest), (2**62, f"-{largest}"), (5, "7.0")}
+    assert history - {(5, "nan"), (5, "0.0")} == expected
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("powder", "abc")
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    files = {file.path: file.file_size for file in stock.list_artifacts(run_id, "files")}
+    assert files == {"files/weights #1%.bin": 256_000}
+    assert Path(stock.download_artifacts(run_id, "notes/a.txt")).read_text() == "grüße"
+
+
+def test_we_read_of_a_run_what_the_stock_client_reads(tracker, stock):
+    experiment_id = tracker.experiment_id
+    run_id = stock.create_run(experiment_id, run_name="theirs", tags={"t": "v"}).info.run_id
+    stock.log_param(run_id, "p", "1")
+    stock.log_metric(run_id, "m", math.nan, step=3)
+    stock.log_metric(run_id, "n", 0.1, timestamp=5, step=-1)
+    stock.set_terminated(run_id, "FAILED")
+
+    ours, theirs = tracker.get_run(run_id), stock.get_run(run_id)
+
+    assert (ours.run_name, ours.status, ours.experiment_id) == ("theirs", "FAILED", experiment_id)
+    assert (ours.start_time, ours.end_time) == (theirs.info.start_time, theirs.info.end_time)
+    assert ours.artifact_uri == theirs.info.artifact_uri
+    assert ours.params == {"p": "1"}
+    assert math.isnan(ours.metrics["m"])
+    assert ours.metrics["n"] == 0.1
+    assert ours.tags == theirs.data.tags
+    (point,) = tracker.get_metric_history(run_id, "n")
+    assert (point.value, point.timestamp, point.step) == (0.1, 5, -1)
+
+
+def test_a_param_keeps_its_first_value_and_the_other_one_is_named(tracker, stock):
+    with tracker.run() as run:
+        tracker.log_params({"a": 1})
+        tracker.log_params({"a": 1})
+        with pytest.raises(InvalidInputError, match=r'"1".*"2"'):
+            tracker.log_params({"a": 2})
+    tracker.flush()
+    assert stock.get_run(run.run_id).data.params == {"a": "1"}
+
+
+def test_a_param_that_another_process_has_set_is_parked_and_the_rest_arrives(tracker, stock, caplog):
+    run_id = tracker.start_run()
+    tracker.flush()
+    stock.log_param(run_id, "a", "theirs")
+    tracker.log_params({"a": "ours"})
+    tracker.log_metric("m", 1.0)
+    tracker.flush()
+    assert tracker.status()["parked"] == 1
+    assert '"theirs"' in caplog.text
+    assert '"ours"' in caplog.text
+    assert stock.get_run(run_id).data.params == {"a": "theirs"}
+    assert stock.get_run(run_id).data.metrics == {"m": 1.0}
+
+
+def test_a_point_that_is_logged_twice_is_one_point(tracker, stock):
+    run_id = tracker.start_run()
+    for _ in range(3):
+        tracker.log_metric("m", 0.5, step=1, timestamp=7)
+        tracker.flush()
+    tracker.log_batch(metrics=[("m", 0.5, 1, 7), ("m", 0.5, 1, 7), ("m", 0.5, 2, 7)])
+    tracker.flush()
+    assert [(p.step, p.value) for p in stock.get_metric_history(run_id, "m")] == [(1, 0.5), (2, 0.5)]
+
+
+def test_the_latest_point_has_the_greatest_step_then_time_then_value(tracker, stock):
+    run_id = tracker.start_run()
+    for batch in ([(2.0, 1, 5), (1.0, 2, 4)], [(3.0, 2, 4), (9.0, 1, 9)], [(0.5, 2, 3)]):
+        for value, step, timestamp in batch:
+            tracker.log_metric("m", value, step=step, timestamp=timestamp)
+        tracker.flush()
+    assert stock.get_run(run_id).data.metrics == {"m": 3.0}
+
+
+def test_batches_over_mlflows_limits_arrive_whole(tracker, stock):
+    with tracker.run() as run:
+        tracker.log_batch(
+            metrics=[(f"m{i % 30}", i / 7, i, 1_700_000_000_000) for i in range(2_500)],
+            params={f"p{i}": "é" * 3000 for i in range(250)},
+            tags={f"t{i}": "ü" * 4000 for i in range(150)},
+        )
+    tracker.flush()
+    assert tracker.status()["parked"] == 0
+    found = stock.get_run(run.run_id)
+    assert len(found.data.params) == 250
+    assert sum(key.startswith("t") for key in found.data.tags) == 150
+    assert sum(len(stock.get_metric_history(run.run_id, f"m{i}")) for i in range(30)) == 2_500
+
+
+FILTERS = [
+    ("", ["metrics.`val/loss` ASC"]),
+    ("", ["metrics.`val/loss` DESC", "params.lr"]),
+    ("", ["tags.`a b` DESC", "start_time ASC"]),
+    ("metrics.`val/loss` < 0.5", []),
+    ("metrics.`val/loss` != 0.25", []),
+    ("metrics.`val/loss` >= 0", ["attributes.run_name"]),
+    ("params.lr = '0.1'", []),
+    ("params.lr LIKE '0%'", []),
+    ("params.lr IS NULL", []),
+    ("tags.`a b` ILIKE 'X%'", []),
+    ("tags.`a b` LIKE 'X%'", []),
+    ("tags.`a b` IS NOT NULL AND params.lr != '0.1'", []),
+    ("status = 'FINISHED' and run_name LIKE 'run%'", ["end_time DESC"]),
+    ("datasets.name = 'd1'", []),
+    ("datasets.context LIKE 't%'", []),
+    ('params.quoted = "it\'s"', []),
+]
+
+
+@pytest.fixture
+def several_runs(tracker: MLflowTracker) -> list[str]:
+    values = [0.5, 0.25, math.nan, None, -math.inf, 0.25]
+    runs = []
+    for i, value in enumerate(values):
+        with tracker.run(f"run {i}", {"a b": "xX"[i % 2] + str(i)} if i % 3 else None) as run:
+            if value is not None:
+                tracker.log_metric("val/loss", value)
+            if i != 1:
+                tracker.log_param("lr", "0.1" if i % 2 else "1e-2")
+            if i == 2:
+                tracker.log_param("quoted", "it's")
+                tracker.log_input(Dataset("d1", "s3://b/x", digest="1"), context="train")
+            runs.append(run.run_id)
+    return runs
+
+
+@pytest.mark.parametrize(("filter_string", "order_by"), FILTERS)
+def test_a_search_finds_what_the_stock_client_finds_in_its_order(
+    tracker, stock, several_runs, filter_string, order_by
+):
+    found = [run.run_id for run in tracker.search_runs(filter_string, order_by=order_by)]
+    theirs = stock.search_runs([tracker.experiment_id], filter_string, order_by=order_by)
+    assert found == [run.info.run_id for run in theirs]
+
+
+def test_the_best_run_has_the_best_number(tracker, several_runs):
+    assert tracker.get_best_run("val/loss", min)["run_id"] == several_runs[4]
+    assert tracker.get_best_run("val/loss", "max")["run_id"] == several_runs[0]
+    assert tracker.get_best_run("val/loss", min, filter="metrics.`val/loss` > 0.3")["run_id"] == several_runs[0]
+    assert tracker.get_best_run("no such metric") is None
+
+
+def test_a_deleted_run_takes_nothing_and_a_restored_one_does(tracker, stock):
+    with tracker.run("kept") as run:
+        tracker.log_metric("m", 1.0)
+    tracker.delete_run(run.run_id)
+    assert stock.get_run(run.run_id).info.lifecycle_stage == "deleted"
+    assert tracker.search_runs() == []
+    with pytest.raises(InvalidInputError, match="restore"):
+        tracker.resume(run.run_id)
+    tracker.restore_run(run.run_id)
+    assert tracker.resume("kept") == run.run_id
+    tracker.log_metric("m", 2.0, step=1)
+    tracker.end_run()
+    tracker.flush()
+    found = stock.get_run(run.run_id)
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"m": 2.0})
+
+
+def test_a_nested_run_names_its_parent(tracker, stock):
+    with tracker.run("parent") as parent, tracker.run("child", nested=True) as child:
+        tracker.log_metric("m", 1.0)
+    tracker.flush()
+    assert stock.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert stock.get_run(parent.run_id).data.metrics == {}
+
+
+def test_experiments_are_listed_deleted_and_restored(tracker, stock, store, name):
+    other = MLflowTracker(store, experiment_name=f"{name} other")
+    listed = [experiment.name for experiment in tracker.list_experiments()]
+    assert {name, f"{name} other"} <= set(listed)
+    tracker.delete_experiment(f"{name} other")
+    assert stock.get_experiment(other.experiment_id).lifecycle_stage == "deleted"
+    assert f"{name} other" not in [experiment.name for experiment in tracker.list_experiments()]
+    with pytest.raises(ValueError, match="deleted"):
+        MLflowTracker(store, experiment_name=f"{name} other")
+    tracker.restore_experiment(f"{name} other")
+    assert MLflowTracker(store, experiment_name=f"{name} other").experiment_id == other.experiment_id
+
+
+def test_a_model_version_is_registered_and_staged(tracker, stock, name):
+    model = name.translate(str.maketrans("[]/:", "____"))
+    with tracker.run() as run:
+        tracker.log_text("weights", "model/weights.txt")
+    assert tracker.register_model(model, f"runs:/{run.run_id}/model", "good", {"a": "b"}) == "1"
+    assert tracker.register_model(model, f"runs:/{run.run_id}/model") == "2"
+    tracker.transition_model_stage(model, 2, "production")
+    first, second = (stock.get_model_version(model, version) for version in ("1", "2"))
+    assert (first.description, first.tags, first.run_id) == ("good", {"a": "b"}, run.run_id)
+    assert (second.current_stage, second.status) == ("Production", "READY")
+    with pytest.raises(NotFoundError):
+        tracker.transition_model_stage(model, 7, "Staging")
+
+
+def test_what_does_not_exist_is_said_not_to(tracker):
+    unknown = "0" * 32
+    for question in (
+        lambda: tracker.get_run(unknown),
+        lambda: tracker.get_metric_history(unknown, "m"),
+        lambda: tracker.delete_run(unknown),
+        lambda: tracker.get_experiment("no such experiment"),
+        lambda: tracker.register_model("m", f"runs:/{unknown}/model"),
+    ):
+        with pytest.raises(NotFoundError):
+            question()
+
+
+ONE_EXPERIMENT = """
+    import sys
+    from heimdall_tracking import MLflowTracker
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    tracker = MLflowTracker(sys.argv[1], experiment_name=sys.argv[2])
+    with tracker.run():
+        tracker.log_metric("m", 1.0)
+    print(tracker.experiment_id, flush=True)
+"""
+
+
+def test_processes_that_race_for_an_experiment_get_the_same_one(
+    store, name, tmp_path, start_script: Callable[..., SimpleNamespace]
+):
+    processes = [
+        start_script(ONE_EXPERIMENT, store, name, HEIMDALL_DIR=tmp_path / f"journal{i}") for i in range(5)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ids = set()
+    for process in processes:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        ids.add(out.strip())
+    assert len(ids) == 1
+    tracker = MLflowTracker(store, experiment_name=name)
+    assert len(tracker.search_runs()) == 5
+
+
+DOOMED = """
+    import sys
+    from heimdall_tracking import MLflowTracker
+
+    tracker = MLflowTracker(sys.argv[1], experiment_name=sys.argv[2])
+    print(tracker.start_run("doomed"), flush=True)
+    for i in range(500):
+        tracker.log_metric("m", i / 7, step=i)
+    print("logged", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_killed_process_had_logged_arrives_and_its_run_is_failed(store, name, start_script):
+    process = start_script(DOOMED, store, name)
+    run_id = process.stdout.readline().strip()
+    assert process.stdout.readline() == "logged\n"
+    process.kill()
+    process.wait()
+    tracker = MLflowTracker(store, experiment_name=name)
+    tracker.flush()
+    assert len(tracker.get_metric_history(run_id, "m")) == 500
+    assert tracker.get_run(run_id).status == "FAILED"
