@@ -67,7 +67,7 @@ def test_the_stock_client_reads_all_of_a_run(tracker, stock, tmp_path, monkeypat
         tracker.log_metric("val/my loss", value, step=step, timestamp=1_700_000_000_000 + step % 7)
     tracker.set_tag("long", "y" * 9000)
     tracker.delete_tag("gone")
-    tracker.log_input(Dataset("powder", "https://example.org/powder.csv", digest="abc"), context="training")
+    tracker.log_input(Dataset("https://example.org/powder.csv", name="powder", digest="abc"), context="training")
     tracker.log_text("grüße", "notes/a.txt")
     tracker.log_artifact(tmp_path / "weights #1%.bin", "files")
     tracker.end_run()
@@ -205,7 +205,7 @@ def several_runs(tracker: MLflowTracker) -> list[str]:
                 tracker.log_param("lr", "0.1" if i % 2 else "1e-2")
             if i == 2:
                 tracker.log_param("quoted", "it's")
-                tracker.log_input(Dataset("d1", "s3://b/x", digest="1"), context="train")
+                tracker.log_input(Dataset("s3://b/x", name="d1", digest="1"), context="train")
             runs.append(run.run_id)
     return runs
 

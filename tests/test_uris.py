@@ -15,6 +15,7 @@ from heimdall_tracking import (
     JournalError,
     MLflowTracker,
     Settings,
+    StoreUnavailableError,
     initialize_mlflow,
 )
 

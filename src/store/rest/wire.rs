@@ -159,7 +159,6 @@ pub(super) struct Run {
 
 #[derive(Deserialize)]
 struct Info {
-    #[serde(alias = "run_uuid")]
     run_id: String,
     #[serde(default)]
     run_name: String,
