@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import postgres
 import pytest
 
+import postgres
 from heimdall_tracking import MLflowTracker
 from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
 

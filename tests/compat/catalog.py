@@ -64,7 +64,9 @@ def postgres_catalog(uri: str) -> Iterator[tuple[str, list]]:
 
 def sqlite_catalog(uri: str) -> Iterator[tuple[str, list]]:
     with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
-        connection.execute("CREATE TEMP VIEW tables AS SELECT name FROM main.sqlite_master WHERE type = 'table'")
+        connection.execute(
+            "CREATE TEMP VIEW tables AS SELECT name FROM main.sqlite_master WHERE type = 'table'"
+        )
         for aspect, query in SQLITE.items():
             yield aspect, sorted(connection.execute(query).fetchall(), key=repr)
         # No PRAGMA tells of checks and of constraints' names: definitions, one by one, in any order.

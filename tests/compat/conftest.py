@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import postgres
 import pytest
+
+import postgres
 
 from .environments import CHOSEN, Stock
 

@@ -1,0 +1,303 @@
+"""A tracker before servers that misbehave: nothing lost, nothing twice, no secret in wrong hands."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from heimdall_tracking import (
+    ConfigurationError,
+    MLflowTracker,
+    PermissionDeniedError,
+    StoreUnavailableError,
+)
+from helpers import free_port, serving, wait_until
+
+EXPERIMENT = {
+    "experiment": {
+        "experiment_id": "1",
+        "name": "e",
+        "lifecycle_stage": "active",
+        "artifact_location": "/nowhere",
+    }
+}
+
+
+class Server:
+    """A server that remembers requests and answers as a function says: status, headers, body."""
+
+    def __init__(self, answer: Callable[[str, dict], tuple[int, dict[str, str], bytes] | None]) -> None:
+        self.requests: list[tuple[str, dict[str, str], dict]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def respond(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                sent = json.loads(body) if body else {}
+                path = self.path.partition("?")[0].partition("/api/2.0/mlflow/")[2]
+                outer.requests.append((path, dict(self.headers), sent))
+                answered = answer(path, sent)
+                if answered is None:
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                status, headers, content = answered
+                self.send_response(status)
+                for name, value in ({"Content-Length": str(len(content))} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+                self.close_connection = "Content-Length" in headers
+
+            do_GET = do_POST = do_PUT = respond
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def ok(content: object) -> tuple[int, dict[str, str], bytes]:
+    return 200, {}, json.dumps(content).encode()
+
+
+def mlflow(path: str, sent: dict) -> tuple[int, dict[str, str], bytes]:
+    """The little of MLflow that a run needs."""
+    info = {"run_id": "a" * 32, "status": "RUNNING", "lifecycle_stage": "active", "experiment_id": "1"}
+    match path:
+        case "experiments/get-by-name" | "experiments/get":
+            return ok(EXPERIMENT)
+        case "runs/create" | "runs/get":
+            return ok({"run": {"info": info}})
+        case _:
+            return ok({})
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "hint"),
+    [
+        ((401, {}, b"no"), PermissionDeniedError, "credentials"),
+        ((403, {}, b"no"), PermissionDeniedError, "permit"),
+        ((404, {}, b"no such page"), ConfigurationError, "no MLflow tracking server"),
+        ((404, {}, b"<html>"), ConfigurationError, "no MLflow tracking server"),
+        ((200, {}, b"<!doctype html><title>Log in</title>"), ConfigurationError, "a web page"),
+        ((200, {}, b'{"experiments": [{"experiment_id"'), StoreUnavailableError, "cut off"),
+        ((500, {}, b"Internal Server Error"), StoreUnavailableError, "500"),
+        ((503, {"Retry-After": "1"}, b""), StoreUnavailableError, "503"),
+        (None, StoreUnavailableError, "cannot answer"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_said_without_the_password(answer, error, hint):
+    with Server(lambda path, sent: answer) as server, pytest.raises(error, match=hint) as caught:
+        MLflowTracker(server.url.replace("://", "://me:hush@"))
+    assert "hush" not in f"{caught.value!r}"
+
+
+def test_credentials_go_to_the_server_and_into_nothing_else(monkeypatch, heimdall_dir, caplog):
+    with Server(mlflow) as server:
+        tracker = MLflowTracker(server.url.replace("://", "://me:hush@"), experiment_name="e")
+        tracker.start_run()
+        tracker.flush()
+        assert {headers["authorization"] for _, headers, _ in server.requests} == {"Basic bWU6aHVzaA=="}
+        shown = f"{tracker!r} {tracker.tracking_uri} {tracker.status()} {caplog.text}"
+        shown += "".join(
+            path.read_text(errors="replace") for path in heimdall_dir.rglob("*") if path.is_file()
+        )
+        assert "hush" not in shown
+
+
+def test_a_token_is_sent_as_a_bearer(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hush")
+    with Server(mlflow) as server:
+        MLflowTracker(server.url, experiment_name="e")
+        assert {headers["authorization"] for _, headers, _ in server.requests} == {"Bearer hush"}
+
+
+def test_user_and_password_of_the_environment_go_before_a_token(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush")
+    with Server(mlflow) as server:
+        MLflowTracker(server.url, experiment_name="e")
+        assert {headers["authorization"] for _, headers, _ in server.requests} == {"Basic bWU6aHVzaA=="}
+
+
+def test_a_path_before_the_api_is_kept():
+    with Server(mlflow) as server:
+        MLflowTracker(f"{server.url}/team/mlflow/", experiment_name="e")
+        assert all(path for path, _, _ in server.requests)
+
+
+def test_a_redirect_to_another_host_is_refused_and_gets_no_credentials():
+    with Server(mlflow) as other:
+        away = (307, {"Location": f"{other.url}/api/2.0/mlflow/experiments/search"}, b"")
+        with (
+            Server(lambda path, sent: away) as server,
+            pytest.raises(ConfigurationError, match="redirects to"),
+        ):
+            MLflowTracker(server.url.replace("://", "://me:hush@"))
+        assert other.requests == []
+
+
+def test_a_redirect_on_the_same_host_is_followed():
+    def answer(path: str, sent: dict) -> tuple[int, dict[str, str], bytes]:
+        if path == "experiments/search" and not moved:
+            moved.append(path)
+            return 307, {"Location": "/api/2.0/mlflow/experiments/search"}, b""
+        return mlflow(path, sent)
+
+    moved: list[str] = []
+    with Server(answer) as server:
+        assert MLflowTracker(server.url, experiment_name="e").experiment_id == "1"
+    assert moved
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        (429, {"Retry-After": "1"}, b""),
+        (500, {}, b"oh"),
+        (503, {}, b""),
+        (401, {}, b"token has run out"),
+        (200, {}, b'{"cut'),
+        (200, {}, b"<html>maintenance</html>"),
+        None,
+    ],
+)
+def test_trouble_that_passes_costs_nothing(trouble):
+    def answer(path: str, sent: dict) -> tuple[int, dict[str, str], bytes] | None:
+        if path == "runs/log-batch" and sent.get("metrics") and len(seen) < 2:
+            seen.append(sent)
+            return trouble
+        return mlflow(path, sent)
+
+    seen: list[dict] = []
+    with Server(answer) as server:
+        tracker = MLflowTracker(server.url, experiment_name="e")
+        tracker.start_run()
+        tracker.log_metrics({"a": 1.0, "b": 2.0}, step=3)
+        tracker.end_run()
+        tracker.flush()
+        assert tracker.status()["parked"] == 0
+        last = [sent for path, _, sent in server.requests if path == "runs/log-batch" and sent.get("metrics")]
+        assert {metric["key"] for metric in last[-1]["metrics"]} == {"a", "b"}
+        ends = [sent["status"] for path, _, sent in server.requests if path == "runs/update"]
+        assert ends == ["FINISHED"]
+        assert sum(path == "runs/create" for path, _, _ in server.requests) == 1
+
+
+def test_what_the_server_forbids_is_parked_and_the_rest_goes_on():
+    def answer(path: str, sent: dict) -> tuple[int, dict[str, str], bytes]:
+        forbidden = any(metric["key"] == "secret" for metric in sent.get("metrics", []))
+        return (403, {}, b"no") if forbidden else mlflow(path, sent)
+
+    with Server(answer) as server:
+        tracker = MLflowTracker(server.url, experiment_name="e")
+        tracker.start_run()
+        for key in ("a", "secret", "b"):
+            tracker.log_metric(key, 1.0)
+        tracker.flush()
+        assert tracker.status()["parked"] == 1
+        batches = [sent.get("metrics", []) for path, _, sent in server.requests if path == "runs/log-batch"]
+        sent = {metric["key"] for batch in batches for metric in batch}
+        assert {"a", "b"} <= sent
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody has signed but itself, and its key."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    make += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def tls_url(certificate: tuple[Path, Path]) -> Iterator[str]:
+    with Server(mlflow) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+        yield server.url.replace("http://", "https://")
+
+
+def test_a_certificate_that_nobody_trusts_is_refused(tls_url):
+    with pytest.raises(StoreUnavailableError, match="certificate"):
+        MLflowTracker(tls_url)
+
+
+def test_a_certificate_that_is_named_is_trusted(tls_url, certificate, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate[0]))
+    assert MLflowTracker(tls_url, experiment_name="e").experiment_id == "1"
+
+
+def test_certificates_are_not_verified_where_the_user_says_so(tls_url, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+    assert MLflowTracker(tls_url, experiment_name="e").experiment_id == "1"
+
+
+def test_a_server_that_dies_and_comes_back_has_one_run_with_everything(tmp_path: Path):
+    from mlflow import MlflowClient
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    with serving(command, url, tmp_path / "log"):
+        tracker = MLflowTracker(url, experiment_name="e")
+        with tracker.run("before"):
+            tracker.log_metric("m", 0.0)
+        tracker.flush()
+    run_id = tracker.start_run("during")
+    for step in range(3000):
+        tracker.log_metric("m", float(step), step=step)
+    tracker.end_run()
+    wait_until(lambda: tracker.status()["degraded"], "the outage is noticed")
+    with serving(command, url, tmp_path / "log"):
+        tracker.flush()
+        assert tracker.get_run(run_id).run_name == "during"
+        client = MlflowClient(url)
+        found = client.search_runs([tracker.experiment_id])
+        assert sorted(run.info.run_name for run in found) == ["before", "during"]
+        (during,) = (run for run in found if run.info.run_name == "during")
+        history = client.get_metric_history(during.info.run_id, "m")
+        assert sorted(point.step for point in history) == list(range(3000))
+        assert during.info.status == "FINISHED"
