@@ -34,8 +34,9 @@ TYPES = {
     "JSON": "json",
     "BLOB": "binary",
 }
-# How PostgreSQL numbers a column, by table and column; read from it.
+# How PostgreSQL numbers a column, by table and column, and what an index has in it alone; read from it.
 NUMBERED: dict[tuple[str, str], str] = {}
+INDEX_TAILS: dict[str, str] = {}
 ACTIONS = {
     "ON DELETE CASCADE": "OnDeleteCascade",
     "ON DELETE SET NULL": "OnDeleteSetNull",
@@ -71,6 +72,7 @@ def main() -> None:
         SqlAlchemyStore(f"sqlite:///{database}", folder)
         SqlAlchemyStore(uri, folder)
         NUMBERED.update(numbered_columns(uri))
+        INDEX_TAILS.update(index_tails(uri))
         with sqlite3.connect(database) as connection:
             text = schema(connection)
     target = SCHEMA_FOLDER / f"mlflow_{mlflow.__version__.replace('.', '_')}.rs"
@@ -86,6 +88,15 @@ def numbered_columns(uri: str) -> dict[tuple[str, str], str]:
     with sqlalchemy.create_engine(uri).connect() as connection:
         rows = connection.exec_driver_sql(query.replace("%", "%%")).fetchall()
     return {(table, column): "identity" if identity else "serial" for table, column, identity in rows}
+
+
+def index_tails(uri: str) -> dict[str, str]:
+    """Return what stands behind the columns of an index, by the index."""
+    query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    with sqlalchemy.create_engine(uri).connect() as connection:
+        rows = connection.exec_driver_sql(query).fetchall()
+    tails = ((name, re.sub(r"^.*? USING btree \([^()]*\)", "", definition)) for name, definition in rows)
+    return {name: tail for name, tail in tails if tail}
 
 
 def schema(connection: sqlite3.Connection) -> str:
@@ -202,6 +213,8 @@ def index(definition: str) -> str:
     expect(all(order in ([], ["DESC"]) for _, *order in columns), definition)
     word = "unique_index" if found["unique"] else "index"
     text = f"{word}({quoted(found['name'])}, {names(', '.join(name for name, *_ in columns))})"
+    if tail := INDEX_TAILS.get(found["name"]):
+        text += f".in_postgres({quoted(tail)})"
     if descending := ", ".join(name for name, *order in columns if order):
         text += f".descending({names(descending)})"
     return text

@@ -30,7 +30,7 @@ def binary(name: str) -> str:
 
 
 class PostgresServer:
-    """A server on 127.0.0.1 (passwords asked) and on a socket (not asked), with data in a temporary folder."""
+    """A server on 127.0.0.1 (asks passwords) and on a socket (does not), with data in a temporary folder."""
 
     def __init__(self, *options: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg"))

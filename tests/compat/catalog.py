@@ -11,7 +11,8 @@ import psycopg
 
 POSTGRES = {
     "columns": """
-        SELECT table_name, row_number() OVER (PARTITION BY table_name ORDER BY ordinal_position), column_name, data_type, character_maximum_length, is_nullable,
+        SELECT table_name, row_number() OVER (PARTITION BY table_name ORDER BY ordinal_position),
+               column_name, data_type, character_maximum_length, is_nullable,
                column_default, is_identity, identity_generation, is_generated, generation_expression
         FROM information_schema.columns WHERE table_schema = 'public'
     """,
@@ -43,7 +44,8 @@ SQLITE = {
     """,
     "indexes": """
         SELECT m.name, CASE WHEN i.origin IN ('pk', 'u') THEN '' ELSE i.name END, "unique", origin, partial,
-               (SELECT group_concat(x.name || x."desc" || x.coll) FROM pragma_index_xinfo(i.name) x WHERE x.key)
+               (SELECT group_concat(x.name || x."desc" || x.coll)
+                FROM pragma_index_xinfo(i.name) x WHERE x.key)
         FROM tables m JOIN pragma_index_list(m.name) i
     """,
     "revision": "SELECT version_num FROM alembic_version",

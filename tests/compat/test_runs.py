@@ -22,7 +22,7 @@ READ = """
     history = client.get_metric_history(sys.argv[2], "val/loss")
     (input,) = run.inputs.dataset_inputs
     version = client.get_model_version("powder", "1")
-    order = [found.info.run_name for found in client.search_runs([run.info.experiment_id], order_by=["start_time"])]
+    found = client.search_runs([run.info.experiment_id], order_by=["start_time"])
     print(json.dumps({
         "status": run.info.status, "name": run.info.run_name, "params": run.data.params,
         "metrics": {key: str(value) for key, value in run.data.metrics.items()},
@@ -31,7 +31,7 @@ READ = """
         "dataset": [input.dataset.name, input.dataset.digest, input.tags[0].value],
         "artifacts": [file.path for file in client.list_artifacts(sys.argv[2])],
         "version": [version.current_stage, version.description, version.tags],
-        "runs": order,
+        "runs": [run.info.run_name for run in found],
     }))
 """
 WRITE = """

@@ -12,7 +12,9 @@ pub(super) fn statements(schema: &Schema, dialect: Dialect) -> Vec<String> {
     let mut statements = Vec::new();
     for table in schema.tables {
         statements.push(create_table(table, dialect));
-        statements.extend(table.indexes.iter().map(|index| create_index(table, index)));
+        for index in table.indexes {
+            statements.push(create_index(table, index, dialect));
+        }
         for constraint in table.constraints {
             statements.extend(create_trigger(table, constraint, dialect));
         }
@@ -152,7 +154,7 @@ fn create_trigger(table: &Table, constraint: &Constraint, dialect: Dialect) -> V
     }
 }
 
-fn create_index(table: &Table, index: &Index) -> String {
+fn create_index(table: &Table, index: &Index, dialect: Dialect) -> String {
     let unique = if index.unique { "UNIQUE " } else { "" };
     let columns: Vec<String> = index
         .columns
@@ -166,8 +168,12 @@ fn create_index(table: &Table, index: &Index) -> String {
             format!("{}{order}", quoted(column))
         })
         .collect();
+    let tail = match dialect {
+        Dialect::Sqlite => "",
+        Dialect::Postgres => index.in_postgres,
+    };
     format!(
-        "CREATE {unique}INDEX {} ON {} ({})",
+        "CREATE {unique}INDEX {} ON {} ({}){tail}",
         index.name,
         table.name,
         columns.join(", ")

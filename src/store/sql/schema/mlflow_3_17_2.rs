@@ -1072,8 +1072,8 @@ pub(super) static SCHEMA: Schema = Schema {
                 foreign_key(Some("fk_spans_trace_id"), &["trace_id"], "trace_info", &["request_id"], &[OnDeleteCascade]),
             ],
             indexes: &[
-                index("idx_spans_cost_exp_time_cover", &["experiment_id", "start_time_unix_nano"]),
-                index("idx_spans_cost_trace_time_cover", &["trace_id", "start_time_unix_nano"]),
+                index("idx_spans_cost_exp_time_cover", &["experiment_id", "start_time_unix_nano"]).in_postgres(" INCLUDE (input_cost, output_cost, total_cost, model_name, model_provider) WHERE ((input_cost IS NOT NULL) OR (output_cost IS NOT NULL) OR (total_cost IS NOT NULL))"),
+                index("idx_spans_cost_trace_time_cover", &["trace_id", "start_time_unix_nano"]).in_postgres(" INCLUDE (input_cost, output_cost, total_cost, model_name, model_provider) WHERE ((input_cost IS NOT NULL) OR (output_cost IS NOT NULL) OR (total_cost IS NOT NULL))"),
                 index("index_spans_experiment_id_duration", &["experiment_id", "duration_ns"]),
                 index("index_spans_experiment_id_start_time", &["experiment_id", "start_time_unix_nano"]),
                 index("index_spans_experiment_id_status_type", &["experiment_id", "status", "type"]),

@@ -217,6 +217,8 @@ pub struct Index {
     pub descending: &'static [&'static str],
     /// Whether no two rows may agree in all its columns.
     pub unique: bool,
+    /// What it has behind its columns in PostgreSQL alone: columns to cover and a condition.
+    pub in_postgres: &'static str,
 }
 
 /// A row that a fresh database has; columns that it doesn't name are NULL.
@@ -364,6 +366,7 @@ const fn index(name: &'static str, columns: &'static [&'static str]) -> Index {
         columns,
         descending: &[],
         unique: false,
+        in_postgres: "",
     }
 }
 
@@ -373,10 +376,18 @@ const fn unique_index(name: &'static str, columns: &'static [&'static str]) -> I
         columns,
         descending: &[],
         unique: true,
+        in_postgres: "",
     }
 }
 
 impl Index {
+    const fn in_postgres(self, tail: &'static str) -> Self {
+        Self {
+            in_postgres: tail,
+            ..self
+        }
+    }
+
     const fn descending(self, columns: &'static [&'static str]) -> Self {
         Self {
             descending: columns,
