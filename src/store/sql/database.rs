@@ -121,6 +121,14 @@ impl Statement {
         }
     }
 
+    /// Asks for PostgreSQL's plan of this statement instead of its rows.
+    pub fn explained(&self) -> Self {
+        Self {
+            sql: format!("EXPLAIN {}", self.sql).into(),
+            values: self.values.clone(),
+        }
+    }
+
     /// Gives the next parameter its value.
     pub fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());

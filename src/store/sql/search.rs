@@ -12,12 +12,30 @@ use crate::{
     },
 };
 
+/// Which runs a statement finds, and by which way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Scope {
+    /// All runs that match, those without what they are sorted by at the end.
+    Every,
+    /// Those with a number for the metric they are first sorted by.
+    Numbers,
+    /// The same, for PostgreSQL: the metric's values are sorted before any run is looked up, which is quick where
+    /// most of them match and slow where few do.
+    NumbersSortedFirst,
+}
+
+/// Whether the runs at the top of a query's answer are those with the best numbers of a metric.
+pub(super) fn is_by_metric(query: &RunQuery) -> bool {
+    let by = query.order_by.first().map(|order| &order.field);
+    matches!(by, Some(Field::Metric(_)))
+}
+
 /// The statement that finds the runs of a query, in its order, as rows of [`RUN_COLUMNS`].
-pub(super) fn statement(query: &RunQuery, dialect: Dialect) -> Statement {
+pub(super) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Statement {
     let mut statement = Statement::new(format!("SELECT {RUN_COLUMNS} FROM runs r"));
     for (number, order) in query.order_by.iter().enumerate() {
-        let only_numbers = query.numbers_only && number == 0;
-        join_ordered(&mut statement, number, order, only_numbers);
+        let scope = if number == 0 { scope } else { Scope::Every };
+        join_ordered(&mut statement, number, order, scope);
     }
     statement.push(" WHERE ").push(in_view(query.view));
     statement.push(" AND r.experiment_id IN ");
@@ -28,7 +46,8 @@ pub(super) fn statement(query: &RunQuery, dialect: Dialect) -> Statement {
     }
     statement.push(" ORDER BY ");
     for (number, order) in query.order_by.iter().enumerate() {
-        push_order(&mut statement, number, order);
+        let scope = if number == 0 { scope } else { Scope::Every };
+        push_order(&mut statement, number, order, scope);
     }
     let by_start = Field::Attribute(Attribute::StartTime);
     if !query.order_by.iter().any(|order| order.field == by_start) {
@@ -39,39 +58,58 @@ pub(super) fn statement(query: &RunQuery, dialect: Dialect) -> Statement {
     statement
 }
 
-/// Joins what a run is sorted by, unless that is its own attribute. Runs without it stay, but where only those
-/// with a number are wanted.
-fn join_ordered(statement: &mut Statement, number: usize, order: &OrderBy, only_numbers: bool) {
+/// Joins what a run is sorted by, unless that is its own attribute.
+fn join_ordered(statement: &mut Statement, number: usize, order: &OrderBy, scope: Scope) {
     let (table, key) = match &order.field {
         Field::Metric(key) => ("latest_metrics", key),
         Field::Param(key) => ("params", key),
         Field::Tag(key) => ("tags", key),
         Field::Attribute(_) | Field::Dataset(_) => return,
     };
-    let join = if only_numbers { "JOIN" } else { "LEFT JOIN" };
-    statement.push(&format!(
-        " {join} {table} o{number} ON o{number}.run_uuid = r.run_uuid AND o{number}.key = "
-    ));
-    statement.push_bind(key.as_str());
-    if only_numbers {
-        statement.push(&format!(" AND NOT o{number}.is_nan"));
+    let on = format!("o{number} ON o{number}.run_uuid = r.run_uuid");
+    match scope {
+        Scope::Every => {
+            statement.push(&format!(" LEFT JOIN {table} {on} AND o{number}.key = "));
+            statement.push_bind(key.as_str());
+        }
+        Scope::Numbers => {
+            statement.push(&format!(
+                " JOIN {table} {on} AND NOT o{number}.is_nan AND o{number}.key = "
+            ));
+            statement.push_bind(key.as_str());
+        }
+        Scope::NumbersSortedFirst => {
+            statement.push(&format!(
+                " JOIN (SELECT run_uuid, value FROM {table} WHERE NOT is_nan AND key = "
+            ));
+            statement.push_bind(key.as_str());
+            // OFFSET keeps the planner from merging this with the rest.
+            let direction = direction(order);
+            statement.push(&format!(" ORDER BY value {direction} OFFSET 0) {on}"));
+        }
     }
 }
 
 /// Values first, then (of metrics) NaN, then runs that have none, whichever way the values go.
-fn push_order(statement: &mut Statement, number: usize, order: &OrderBy) {
+fn push_order(statement: &mut Statement, number: usize, order: &OrderBy, scope: Scope) {
     let value = match &order.field {
         Field::Attribute(attribute) => format!("r.{}", column(*attribute)),
         _ => format!("o{number}.value"),
     };
-    let direction = if order.ascending { "ASC" } else { "DESC" };
-    let nan = match order.field {
-        Field::Metric(_) => format!("WHEN o{number}.is_nan THEN 1 "),
-        _ => String::new(),
-    };
-    statement.push(&format!(
-        "CASE {nan}WHEN {value} IS NULL THEN 2 ELSE 0 END, {value} {direction}, "
-    ));
+    if scope == Scope::Every {
+        let nan = match order.field {
+            Field::Metric(_) => format!("WHEN o{number}.is_nan THEN 1 "),
+            _ => String::new(),
+        };
+        statement.push(&format!(
+            "CASE {nan}WHEN {value} IS NULL THEN 2 ELSE 0 END, "
+        ));
+    }
+    statement.push(&format!("{value} {}, ", direction(order)));
+}
+
+fn direction(order: &OrderBy) -> &'static str {
+    if order.ascending { "ASC" } else { "DESC" }
 }
 
 fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: Dialect) {
