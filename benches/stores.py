@@ -1,10 +1,10 @@
 """How fast the stores take and answer, beside the stock client on the same store, in turns.
 
-Run it with `make bench`, or `python benches/stores.py [sqlite|postgresql|server]…` in an environment that has both
-clients and PostgreSQL. Written down are medians and ranges.
+Run it with `make bench`, or `python benches/stores.py [sqlite|postgresql|server]…` in an environment that has
+both clients and PostgreSQL. Written down are medians and ranges.
 
-* metrics/s: points of 20 metrics a step, until all of them are in the store; the stock client by `log_batch` of 1,000.
-  "bare" is COPY (PostgreSQL) or `executemany` (SQLite) of the same rows into the same table and indexes.
+* metrics/s: points of 20 metrics a step, until all of them are in the store; the stock client by `log_batch`
+  of 1,000. "bare" is COPY (PostgreSQL) or `executemany` (SQLite) of the same rows into the same table.
 * milliseconds per question: the best of 10,000 runs of 20 metrics, and a metric's history of 100,000 points.
 """
 
@@ -15,6 +15,7 @@ import logging
 import os
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,13 +27,13 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 logging.disable(logging.WARNING)  # the stock client's migrations
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import postgres  # noqa: E402
 import psycopg  # noqa: E402
-from helpers import free_port, serving  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric  # noqa: E402
 
+import postgres  # noqa: E402
 from heimdall_tracking import MLflowTracker  # noqa: E402
+from helpers import free_port, serving  # noqa: E402
 
 ROUNDS = 5
 POINTS = {"sqlite": 100_000, "postgresql": 100_000, "server": 20_000}
@@ -50,7 +51,8 @@ def timed(work: Callable[[], object]) -> float:
 def row(name: str, figures: list[float], unit: str, over: float | None = None) -> float:
     median = statistics.median(figures)
     ratio = f"{over / median if unit == 'ms' else median / over:8.1f} x" if over else ""
-    print(f"  {name:34} {median:12,.1f} {unit:10} ({min(figures):,.1f} … {max(figures):,.1f}) {ratio}", flush=True)
+    spread = f"({min(figures):,.1f} … {max(figures):,.1f})"
+    print(f"  {name:38} {median:12,.1f} {unit:10} {spread} {ratio}", flush=True)
     return median
 
 
@@ -141,8 +143,29 @@ def fill(uri: str) -> str:
     return run.run_id
 
 
+ASK_AND_SAY_PEAK = """
+import resource, sys
+from heimdall_tracking import MLflowTracker
+tracker = MLflowTracker(sys.argv[1], experiment_name="many")
+tracker.get_best_run("val/k7")
+tracker.search_runs(order_by="metrics.`val/k7`", max_results=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak_mib(uri: str) -> float:
+    """Most memory of a process of its own that asks for the best run, in MiB."""
+    command = [sys.executable, "-c", ASK_AND_SAY_PEAK, uri]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def questions(uri: str) -> None:
+    with MLflowTracker(uri, experiment_name="many").run():
+        pass
+    before = peak_mib(uri)
     history = fill(uri)
+    after = peak_mib(uri)
+    print(f"  memory of who asks for the best run: {before:.1f} MiB of 1 run, {after:.1f} MiB of {RUNS:,}")
     ours, stock = MLflowTracker(uri, experiment_name="many"), MlflowClient(uri, uri)
     ours.flush()
     order = ["metrics.`val/k7` ASC"]

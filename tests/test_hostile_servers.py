@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -250,13 +252,22 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-@pytest.fixture
-def tls_url(certificate: tuple[Path, Path]) -> Iterator[str]:
+@contextlib.contextmanager
+def tls_server(certificate: tuple[Path, Path], *, wants_ours: bool = False) -> Iterator[str]:
     with Server(mlflow) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
+        if wants_ours:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(certificate[0])
         server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
         yield server.url.replace("http://", "https://")
+
+
+@pytest.fixture
+def tls_url(certificate: tuple[Path, Path]) -> Iterator[str]:
+    with tls_server(certificate) as url:
+        yield url
 
 
 def test_a_certificate_that_nobody_trusts_is_refused(tls_url):
@@ -272,6 +283,37 @@ def test_a_certificate_that_is_named_is_trusted(tls_url, certificate, monkeypatc
 def test_certificates_are_not_verified_where_the_user_says_so(tls_url, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
     assert MLflowTracker(tls_url, experiment_name="e").experiment_id == "1"
+
+
+def test_a_server_that_wants_a_certificate_of_us_gets_it(certificate, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate[0]))
+    with tls_server(certificate, wants_ours=True) as url:
+        with pytest.raises(StoreUnavailableError):
+            MLflowTracker(url)
+        both = tmp_path / "both.pem"
+        both.write_bytes(certificate[0].read_bytes() + certificate[1].read_bytes())
+        monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(both))
+        assert MLflowTracker(url, experiment_name="e").experiment_id == "1"
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_server_behind_a_proxy_is_reached_through_it(variable, run_script):
+    with Server(mlflow) as proxy:
+        ran = run_script(
+            """
+            from heimdall_tracking import MLflowTracker
+            print(MLflowTracker("http://mlflow.example", experiment_name="e").experiment_id)
+            """,
+            **{variable: proxy.url},
+        )
+        assert (ran.out, ran.code) == ("1\n", 0), ran.err
+        assert {headers["host"] for _, headers, _ in proxy.requests} == {"mlflow.example"}
+
+
+def test_a_server_that_is_silent_is_given_up_after_the_time_that_is_set(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StoreUnavailableError):
+        MLflowTracker(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_server_that_dies_and_comes_back_has_one_run_with_everything(tmp_path: Path):

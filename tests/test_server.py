@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from heimdall_tracking import MLflowTracker
-from helpers import contents
+from heimdall_tracking import MLflowTracker, PermissionDeniedError
+from helpers import contents, free_port, serving
 
 HISTORY = [(step, math.sin(step)) for step in range(1500)]
 
@@ -136,3 +139,58 @@ def test_the_server_has_nothing_to_complain_about(get, mlflow_server):
     assert complaints == []
     assert "schema" not in log
     assert "upgrade" not in log.lower()
+
+
+@pytest.fixture(scope="module")
+def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with MLflow's own users and a path before everything."""
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / 'auth.db'}\n"
+        "admin_username = admin\nadmin_password = a p@ss:w/rd%%\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    port = free_port()
+    address = f"127.0.0.1:{port}/team"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--app-name", "basic-auth", "--static-prefix", "/team"]
+    variables = {"MLFLOW_AUTH_CONFIG_PATH": folder / "auth.ini", "MLFLOW_FLASK_SERVER_SECRET_KEY": "key"}
+    with serving(command, f"http://{address}", folder / "server.log", **variables):
+        yield address
+
+
+def test_a_server_with_users_and_a_path_takes_a_run_with_artifacts(guarded_server, monkeypatch):
+    from mlflow import MlflowClient
+
+    url = f"http://admin:{urllib.parse.quote('a p@ss:w/rd%', safe='')}@{guarded_server}"
+    tracker = MLflowTracker(url, experiment_name="guarded")
+    with tracker.run("by its user") as run:
+        tracker.log_metric("m", 1.0)
+        tracker.log_text("hello", "a.txt")
+    tracker.flush()
+    assert tracker.status()["parked"] == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a p@ss:w/rd%")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{guarded_server}")
+    client = MlflowClient(f"http://{guarded_server}")
+    assert client.get_run(run.run_id).data.metrics == {"m": 1.0}
+    assert Path(client.download_artifacts(run.run_id, "a.txt")).read_text() == "hello"
+
+
+def test_a_server_with_users_refuses_a_wrong_password(guarded_server):
+    with pytest.raises(PermissionDeniedError) as refused:
+        MLflowTracker(f"http://admin:hush@{guarded_server}")
+    assert "hush" not in str(refused.value)
+
+
+def test_models_are_registered_elsewhere_than_the_runs(mlflow_server, uri):
+    from mlflow import MlflowClient
+
+    tracker = MLflowTracker(mlflow_server.url, registry_uri=uri, experiment_name="served")
+    with tracker.run() as run:
+        tracker.log_text("weights", "model/weights.txt")
+    version = tracker.register_model("elsewhere", f"runs:/{run.run_id}/model")
+    tracker.transition_model_stage("elsewhere", version, "Staging")
+    found = MlflowClient(mlflow_server.url, uri).get_model_version("elsewhere", version)
+    assert (found.run_id, found.current_stage) == (run.run_id, "Staging")
