@@ -194,7 +194,8 @@ FRAGMENTS += [
     "/*",
 ]
 FRAGMENTS += ["params.a = 'x'", "metrics.`a b` > 1", "tags.a LIKE 'x%'", "status = 'FINISHED'"]
-FRAGMENTS += ["run_id IN ('x')"]
+# Like the stock client we do without an AND, which it does not before IN.
+FRAGMENTS += [" AND run_id IN ('x')"]
 
 
 @settings(SETTINGS, max_examples=1500)

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, TypeInfo,
     ValueRef,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
 };
@@ -20,7 +20,7 @@ use crate::config::PostgresUri;
 /// How long SQLite itself waits for another writer before the delivery worker takes over waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One connection writes while another one answers questions.
 const CONNECTIONS: u32 = 2;
 
@@ -299,11 +299,15 @@ impl Database {
         }
         // The server shows its administrator who is connected.
         let options = options.application_name("heimdall-tracking");
+        // The pool tries a server that is not there until its time is up; a person who starts a script wants to
+        // know at once.
+        let first = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options));
+        let first = first.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        first.close().await?;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_with(options)
-            .await?;
+            .connect_lazy_with(options);
         Ok(Self::Postgres(pool))
     }
 
