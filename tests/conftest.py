@@ -21,6 +21,11 @@ from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+def pytest_unconfigure() -> None:
+    """Runs that tests leave open go to stores that are gone by now: the exit need not wait for them."""
+    os.environ["HEIMDALL_EXIT_TIMEOUT"] = "0"
+
+
 @pytest.fixture(autouse=True)
 def heimdall_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Journals of this test alone; what the developer has set elsewhere does not leak in."""
