@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use pyo3::{prelude::*, types::PyDict};
+use pyo3::{
+    prelude::*,
+    types::{PyDict, PyList},
+};
 
 use crate::{
     run::{self, RunInfo},
@@ -267,4 +270,20 @@ fn escaped(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
+}
+
+/// A list of new objects. While it is made Python's garbage collector rests: with every few hundred of them it would
+/// go through objects of the whole process, and nothing new can be garbage yet.
+pub fn list<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    objects: impl ExactSizeIterator<Item = T>,
+) -> PyResult<Bound<'py, PyList>> {
+    let gc = py.import("gc")?;
+    let rests_already = !gc.call_method0("isenabled")?.extract::<bool>()?;
+    gc.call_method0("disable")?;
+    let list = PyList::new(py, objects);
+    if !rests_already {
+        gc.call_method0("enable")?;
+    }
+    list
 }

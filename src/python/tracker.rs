@@ -13,7 +13,7 @@ use pyo3::{
 };
 
 use super::{
-    answers::{Experiment, MetricPoint, Run},
+    answers::{self, Experiment, MetricPoint, Run},
     errors::to_python,
     values,
 };
@@ -532,7 +532,7 @@ impl MLflowTracker {
         let points = self.ask(py, |keep_waiting| {
             self.tracker.metric_history(&run_id, &key, keep_waiting)
         })?;
-        PyList::new(py, points.into_iter().map(MetricPoint::from))
+        answers::list(py, points.into_iter().map(MetricPoint::from))
     }
 
     #[pyo3(signature = (view="active_only"))]
