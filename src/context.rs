@@ -20,13 +20,16 @@ pub struct RunContext {
     pub source_type: &'static str,
     /// Commit of the repository that the source is in, where it is in one.
     pub git_commit: Option<String>,
+    /// Name of this machine.
+    pub hostname: String,
 }
 
 impl RunContext {
     /// The context of a script, or of a notebook. Runs `git` once.
-    pub fn of(user: String, source_name: String, in_notebook: bool) -> Self {
+    pub fn of(user: String, source_name: String, in_notebook: bool, hostname: String) -> Self {
         Self {
             user,
+            hostname,
             git_commit: git_commit(&source_name),
             source_type: if in_notebook { "NOTEBOOK" } else { "LOCAL" },
             source_name,

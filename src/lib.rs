@@ -1,8 +1,8 @@
 //! The tracker of heimdall-tracking.
 //!
 //! A call on [`Tracker`] is validated, appended to the [`journal`] on local disk and returns. Behind the
-//! journal one [`delivery`] worker writes the records into a [`store`] (an MLflow database) and the files
-//! into an [`artifacts`] store, and moves its position only after they have committed. A process that dies
+//! journal a [`delivery`] worker for each destination writes the records into a [`store`] (an MLflow database or
+//! server) and the files into an [`artifacts`] store, and moves its position only after they have committed. A process that dies
 //! leaves its journal; the next one delivers it. Questions (`get_run_info`, `get_best_run`) and the model
 //! [`registry`] go to the store directly, after everything recorded before them has arrived.
 //!
@@ -18,6 +18,7 @@ pub mod context;
 pub mod delivery;
 pub mod error;
 pub mod journal;
+pub mod process;
 pub mod record;
 pub mod registry;
 pub mod run;

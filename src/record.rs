@@ -101,6 +101,29 @@ pub enum Record {
         /// The run.
         run: RunId,
     },
+    /// Records of a run follow that another process has started and will end. Nothing to deliver.
+    RunAttached {
+        /// The run.
+        run: RunId,
+    },
+    /// A file for the run's artifacts that could not be copied: it is read where it is, as it is then.
+    ArtifactInPlace {
+        /// The run.
+        run: RunId,
+        /// The file's own absolute path.
+        source: String,
+        /// Where it goes, below the run's artifact URI.
+        path: ArtifactPath,
+    },
+    /// A small file for the run's artifacts, with its content.
+    ArtifactInline {
+        /// The run.
+        run: RunId,
+        /// Its content.
+        content: Vec<u8>,
+        /// Where it goes, below the run's artifact URI.
+        path: ArtifactPath,
+    },
 }
 
 /// The beginning of a run.
@@ -132,8 +155,19 @@ impl Record {
             | Self::RunEnded { run, .. }
             | Self::TagDeleted { run, .. }
             | Self::Input { run, .. }
-            | Self::RunResumed { run } => *run,
+            | Self::RunResumed { run }
+            | Self::RunAttached { run }
+            | Self::ArtifactInPlace { run, .. }
+            | Self::ArtifactInline { run, .. } => *run,
         }
+    }
+
+    /// True for a file, which goes to the store of artifacts.
+    pub fn is_artifact(&self) -> bool {
+        matches!(
+            self,
+            Self::Artifact { .. } | Self::ArtifactInPlace { .. } | Self::ArtifactInline { .. }
+        )
     }
 
     /// One line for people: what it is, without its values.
@@ -155,11 +189,14 @@ impl Record {
             Self::Tags { values, .. } => {
                 format!("tags {}", keys(&mut values.iter().map(|(key, _)| key)))
             }
-            Self::Artifact { path, .. } => format!("artifact {}", path.as_str()),
+            Self::Artifact { path, .. }
+            | Self::ArtifactInPlace { path, .. }
+            | Self::ArtifactInline { path, .. } => format!("artifact {}", path.as_str()),
             Self::RunEnded { status, .. } => format!("end of run, {}", status.as_str()),
             Self::TagDeleted { key, .. } => format!("deletion of tag {}", key.as_str()),
             Self::Input { dataset, .. } => format!("dataset {:?}", dataset.name),
             Self::RunResumed { .. } => "resumption of run".to_owned(),
+            Self::RunAttached { .. } => "attachment to run".to_owned(),
         }
     }
 }
@@ -175,6 +212,19 @@ impl Key {
     /// [`Error::Invalid`] naming `what` when the key is empty, longer than 250 characters, has a character
     /// other than letters, digits, `_ - . / :` and blank, or is not its own normalised path.
     pub fn parse(what: &'static str, text: &str) -> Result<Self, Error> {
+        Self::check(what, text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Checks a key without keeping it.
+    ///
+    /// # Errors
+    /// Those of [`Key::parse`].
+    pub fn check(what: &'static str, text: &str) -> Result<(), Error> {
+        // Nearly every key is some ASCII words with slashes between them, which one pass finds out.
+        if is_plain_key(text.as_bytes()) {
+            return Ok(());
+        }
         if text.is_empty() {
             return Err(Error::invalid(
                 what,
@@ -204,13 +254,30 @@ impl Key {
                 "a key must be its own normalised path: no leading or trailing slash, no '//', no '.' or '..' part",
             ));
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 
     /// The key itself.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// True for a key of ASCII letters, digits and `_ - :` and blanks, with single slashes inside. Dots, which may make a
+/// part that climbs, are left to the whole check.
+fn is_plain_key(text: &[u8]) -> bool {
+    if text.is_empty() || text.len() > MAX_KEY_LENGTH {
+        return false;
+    }
+    let mut before = b'/';
+    for &byte in text {
+        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b':' | b' ');
+        if !plain && (byte != b'/' || before == b'/') {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'/'
 }
 
 fn is_key_char(c: char) -> bool {
@@ -467,6 +534,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_plain_key_is_one_that_the_whole_check_finds_right(text in "[a-z/:._ #]{0,12}") {
+            let whole = !text.is_empty() && text.chars().all(is_key_char) && is_normalised(&text);
+            prop_assert!(!is_plain_key(text.as_bytes()) || whole);
+            prop_assert_eq!(Key::check("metric key", &text).is_ok(), whole);
+        }
+
         #[test]
         fn cutting_keeps_whole_characters_up_to_the_limit(text in ".{0,40}", limit in 0usize..30) {
             let expected: String = text.chars().take(limit).collect();

@@ -17,6 +17,11 @@ impl RunId {
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
+
+    /// Its sixteen bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
 }
 
 impl fmt::Display for RunId {

@@ -3,15 +3,16 @@
 mod questions;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
 use crate::{
-    config::{Destination, Settled, TrackerConfig},
+    config::{Destination, Mode, Ranks, Settled, TrackerConfig},
     context::{NOTE_TAG, PARENT_RUN_TAG, RUN_NAME_TAG, RunContext},
     delivery::{
         self, Delivery, Status,
@@ -19,14 +20,19 @@ use crate::{
         notices::Notices,
     },
     error::{Error, Result},
-    journal::{JournalError, staging},
+    journal::{
+        JournalConfig, JournalError,
+        frame::{Draft, MetricsDraft},
+        staging::Staged,
+    },
+    process,
     record::{
         self, ArtifactPath, Key, MAX_PARAM_VALUE_LENGTH, MAX_TAG_VALUE_LENGTH, Record, RunStart,
         cut,
     },
     registry::ModelRegistry,
     run::{self, DatasetInput, MetricPoint, NewRun, RunId, RunInfo, RunStatus, now_ms},
-    store::{self, Experiment, StoreError, TrackingStore},
+    store::{Experiment, StoreError, TrackingStore, deferred::DeferredStore},
 };
 
 pub use questions::Search;
@@ -38,6 +44,8 @@ const DEFAULT_TAGS: [(&str, &str); 3] = [
     ("model", "LocalizationNet"),
 ];
 
+/// Tag of a rank that records into the run of rank 0, before the rank.
+const RANK_TAG: &str = "heimdall.rank.";
 /// Points of one record, and params or tags: far below what a frame of the journal takes.
 const METRICS_OF_A_RECORD: usize = 10_000;
 const TEXTS_OF_A_RECORD: usize = 500;
@@ -47,10 +55,16 @@ static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
 /// Trackers that were dropped while a run was active: the run ends with the process.
 static LEFT_OPEN: Mutex<Vec<Arc<Session>>> = Mutex::new(Vec::new());
 
+thread_local! {
+    /// Where a call's frame is made, so that making one allocates nothing.
+    static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// What outlives the tracker object while a run is active.
 #[derive(Debug)]
 struct Session {
-    delivery: Delivery,
+    /// None on a rank that records nothing.
+    delivery: Option<Delivery>,
     /// The active runs, the innermost last. Never held while a store is waited for.
     active: Mutex<Vec<ActiveRun>>,
     /// Held while a run starts, which may wait for the store, so that two threads do not start one each.
@@ -59,13 +73,15 @@ struct Session {
     started: Mutex<HashSet<RunId>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ActiveRun {
     id: RunId,
     /// Params logged so far, to refuse a change before it is written.
     params: HashMap<Key, String>,
     /// The run as it was when it was resumed.
     before: Option<Arc<RunInfo>>,
+    /// Whether this process ends it. A fork, or another rank, leaves that to the one that has started it.
+    is_owned: bool,
 }
 
 impl ActiveRun {
@@ -102,83 +118,87 @@ impl ActiveRun {
     }
 }
 
-/// Records runs of one experiment at one destination.
+/// Records runs of one experiment.
 #[derive(Debug)]
 pub struct Tracker {
     settled: Settled,
-    experiment: Experiment,
+    /// Known once the store has been reached.
+    experiment: OnceLock<Experiment>,
     context: RunContext,
-    store: Arc<dyn TrackingStore>,
+    store: Arc<DeferredStore>,
     registry: Arc<dyn ModelRegistry>,
     background: Arc<Background>,
     notices: Arc<Notices>,
     session: Arc<Session>,
     pid: u32,
+    generation: u32,
 }
 
 impl Tracker {
-    /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores.
+    /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores, but not longer
+    /// than the configuration says: a store that cannot be reached is one that is reached later.
     ///
     /// # Errors
-    /// [`Error::Configuration`], [`Error::Invalid`], [`Error::Store`] or [`Error::Journal`] for what the
-    /// user can put right; nothing is recorded then.
+    /// [`Error::Configuration`], [`Error::Invalid`] or [`Error::Store`] for what the user can put right; nothing is
+    /// recorded then.
     pub fn open(
         config: &TrackerConfig,
         context: RunContext,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Self> {
         let settled = config.settle()?;
-        let background = Arc::new(Background::start()?);
-        let (tracking, registry) = (settled.tracking.clone(), settled.registry.clone());
-        let (name, fresh) = (
-            settled.experiment_name.clone(),
-            settled.fresh_schema.clone(),
-        );
-        let location = settled.artifacts.as_ref().map(|uri| uri.location());
-        let (store, registry, experiment) = background.wait(
-            async move {
-                let (store, models) = store::open(&tracking, &fresh).await?;
-                let registry = if registry == tracking {
-                    models
-                } else {
-                    store::open(&registry, &fresh).await?.1
-                };
-                let experiment = store
-                    .get_or_create_experiment(&name, location.as_deref())
-                    .await?;
-                Ok::<_, crate::store::StoreError>((store, registry, experiment))
-            },
-            keep_waiting,
-        )??;
-        let notices = Arc::new(Notices::default());
-        let delivery = Delivery::start(
-            &settled.heimdall_dir,
-            settled.tracking.uri(),
-            Arc::clone(&store),
-            &background,
-            Arc::clone(&notices),
-        )?;
-        let session = Arc::new(Session {
-            delivery,
-            active: Mutex::default(),
-            starting: Mutex::default(),
-            started: Mutex::default(),
-        });
-        let mut sessions = lock(&SESSIONS);
-        sessions.retain(|session| session.strong_count() > 0);
-        sessions.push(Arc::downgrade(&session));
-        drop(sessions);
-        Ok(Self {
-            settled,
-            experiment,
-            context,
-            store,
-            registry,
-            background,
-            notices,
-            session,
-            pid: std::process::id(),
-        })
+        let parts = Parts::new(settled, Vec::new())?;
+        let mut unreachable = None;
+        if parts.settled.options.mode == Mode::Online && !parts.settled.is_silent() {
+            match parts.reach(keep_waiting)? {
+                Ok(experiment) => {
+                    let _ = parts.experiment.set(experiment);
+                }
+                Err(error @ StoreError::Unavailable { .. }) => unreachable = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let tracker = parts.into_tracker(context);
+        if let (Some(error), Some(delivery)) = (unreachable, &tracker.session.delivery) {
+            delivery.tell_outage(&error.to_string());
+        }
+        Ok(tracker)
+    }
+
+    /// This tracker in a fork of the process that opened it: a journal and a delivery of its own, for the same
+    /// runs, which remain the parent's to end. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when the system gives no thread.
+    pub fn in_fork(&self) -> Result<Self> {
+        // A thread of the parent's that held the lock does not exist here to release it.
+        let mut active: Vec<ActiveRun> = self
+            .session
+            .active
+            .try_lock()
+            .map(|active| active.clone())
+            .unwrap_or_default();
+        for run in &mut active {
+            run.is_owned = false;
+        }
+        let attached: Vec<Record> = active
+            .iter()
+            .map(|run| Record::RunAttached { run: run.id })
+            .collect();
+        let parts = Parts::new(self.settled.clone(), active)?;
+        if let Some(experiment) = self.experiment.get() {
+            let _ = parts.experiment.set(experiment.clone());
+        }
+        let tracker = parts.into_tracker(self.context.clone());
+        if !attached.is_empty() {
+            tracker.session.accept_all(attached)?;
+        }
+        Ok(tracker)
+    }
+
+    /// Whether this process is a fork of the one that opened it.
+    pub fn is_forked(&self) -> bool {
+        self.generation != process::generation()
     }
 
     /// Starts a run and makes it the active one. Waits on the store only where that chooses the ids of runs,
@@ -213,26 +233,29 @@ impl Tracker {
         let mut start = RunStart {
             run: RunId::random(),
             experiment: self.settled.experiment_name.clone(),
-            artifact_location: self.settled.artifacts.as_ref().map(|uri| uri.location()),
+            artifact_location: self.settled.artifact_location(),
             name,
             user: self.context.user.clone(),
             start_time: now_ms(),
         };
-        if let Destination::Server(_) = self.settled.tracking {
+        if let Destination::Server(_) = self.settled.tracking
+            && let Some(delivery) = &self.session.delivery
+            && self.store.is_open()
+            && !delivery.is_troubled()
+        {
             let (store, begun, with) = (Arc::clone(&self.store), start.clone(), tags.clone());
             let created = async move { store.create_run(&begun, &with).await };
             match self.ask(created, keep_waiting) {
                 Ok(created) => start.run = created.unwrap_or(start.run),
                 // The run has an id of ours then, and is created as soon as the server can.
-                Err(Error::Store(error)) if error.is_transient() => self.notices.tell(format!(
-                    "tracking is degraded, training is not: {error}. Run {} is created when the server can",
-                    start.run
-                )),
+                Err(Error::Store(error)) if error.is_transient() => {
+                    delivery.tell_outage(&error.to_string());
+                }
                 Err(error) => return Err(error),
             }
         }
         let id = start.run;
-        self.session.delivery.accept_all(vec![
+        self.session.accept_all(vec![
             Record::RunStarted(start),
             Record::Tags {
                 run: id,
@@ -244,8 +267,48 @@ impl Tracker {
             id,
             params: HashMap::new(),
             before: None,
+            is_owned: true,
         });
         Ok(id)
+    }
+
+    /// Makes a run that another process has started, and will end, the active one. On a rank of a distributed
+    /// training it gets a tag that says so.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::start_run`].
+    pub fn attach_run(&self, run: RunId, nested: bool) -> Result<()> {
+        self.check_process()?;
+        let _starting = lock(&self.session.starting);
+        self.may_start(nested)?;
+        let rank = self.settled.options.rank;
+        let mut records = vec![Record::RunAttached { run }];
+        if rank > 0 {
+            let host = &self.context.hostname;
+            let value = format!("{host}:{}", std::process::id());
+            let tag = (format!("{RANK_TAG}{rank}"), value);
+            let values = tag_values("tag key", [tag])?;
+            records.push(Record::Tags { run, values });
+        }
+        self.session.accept_all(records)?;
+        lock(&self.session.active).push(ActiveRun {
+            id: run,
+            params: HashMap::new(),
+            before: None,
+            is_owned: false,
+        });
+        Ok(())
+    }
+
+    /// Whether this is a rank that records nothing.
+    pub fn is_silent(&self) -> bool {
+        self.settled.is_silent()
+    }
+
+    /// Whether this is a rank that records into the run of rank 0.
+    pub fn attaches(&self) -> bool {
+        let options = &self.settled.options;
+        options.rank > 0 && options.ranks == Ranks::All
     }
 
     /// Goes on with a run that has ended, by its id or as the latest of its name in the experiment, and makes
@@ -294,7 +357,7 @@ impl Tracker {
                 values: tags,
             });
         }
-        self.session.delivery.accept_all(records)?;
+        self.session.accept_all(records)?;
         // A param whose key is none can be given no other value here.
         let params = found
             .params
@@ -306,6 +369,7 @@ impl Tracker {
             id,
             params,
             before: Some(Arc::new(found)),
+            is_owned: true,
         });
         Ok(id)
     }
@@ -406,11 +470,45 @@ impl Tracker {
             Some(timestamp) => record::timestamp(key.as_str(), timestamp)?,
             None => now_ms(),
         };
-        self.session.delivery.accept(Record::Metrics {
+        self.session.accept(Record::Metrics {
             run,
             step,
             timestamp,
             values,
+        })
+    }
+
+    /// Logs `count` metrics of the active run, which `fill` pushes, without an allocation: what training loops
+    /// call most. `fill` must not come back here.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::log_metrics`] and of `fill`; nothing is logged then.
+    pub fn log_metrics_from<E: From<Error>>(
+        &self,
+        count: usize,
+        step: i64,
+        timestamp: Option<i64>,
+        fill: impl FnOnce(&mut MetricsDraft<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.check_process()?;
+        let run = self.active("log_metrics")?;
+        let at = now_ms();
+        let timestamp = match timestamp {
+            Some(timestamp) => record::timestamp("", timestamp)?,
+            None => at,
+        };
+        DRAFT.with_borrow_mut(|buffer| {
+            let mut metrics = Draft::new(buffer).metrics(at, run, step, timestamp, count);
+            fill(&mut metrics)?;
+            let mut draft = metrics
+                .finish()
+                .map_err(|reason| Error::from(JournalError::Encode(reason)))?;
+            if count > 0
+                && let Some(delivery) = &self.session.delivery
+            {
+                delivery.accept_draft(&mut draft)?;
+            }
+            Ok(())
         })
     }
 
@@ -430,9 +528,7 @@ impl Tracker {
         self.check_process()?;
         let run = self.active("delete_tag")?;
         let key = Key::parse("tag key", key)?;
-        self.session
-            .delivery
-            .accept(Record::TagDeleted { run, key })
+        self.session.accept(Record::TagDeleted { run, key })
     }
 
     /// Logs points, params and tags of the active run: all of them or, on an error, none. `action` is what the
@@ -491,7 +587,7 @@ impl Tracker {
         if records.is_empty() {
             return Ok(());
         }
-        self.session.delivery.accept_all(records)?;
+        self.session.accept_all(records)?;
         active.params.extend(params);
         Ok(())
     }
@@ -504,7 +600,7 @@ impl Tracker {
         self.check_process()?;
         let run = self.active("log_input")?;
         let dataset = Box::new(record::dataset(dataset)?);
-        self.session.delivery.accept(Record::Input { run, dataset })
+        self.session.accept(Record::Input { run, dataset })
     }
 
     /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
@@ -561,45 +657,69 @@ impl Tracker {
     pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<()> {
         self.check_process()?;
         let run = self.active("log_artifact")?;
-        let artifact = file_path(path)?;
-        let staging = self.session.delivery.journal().staging();
-        let staged = staging
-            .write(content)
-            .map_err(|source| JournalError::Stage {
-                path: path.into(),
-                source,
-            })?;
-        self.session.delivery.accept(Record::Artifact {
-            run,
-            staged: staged.name,
-            path: artifact,
-            size: staged.size,
-        })
+        let path = file_path(path)?;
+        let Some(delivery) = &self.session.delivery else {
+            return Ok(());
+        };
+        let record = match delivery.journal().stage_bytes(content)? {
+            Staged::Copied { name, size } => Record::Artifact {
+                run,
+                staged: name,
+                path,
+                size,
+            },
+            // In memory, then, like everything that the disk does not take.
+            Staged::Refused(_) => Record::ArtifactInline {
+                run,
+                content: content.to_owned(),
+                path,
+            },
+        };
+        delivery.accept(record)
     }
 
     fn log_files(&self, run: RunId, files: Vec<(PathBuf, ArtifactPath)>) -> Result<()> {
-        let staging = self.session.delivery.journal().staging();
-        let mut records: Vec<(staging::Staged, ArtifactPath)> = Vec::with_capacity(files.len());
+        let Some(delivery) = &self.session.delivery else {
+            return Ok(());
+        };
+        let journal = delivery.journal();
+        let mut records: Vec<Record> = Vec::with_capacity(files.len());
         for (file, path) in files {
-            match staging.copy(&file) {
-                Ok(staged) => records.push((staged, path)),
-                Err(source) => {
+            let staged = match journal.stage_file(&file) {
+                Ok(staged) => staged,
+                Err(error) => {
                     // All of a folder or nothing of it.
-                    records
-                        .iter()
-                        .for_each(|(staged, _)| staging.discard(staged));
-                    return Err(JournalError::Stage { path: file, source }.into());
+                    for record in &records {
+                        if let Record::Artifact { staged, size, .. } = record {
+                            journal.discard(staged, *size);
+                        }
+                    }
+                    return Err(error.into());
                 }
-            }
-        }
-        for (staged, path) in records {
-            let record = Record::Artifact {
-                run,
-                staged: staged.name,
-                path,
-                size: staged.size,
             };
-            self.session.delivery.accept(record)?;
+            records.push(match staged {
+                Staged::Copied { name, size } => Record::Artifact {
+                    run,
+                    staged: name,
+                    path,
+                    size,
+                },
+                Staged::Refused(error) => {
+                    self.notices.tell(format!(
+                        "tracking is degraded, training is not: {} cannot be copied into the journal ({error}). It \
+                         is uploaded from where it is, as it is then: leave it there",
+                        file.display()
+                    ));
+                    Record::ArtifactInPlace {
+                        run,
+                        source: utf8(&file)?.to_owned(),
+                        path,
+                    }
+                }
+            });
+        }
+        for record in records {
+            delivery.accept_beyond_limits(record)?;
         }
         Ok(())
     }
@@ -610,17 +730,33 @@ impl Tracker {
     /// [`Error::Undelivered`] after `timeout`, [`Error::Interrupted`].
     pub fn flush(&self, timeout: Option<Duration>, keep_waiting: KeepWaiting<'_>) -> Result<()> {
         self.check_process()?;
-        self.session.delivery.flush(timeout, keep_waiting)
+        match &self.session.delivery {
+            Some(delivery) => delivery.flush(timeout, keep_waiting),
+            None => Ok(()),
+        }
     }
 
-    /// How delivery stands.
-    pub fn status(&self) -> Status {
-        self.session.delivery.status()
+    /// How delivery stands; none on a rank that records nothing.
+    pub fn status(&self) -> Option<Status> {
+        self.session.delivery.as_ref().map(Delivery::status)
+    }
+
+    /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
+    pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
+        match &self.session.delivery {
+            Some(delivery) => delivery.wait_for_room(keep_waiting),
+            None => true,
+        }
     }
 
     /// Sentences that the user should see, once.
     pub fn notices(&self) -> Vec<String> {
         self.notices.take()
+    }
+
+    /// Whether there are some. Costs one load.
+    pub fn has_notices(&self) -> bool {
+        self.notices.are_waiting()
     }
 
     /// Where runs are recorded.
@@ -638,9 +774,22 @@ impl Tracker {
         &self.settled.experiment_name
     }
 
-    /// Id of the experiment.
-    pub fn experiment_id(&self) -> &str {
-        &self.experiment.id
+    /// Id of the experiment. Waits on the store where it has not been reached yet.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot be reached or the experiment is deleted.
+    pub fn experiment_id(&self, keep_waiting: KeepWaiting<'_>) -> Result<String> {
+        if let Some(experiment) = self.experiment.get() {
+            return Ok(experiment.id.clone());
+        }
+        let (store, name) = (
+            Arc::clone(&self.store),
+            self.settled.experiment_name.clone(),
+        );
+        let location = self.settled.artifact_location();
+        let asked = async move { store.get_or_create_experiment(&name, location.as_deref()).await };
+        let experiment = self.ask(asked, keep_waiting)?;
+        Ok(self.experiment.get_or_init(|| experiment).id.clone())
     }
 
     /// Runs a question to the store and waits for its answer.
@@ -658,21 +807,148 @@ impl Tracker {
 
     /// The worker thread does not survive a fork, and two processes must not write one journal.
     fn check_process(&self) -> Result<()> {
-        let current = std::process::id();
-        if current == self.pid {
-            Ok(())
-        } else {
-            Err(Error::Forked {
+        if self.is_forked() {
+            return Err(Error::Forked {
                 owner: self.pid,
-                current,
-            })
+                current: std::process::id(),
+            });
         }
+        Ok(())
+    }
+}
+
+/// A tracker in the making.
+struct Parts {
+    settled: Settled,
+    experiment: OnceLock<Experiment>,
+    store: Arc<DeferredStore>,
+    registry: Arc<DeferredStore>,
+    background: Arc<Background>,
+    notices: Arc<Notices>,
+    active: Vec<ActiveRun>,
+}
+
+impl Parts {
+    fn new(settled: Settled, active: Vec<ActiveRun>) -> Result<Self> {
+        process::watch_forks();
+        let store = Arc::new(settled.store(&settled.tracking));
+        let registry = match settled.registry == settled.tracking {
+            true => Arc::clone(&store),
+            false => Arc::new(settled.store(&settled.registry)),
+        };
+        Ok(Self {
+            settled,
+            experiment: OnceLock::new(),
+            store,
+            registry,
+            background: Arc::new(Background::start()?),
+            notices: Arc::new(Notices::default()),
+            active,
+        })
+    }
+
+    /// Opens the stores, waiting as long as the configuration says, and finds or creates the experiment.
+    fn reach(
+        &self,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<std::result::Result<Experiment, StoreError>> {
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
+        let (name, location) = (
+            self.settled.experiment_name.clone(),
+            self.settled.artifact_location(),
+        );
+        let patience = self.settled.options.connect_timeout;
+        let destination = self.settled.tracking.uri();
+        let reached = async move {
+            let experiment = store.get_or_create_experiment(&name, location.as_deref()).await?;
+            match registry.reach().await {
+                Err(StoreError::Unavailable { .. }) | Ok(()) => Ok(experiment),
+                Err(error) => Err(error),
+            }
+        };
+        let in_time = async move {
+            tokio::time::timeout(patience, reached)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(StoreError::Unavailable {
+                        destination,
+                        source: format!("no answer within {} s", patience.as_secs_f64()).into(),
+                        retry_after: None,
+                    })
+                })
+        };
+        self.background.wait(in_time, keep_waiting)
+    }
+
+    fn into_tracker(self, context: RunContext) -> Tracker {
+        let settled = self.settled;
+        let options = &settled.options;
+        let delivery = (!settled.is_silent()).then(|| {
+            let stores: Vec<Arc<dyn TrackingStore>> = match options.mode {
+                Mode::Offline => Vec::new(),
+                Mode::Online => {
+                    let mirrors = settled.mirrors.iter();
+                    std::iter::once(Arc::clone(&self.store) as Arc<dyn TrackingStore>)
+                        .chain(mirrors.map(|mirror| Arc::new(settled.store(mirror)) as _))
+                        .collect()
+                }
+            };
+            let mirrors = settled.mirrors.iter().map(Destination::uri);
+            let config = JournalConfig {
+                heimdall_dir: settled.heimdall_dir.clone(),
+                destinations: std::iter::once(settled.tracking.uri())
+                    .chain(mirrors)
+                    .collect(),
+                disk_limit: options.journal_limit,
+                memory_limit: options.memory_limit,
+                durability: options.durability,
+            };
+            Delivery::start(config, stores, &self.background, Arc::clone(&self.notices))
+        });
+        let session = Arc::new(Session {
+            delivery,
+            active: Mutex::new(self.active),
+            starting: Mutex::default(),
+            started: Mutex::default(),
+        });
+        let mut sessions = lock(&SESSIONS);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        drop(sessions);
+        Tracker {
+            experiment: self.experiment,
+            context,
+            store: self.store,
+            registry: self.registry,
+            background: self.background,
+            notices: self.notices,
+            session,
+            pid: std::process::id(),
+            generation: process::generation(),
+            settled,
+        }
+    }
+}
+
+impl Settled {
+    fn store(&self, destination: &Destination) -> DeferredStore {
+        let is_offline = self.options.mode == Mode::Offline;
+        DeferredStore::new(destination.clone(), self.fresh_schema.clone(), is_offline)
+    }
+
+    fn artifact_location(&self) -> Option<String> {
+        self.artifacts.as_ref().map(|uri| uri.location())
+    }
+
+    /// Whether this is a rank that records nothing.
+    fn is_silent(&self) -> bool {
+        self.options.rank > 0 && self.options.ranks == Ranks::Zero
     }
 }
 
 impl Drop for Tracker {
     fn drop(&mut self) {
-        if self.pid == std::process::id() && self.active_run().is_some() {
+        if !self.is_forked() && self.active_run().is_some() {
             lock(&LEFT_OPEN).push(Arc::clone(&self.session));
         }
     }
@@ -684,12 +960,31 @@ impl Session {
         let Some(run) = lock(&self.active).pop() else {
             return Ok(None);
         };
-        self.delivery.accept(Record::RunEnded {
-            run: run.id,
-            status,
-            end_time: now_ms(),
-        })?;
+        if run.is_owned {
+            let record = Record::RunEnded {
+                run: run.id,
+                status,
+                end_time: now_ms(),
+            };
+            if let Some(delivery) = &self.delivery {
+                delivery.accept_beyond_limits(record)?;
+            }
+        }
         Ok(Some(run.id))
+    }
+
+    fn accept(&self, record: Record) -> Result<()> {
+        match &self.delivery {
+            Some(delivery) => delivery.accept(record),
+            None => Ok(()),
+        }
+    }
+
+    fn accept_all(&self, records: Vec<Record>) -> Result<()> {
+        match &self.delivery {
+            Some(delivery) => delivery.accept_all(records),
+            None => Ok(()),
+        }
     }
 }
 

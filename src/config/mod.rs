@@ -1,12 +1,14 @@
 //! What a tracker is told at construction: where to write, with which credentials, under which experiment.
 
 mod access;
+mod options;
 mod uri;
 
 use std::{fmt, path::PathBuf};
 
 use crate::{error::Error, record};
 pub use access::ServerAccess;
+pub use options::{GivenOptions, Mode, Options, Ranks};
 use uri::absolute;
 pub use uri::{ArtifactUri, Destination, PostgresUri, ServerUri, without_credentials};
 
@@ -14,6 +16,13 @@ pub use uri::{ArtifactUri, Destination, PostgresUri, ServerUri, without_credenti
 pub const DEFAULT_EXPERIMENT: &str = "heimdall-localization";
 /// Folder, in the working directory, of the journals when `HEIMDALL_DIR` is not set.
 pub const DEFAULT_HEIMDALL_DIR: &str = ".heimdall";
+
+/// Folder of the journals: `HEIMDALL_DIR`, else the default.
+pub fn heimdall_dir() -> PathBuf {
+    std::env::var_os("HEIMDALL_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_HEIMDALL_DIR), PathBuf::from)
+}
 
 /// A credential. It has no way to be printed.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -57,6 +66,8 @@ pub struct TrackerConfig {
     pub heimdall_dir: PathBuf,
     /// Schema of a database that does not exist yet.
     pub fresh_schema: FreshSchema,
+    /// How the tracker works.
+    pub options: Options,
 }
 
 /// Which MLflow release's schema a fresh database gets.
@@ -96,6 +107,8 @@ pub(crate) struct Settled {
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
     pub fresh_schema: FreshSchema,
+    pub mirrors: Vec<Destination>,
+    pub options: Options,
 }
 
 impl TrackerConfig {
@@ -121,6 +134,20 @@ impl TrackerConfig {
             Some(uri) => Destination::parse("registry URI", &uri)?,
             None => tracking.clone(),
         };
+        let mut mirrors: Vec<Destination> = Vec::new();
+        for uri in &self.options.mirrors {
+            let mirror = Destination::parse("mirror URI", uri)?;
+            // Twice the same would be twice the work for nothing.
+            let is_known = mirrors.iter().any(|known| known.uri() == mirror.uri());
+            if mirror.uri() == tracking.uri() || is_known {
+                return Err(Error::configuration(
+                    "mirror URI",
+                    &mirror.uri(),
+                    "runs are recorded there already: name each destination once",
+                ));
+            }
+            mirrors.push(mirror);
+        }
         let artifacts = given(&self.artifact_uri)
             .map(|uri| ArtifactUri::parse(&uri))
             .transpose()?;
@@ -131,6 +158,8 @@ impl TrackerConfig {
             experiment_name: record::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
             fresh_schema: self.fresh_schema.clone(),
+            mirrors,
+            options: self.options.clone(),
         })
     }
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::{journal::Entry, record::Record};
 
-/// The dead letters of one journal: a file with a JSON object per line, and the staged files beside it.
+/// The dead letters of one journal and destination: a file with a JSON object per line, and the staged files beside
+/// it.
 #[derive(Debug)]
 pub struct DeadLetters {
     file: PathBuf,
@@ -27,14 +28,16 @@ struct Letter<'a> {
 }
 
 impl DeadLetters {
-    /// The dead letters of the journal in folder `journal`, below `heimdall_dir`. Nothing is created yet.
-    pub fn of(heimdall_dir: &Path, journal: &Path) -> Self {
-        let name = journal.file_name().unwrap_or_default();
+    /// The dead letters of the journal in folder `journal`, below `heimdall_dir`, for one of its destinations.
+    /// Nothing is created yet.
+    pub fn of(heimdall_dir: &Path, journal: &Path, destination: usize) -> Self {
+        let name = journal.file_name().unwrap_or_default().to_string_lossy();
+        let name = match destination {
+            0 => format!("{name}.jsonl"),
+            mirror => format!("{name}-mirror-{mirror}.jsonl"),
+        };
         Self {
-            file: heimdall_dir
-                .join("dead_letter")
-                .join(name)
-                .with_extension("jsonl"),
+            file: heimdall_dir.join("dead_letter").join(name),
         }
     }
 
@@ -43,7 +46,7 @@ impl DeadLetters {
         &self.file
     }
 
-    /// Adds an entry; a staged file that it names is moved beside the dead letters.
+    /// Adds an entry; a staged file that it names is kept beside the dead letters.
     ///
     /// # Errors
     /// Those of the file system.
@@ -54,7 +57,10 @@ impl DeadLetters {
             Some(staged) => {
                 fs::create_dir_all(&folder)?;
                 let kept = folder.join(staged.file_name().unwrap_or_default());
-                fs::rename(staged, &kept)?;
+                // Another destination may want the file still.
+                if fs::hard_link(staged, &kept).is_err() {
+                    fs::copy(staged, &kept)?;
+                }
                 Some(kept)
             }
             None => None,

@@ -1,21 +1,24 @@
-//! Delivery: what is journaled arrives at its destination, in order, whatever has to be waited out.
+//! Delivery: what is journaled arrives at its destinations, in order, whatever has to be waited out.
 //!
-//! One worker per tracker reads the journal and writes to the store. It tries again for as long as it takes
-//! where the destination is at fault, parks a record as a [`dead_letter`] where the record is, and moves its
-//! position only behind what has been committed.
+//! One worker per destination reads the journal at its own pace and writes to the store. It tries again for as long
+//! as it takes where the destination is at fault, parks a record as a [`dead_letter`] where the record is, and
+//! moves its position only behind what has been committed. A keeper looks after the journal itself and wakes the
+//! workers, so that a logging call wakes nobody.
 
+mod adoption;
 pub mod background;
+mod courier;
 pub mod dead_letter;
 pub mod notices;
 pub mod retry;
+pub mod sync;
 mod worker;
 
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,43 +27,85 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     error::{Error, Result},
-    journal::{Appended, Journal},
+    journal::{Appended, Journal, JournalConfig, frame::Draft},
     record::Record,
+    run::now_ms,
     store::TrackingStore,
 };
+use adoption::Adoption;
 use background::{Background, KeepWaiting};
 use notices::Notices;
 use worker::Worker;
 
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How often the keeper looks for new records while there are some, so that a burst of calls becomes one
+/// transaction, and while there have been none for a while.
+const GATHER: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(100);
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// How often journals are looked for whose processes have died since.
+const ADOPT: Duration = Duration::from_secs(10);
+/// At the exit, a mirror that takes nothing is not waited for longer than this.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Deliveries of this process that have not ended, so that its exit can wait for them.
-static LIVE: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+static LIVE: Mutex<Vec<Weak<Common>>> = Mutex::new(Vec::new());
 
-/// What the worker and its callers both see.
+/// What a delivery's keeper, workers and callers all see.
 #[derive(Debug)]
-struct Shared {
+struct Common {
+    journal: Arc<Journal>,
+    /// Told when there may be something to do.
     wake: Notify,
-    urgent: AtomicBool,
     closing: AtomicBool,
     deadline: watch::Sender<bool>,
-    state: Mutex<State>,
-    changed: Condvar,
     notices: Arc<Notices>,
-    journal_dir: PathBuf,
+    adoption: Adoption,
+    /// Number of the last request to look for journals of dead processes.
+    adopt: AtomicU64,
+    destinations: Vec<Arc<Shared>>,
+    /// Destinations that have not delivered all yet.
+    behind: AtomicUsize,
+    /// Nothing is tried: the journal is all there is.
+    is_offline: bool,
+    /// The user has been told that calls wait for room.
+    room_told: Mutex<bool>,
 }
 
-#[derive(Clone, Debug)]
+/// What one destination's worker and the callers both see.
+#[derive(Debug)]
+struct Shared {
+    uri: String,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Debug, Default)]
 struct State {
     /// Entries of this journal that are delivered or parked.
     delivered: u64,
     parked: u64,
-    recovering: bool,
+    /// Number of the last request to look for journals of dead processes that was fulfilled.
+    adopted: u64,
     ended: bool,
     last_error: Option<String>,
+    /// Since when it takes nothing, in milliseconds since 1970.
+    since: Option<i64>,
+    /// When the first record was recorded that waits, in milliseconds since 1970.
+    oldest: Option<i64>,
+    /// The user has been told that it takes nothing.
+    outage_told: bool,
 }
 
 impl Shared {
+    fn new(uri: String) -> Self {
+        Self {
+            uri,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,26 +115,14 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+    /// True the first time in an outage.
+    fn tell_outage(&self) -> bool {
+        !std::mem::replace(&mut self.state().outage_told, true)
     }
 
-    /// True when somebody waits, so that gathering a burst would only cost them time.
-    fn is_urgent(&self) -> bool {
-        self.urgent.swap(false, Ordering::AcqRel) || self.is_closing()
-    }
-
-    /// Waits for `pause`; true as soon as there is no time left to deliver in.
-    async fn wait_to_close(&self, pause: Duration) -> bool {
-        let mut deadline = self.deadline.subscribe();
-        tokio::time::timeout(pause, deadline.wait_for(|over| *over))
-            .await
-            .is_ok()
-    }
-
-    fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-        self.wake.notify_one();
+    /// True when the user has been told of an outage, which is over.
+    fn outage_over(&self) -> bool {
+        std::mem::take(&mut self.state().outage_told)
     }
 
     /// Waits until `done`; false when `until` has passed.
@@ -122,86 +155,194 @@ impl Shared {
         }
         Ok(true)
     }
+
+    fn status(&self, appended: u64) -> DestinationStatus {
+        let state = self.state().clone();
+        let pending = appended.saturating_sub(state.delivered);
+        DestinationStatus {
+            uri: self.uri.clone(),
+            pending,
+            parked: state.parked,
+            last_error: state.last_error,
+            since: state.since,
+            oldest: state.oldest.filter(|_| pending > 0),
+        }
+    }
+}
+
+impl Common {
+    fn new(
+        journal: Arc<Journal>,
+        config: &JournalConfig,
+        notices: Arc<Notices>,
+        is_offline: bool,
+    ) -> Self {
+        let uris = config.destinations.clone();
+        Self {
+            journal,
+            wake: Notify::new(),
+            closing: AtomicBool::new(false),
+            deadline: watch::Sender::new(false),
+            notices,
+            adoption: Adoption::new(config.heimdall_dir.clone(), uris.clone()),
+            // The start is a request.
+            adopt: AtomicU64::new(1),
+            behind: AtomicUsize::new(uris.len()),
+            destinations: uris
+                .into_iter()
+                .map(|uri| Arc::new(Shared::new(uri)))
+                .collect(),
+            is_offline,
+            room_told: Mutex::default(),
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+    }
+
+    /// Asks for a look for journals of dead processes, and wakes the workers.
+    fn request_adoption(&self) -> u64 {
+        let request = self.adopt.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake.notify_waiters();
+        request
+    }
+
+    fn pending(&self) -> u64 {
+        let appended = self.journal.appended();
+        let pending = |shared: &Arc<Shared>| appended.saturating_sub(shared.state().delivered);
+        self.destinations.iter().map(pending).max().unwrap_or(0)
+    }
+
+    /// Looks after the journal and wakes the workers until all have ended.
+    async fn keep(&self) {
+        let mut seen = 0;
+        let (mut active, mut adopted) = (Instant::now(), Instant::now());
+        loop {
+            if let Some(told) = self.journal.maintain() {
+                self.notices.tell(told);
+            }
+            let appended = self.journal.appended();
+            if appended != seen {
+                seen = appended;
+                active = Instant::now();
+                self.wake.notify_waiters();
+            }
+            if adopted.elapsed() >= ADOPT && !self.is_offline {
+                adopted = Instant::now();
+                self.request_adoption();
+            }
+            let has_ended = match self.is_offline {
+                true => self.is_closing(),
+                false => self.behind.load(Ordering::Acquire) == 0,
+            };
+            if has_ended || *self.deadline.borrow() {
+                break;
+            }
+            let pause = if active.elapsed() > IDLE_AFTER {
+                IDLE
+            } else {
+                GATHER
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// How a destination stands.
+#[derive(Clone, Debug)]
+pub struct DestinationStatus {
+    /// Its URI, without credentials.
+    pub uri: String,
+    /// Records that wait in the journal.
+    pub pending: u64,
+    /// Records that were refused for good and parked as dead letters.
+    pub parked: u64,
+    /// What it answers, while it takes nothing.
+    pub last_error: Option<String>,
+    /// Since when it takes nothing, in milliseconds since 1970.
+    pub since: Option<i64>,
+    /// When the first record was recorded that waits, in milliseconds since 1970.
+    pub oldest: Option<i64>,
 }
 
 /// How delivery stands.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// Records that wait in the journal.
-    pub pending: u64,
-    /// Records that were refused for good and parked as dead letters.
-    pub parked: u64,
-    /// What the destination answers, while it takes nothing.
-    pub last_error: Option<String>,
+    /// The destinations, the primary one first.
+    pub destinations: Vec<DestinationStatus>,
     /// Folder of the journal.
     pub journal: PathBuf,
+    /// What the journal's disk answers, while it takes nothing.
+    pub journal_error: Option<String>,
+    /// Records that are in memory only.
+    pub in_memory: u64,
+    /// Nothing is tried: records wait for `heimdall sync`.
+    pub is_offline: bool,
 }
 
-/// A journal and the worker that empties it.
+/// A journal and the workers that empty it.
 #[derive(Debug)]
 pub struct Delivery {
-    journal: Arc<Journal>,
-    shared: Arc<Shared>,
+    common: Arc<Common>,
     pid: u32,
 }
 
 impl Delivery {
-    /// Begins a journal for `destination` and starts its worker on `background`, which the worker keeps
-    /// alive until it ends.
-    ///
-    /// # Errors
-    /// Those of [`Journal::create`].
+    /// Begins a journal and starts a worker for each destination on `background`, which they keep alive until
+    /// they end. `stores` are those of the configuration's destinations; without any, nothing is tried.
     pub fn start(
-        heimdall_dir: &Path,
-        destination: String,
-        store: Arc<dyn TrackingStore>,
+        config: JournalConfig,
+        stores: Vec<Arc<dyn TrackingStore>>,
         background: &Arc<Background>,
         notices: Arc<Notices>,
-    ) -> Result<Self> {
-        let journal = Arc::new(Journal::create(heimdall_dir, &destination)?);
-        let shared = Arc::new(Shared {
-            wake: Notify::new(),
-            urgent: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-            deadline: watch::Sender::new(false),
-            state: Mutex::new(State {
-                delivered: 0,
-                parked: 0,
-                recovering: true,
-                ended: false,
-                last_error: None,
-            }),
-            changed: Condvar::new(),
-            notices,
-            journal_dir: journal.dir().to_owned(),
-        });
-        let worker = Worker {
-            heimdall_dir: heimdall_dir.to_owned(),
-            destination,
-            store,
-            journal: Arc::clone(&journal),
-            shared: Arc::clone(&shared),
-            artifacts: HashMap::new(),
-        };
+    ) -> Self {
+        let journal = Arc::new(Journal::create(config.clone()));
+        if let Some(error) = journal.trouble() {
+            notices.tell(format!(
+                "tracking is degraded, training is not: the journal cannot be kept in {} ({error}); set \
+                 HEIMDALL_DIR to a folder that can be written. Records are kept in memory until then; they are \
+                 lost if this process dies before they are delivered",
+                config.heimdall_dir.display()
+            ));
+        }
+        let common = Arc::new(Common::new(journal, &config, notices, stores.is_empty()));
         let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|delivery| delivery.strong_count() > 0);
-        live.push(Arc::downgrade(&shared));
+        live.push(Arc::downgrade(&common));
         drop(live);
-        let kept = Arc::clone(background);
+        for (destination, store) in stores.into_iter().enumerate() {
+            let worker = Worker::new(
+                config.heimdall_dir.clone(),
+                destination,
+                store,
+                Arc::clone(&common),
+            );
+            let kept = Arc::clone(background);
+            background.spawn(async move {
+                worker.run().await;
+                drop(kept);
+            });
+        }
+        let (keeper, kept) = (Arc::clone(&common), Arc::clone(background));
         background.spawn(async move {
-            worker.run().await;
+            keeper.keep().await;
             drop(kept);
         });
-        Ok(Self {
-            journal,
-            shared,
+        Self {
+            common,
             pid: std::process::id(),
-        })
+        }
     }
 
     /// Its journal.
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        &self.common.journal
     }
 
     /// Accepts a record: it is in the journal when this returns, and will be delivered.
@@ -209,7 +350,7 @@ impl Delivery {
     /// # Errors
     /// Those of [`Journal::append`].
     pub fn accept(&self, record: Record) -> Result<()> {
-        self.accepted(self.journal.append(record)?);
+        self.accepted(self.journal().append(record)?);
         Ok(())
     }
 
@@ -218,66 +359,137 @@ impl Delivery {
     /// # Errors
     /// Those of [`Journal::append_all`].
     pub fn accept_all(&self, records: Vec<Record>) -> Result<()> {
-        self.accepted(self.journal.append_all(records)?);
+        self.accepted(self.journal().append_all(records)?);
         Ok(())
+    }
+
+    /// Accepts a frame.
+    ///
+    /// # Errors
+    /// Those of [`Journal::append_draft`].
+    pub fn accept_draft(&self, draft: &mut Draft<'_>) -> Result<()> {
+        self.accepted(self.journal().append_draft(draft)?);
+        Ok(())
+    }
+
+    /// Accepts a record that must not wait for room: what it is about has been accepted before.
+    ///
+    /// # Errors
+    /// [`crate::journal::JournalError::Encode`], [`crate::journal::JournalError::Sealed`].
+    pub fn accept_beyond_limits(&self, record: Record) -> Result<()> {
+        self.accepted(self.journal().append_beyond_limits(record)?);
+        Ok(())
+    }
+
+    /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
+    pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
+        if !std::mem::replace(&mut *self.common.room_told.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            self.common.notices.tell(format!(
+                "the journal in {} is as large as it may get (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds \
+                 is delivered",
+                self.journal().dir().display()
+            ));
+        }
+        self.journal().wait_for_room(keep_waiting)
+    }
+
+    /// Tells the user, once in an outage, that the primary destination takes nothing.
+    pub fn tell_outage(&self, reason: &str) {
+        if let Some(primary) = self.common.destinations.first()
+            && primary.tell_outage()
+        {
+            primary.update(|state| {
+                state.last_error = Some(reason.to_owned());
+                state.since.get_or_insert_with(now_ms);
+            });
+            self.common.notices.tell(format!(
+                "tracking is degraded, training is not: {reason}. What is recorded is kept in {} and delivered as soon \
+                 as it can be",
+                self.journal().dir().display()
+            ));
+        }
     }
 
     fn accepted(&self, appended: Appended) {
         if let Appended::InMemory(error) = appended {
-            self.shared.notices.tell(format!(
+            self.common.notices.tell(format!(
                 "tracking is degraded, training is not: the journal in {} cannot be written ({error}). \
                  Records are kept in memory until it can; they are lost if this process dies before",
-                self.journal.dir().display()
+                self.journal().dir().display()
             ));
         }
-        self.shared.wake.notify_one();
     }
 
-    /// Waits until everything accepted so far, and everything dead processes had left, is delivered.
+    /// Waits until the primary destination has everything accepted so far, and everything dead processes had left.
     ///
     /// # Errors
     /// [`Error::Undelivered`] after `timeout`, [`Error::Interrupted`] when `keep_waiting` says so.
     pub fn flush(&self, timeout: Option<Duration>, keep_waiting: KeepWaiting<'_>) -> Result<()> {
-        let target = self.journal.end().appended;
-        let begun = Instant::now();
-        self.shared.urgent.store(true, Ordering::Release);
-        self.shared.wake.notify_one();
-        // A time beyond what the clock can count is no limit.
-        let until = timeout.and_then(|timeout| begun.checked_add(timeout));
-        let delivered =
-            |state: &State| state.ended || (state.delivered >= target && !state.recovering);
-        self.shared.wait_for(until, keep_waiting, delivered)?;
-        let state = self.shared.state().clone();
-        if state.delivered >= target && !state.recovering {
+        let Some(primary) = self.common.destinations.first() else {
             return Ok(());
-        }
-        Err(Error::Undelivered {
+        };
+        let target = self.journal().appended();
+        let begun = Instant::now();
+        let undelivered = |state: &State, reason: &str| Error::Undelivered {
             pending: target.saturating_sub(state.delivered),
             waited_s: begun.elapsed().as_secs_f64(),
             reason: state
                 .last_error
-                .unwrap_or_else(|| "the store has not answered".into()),
-            journal: self.journal.dir().to_owned(),
-        })
+                .clone()
+                .unwrap_or_else(|| reason.to_owned()),
+            journal: self.journal().dir(),
+        };
+        if self.common.is_offline {
+            if target == 0 {
+                return Ok(());
+            }
+            let state = primary.state().clone();
+            return Err(undelivered(
+                &state,
+                "this tracker is offline: `heimdall sync` delivers",
+            ));
+        }
+        let request = self.common.request_adoption();
+        // A time beyond what the clock can count is no limit.
+        let until = timeout.and_then(|timeout| begun.checked_add(timeout));
+        let delivered = |state: &State| state.delivered >= target && state.adopted >= request;
+        primary.wait_for(until, keep_waiting, |state| state.ended || delivered(state))?;
+        let state = primary.state().clone();
+        if delivered(&state) {
+            return Ok(());
+        }
+        Err(undelivered(&state, "the store has not answered"))
+    }
+
+    /// Whether the primary destination has taken nothing when it was last tried.
+    pub fn is_troubled(&self) -> bool {
+        let primary = self.common.destinations.first();
+        primary.is_some_and(|primary| primary.state().last_error.is_some())
     }
 
     /// How it stands.
     pub fn status(&self) -> Status {
-        let state = self.shared.state().clone();
+        let end = self.journal().end();
         Status {
-            pending: self.journal.end().appended.saturating_sub(state.delivered),
-            parked: state.parked,
-            last_error: state.last_error,
-            journal: self.journal.dir().to_owned(),
+            destinations: self
+                .common
+                .destinations
+                .iter()
+                .map(|shared| shared.status(end.appended))
+                .collect(),
+            journal: self.journal().dir(),
+            journal_error: self.journal().trouble(),
+            in_memory: end.in_memory,
+            is_offline: self.common.is_offline,
         }
     }
 }
 
 impl Drop for Delivery {
-    /// Lets the worker finish alone. A fork has no worker, only a copy of its state.
+    /// Lets the workers finish alone. A fork has no workers, only a copy of their state.
     fn drop(&mut self) {
         if self.pid == std::process::id() {
-            self.shared.close();
+            self.common.close();
         }
     }
 }
@@ -289,28 +501,61 @@ pub(crate) fn forget_parent() {
     }
 }
 
+/// Records of this process that wait for the destination that is furthest behind.
+pub fn pending() -> u64 {
+    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let live: Vec<Arc<Common>> = live.iter().filter_map(Weak::upgrade).collect();
+    live.iter()
+        .filter(|it| !it.is_offline)
+        .map(|it| it.pending())
+        .sum()
+}
+
 /// Waits, at the end of the process, for all deliveries of it; what is not delivered in time stays in its
 /// journal for the next start. Returns what to tell the user.
 pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
-    let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
-    let live: Vec<Arc<Shared>> = live.iter().filter_map(Weak::upgrade).collect();
-    let until = Instant::now().checked_add(timeout);
+    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let live: Vec<Arc<Common>> = live.iter().filter_map(Weak::upgrade).collect();
+    let begun = Instant::now();
+    let until = begun.checked_add(timeout);
     for delivery in &live {
+        delivery.request_adoption();
         delivery.close();
     }
     let mut told = Vec::new();
     for delivery in &live {
-        if !matches!(
-            delivery.wait_for(until, keep_waiting, |state| state.ended),
-            Ok(true)
-        ) {
-            told.push(format!(
-                "not everything is delivered; the rest stays in {} and goes out with the next start",
-                delivery.journal_dir.display()
-            ));
+        let dir = delivery.journal.dir();
+        if delivery.is_offline {
+            let kept = delivery.journal.appended();
+            if kept > 0 {
+                told.push(format!(
+                    "{kept} records are kept in {}: `heimdall sync` delivers them",
+                    dir.display()
+                ));
+            }
+            delivery.deadline.send_replace(true);
+            continue;
+        }
+        for (place, shared) in delivery.destinations.iter().enumerate() {
+            // A mirror that is down for a day must not hold up the exit; its part waits in the journal.
+            let hopeless =
+                |state: &State| place > 0 && state.since.is_some() && begun.elapsed() >= MIRROR_PATIENCE;
+            let over = |state: &State| state.ended || hopeless(state);
+            let waited = shared.wait_for(until, keep_waiting, over);
+            if !matches!(waited, Ok(true)) || !shared.state().ended {
+                told.push(format!(
+                    "not everything is delivered to {}; the rest stays in {} and goes out with the next start or \
+                     with `heimdall sync`",
+                    shared.uri,
+                    dir.display()
+                ));
+            }
         }
         delivery.deadline.send_replace(true);
         told.extend(delivery.notices.take());
     }
+    LIVE.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .retain(|kept| !live.iter().any(|it| std::ptr::eq(kept.as_ptr(), Arc::as_ptr(it))));
     told
 }

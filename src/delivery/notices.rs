@@ -22,7 +22,12 @@ impl Notices {
         self.waiting.store(true, Ordering::Release);
     }
 
-    /// Takes what waits. Costs one load when nothing does.
+    /// Whether something waits. Costs one load.
+    pub fn are_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes what waits.
     pub fn take(&self) -> Vec<String> {
         if !self.waiting.swap(false, Ordering::AcqRel) {
             return Vec::new();

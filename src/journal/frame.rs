@@ -1,59 +1,191 @@
-//! How one record lies in a segment: marker, length, checksum, payload.
+//! How records lie in a segment: marker, length, checksum, number, payload.
 //!
 //! ```text
-//! frame   = marker (4 bytes) length (u32 LE) crc32 (u32 LE, over length and payload) payload
+//! frame = marker (4 bytes) length (u32 LE) crc32 (u32 LE, over length, number and payload)
+//!         number (u64 LE) payload
 //! ```
 //!
-//! The marker lets a reader find the next frame behind damaged bytes; the checksum decides whether what it
-//! found is one.
+//! The payload is one entry or several that belong together: all of them are read, or none. The number is that
+//! of the first entry, counted from the journal's beginning, so that a reader can tell what it has seen and what
+//! is missing. The marker is written last and lets a reader find the next frame behind damaged bytes; the
+//! checksum decides whether what it found is one.
 
 use super::Entry;
+use crate::{record::Key, run::RunId};
 
 /// Bytes before the payload.
-pub const HEADER_LEN: usize = 12;
+pub const HEADER_LEN: usize = 20;
+/// Bytes of the marker.
+pub const MARKER_LEN: usize = 4;
 /// Longest payload that is written or believed.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
 /// Not UTF-8 and not a small number, so it is rare in what people record.
-const MARKER: [u8; 4] = [0xF1, 0x4A, 0xC3, 0xD7];
+const MARKER: [u8; MARKER_LEN] = [0xF1, 0x4A, 0xC3, 0xD7];
+/// Place of `Record::Metrics` among the variants of a record.
+const METRICS_VARIANT: u8 = 1;
 
-/// Appends the frame of `entry` to `out`.
-///
-/// # Errors
-/// A message when the entry cannot be encoded or is longer than [`MAX_PAYLOAD`].
-pub fn encode(entry: &Entry, out: &mut Vec<u8>) -> Result<(), String> {
-    let start = out.len();
-    out.extend_from_slice(&MARKER);
-    out.extend_from_slice(&[0; HEADER_LEN - MARKER.len()]);
-    let taken = std::mem::take(out);
-    *out = postcard::to_extend(entry, taken).map_err(|error| error.to_string())?;
-    let payload = start + HEADER_LEN;
-    let length = out.len() - payload;
-    let length = u32::try_from(length)
-        .ok()
-        .filter(|_| length <= MAX_PAYLOAD)
-        .ok_or_else(|| {
-            format!("{length} bytes are more than the {MAX_PAYLOAD} that a record may have")
-        })?;
-    let crc = checksum(length, &out[payload..]);
-    out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
-    out[start + 8..start + 12].copy_from_slice(&crc.to_le_bytes());
-    Ok(())
+/// A frame in the making: its payload is there, its number is not. Made in a buffer that is used again.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    bytes: &'a mut Vec<u8>,
+    entries: u32,
+}
+
+impl<'a> Draft<'a> {
+    /// A frame without entries, in an empty buffer.
+    pub fn new(bytes: &'a mut Vec<u8>) -> Self {
+        bytes.clear();
+        bytes.extend_from_slice(&MARKER);
+        bytes.extend_from_slice(&[0; HEADER_LEN - MARKER_LEN]);
+        Self { bytes, entries: 0 }
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// A message when the entry cannot be encoded or makes the payload longer than [`MAX_PAYLOAD`].
+    pub fn push(&mut self, entry: &Entry) -> Result<(), String> {
+        let taken = std::mem::take(self.bytes);
+        *self.bytes = postcard::to_extend(entry, taken).map_err(|error| error.to_string())?;
+        let length = self.bytes.len() - HEADER_LEN;
+        if length > MAX_PAYLOAD {
+            return Err(format!(
+                "{length} bytes are more than the {MAX_PAYLOAD} that a record may have"
+            ));
+        }
+        self.entries += 1;
+        Ok(())
+    }
+
+    /// Adds an entry of metrics, of which as many are pushed as `count` says. Encodes what [`Draft::push`] would,
+    /// without making the record: this is the call that training loops make most.
+    pub fn metrics(
+        mut self,
+        at: i64,
+        run: RunId,
+        step: i64,
+        timestamp: i64,
+        count: usize,
+    ) -> MetricsDraft<'a> {
+        varint(self.bytes, zigzag(at));
+        self.bytes.push(METRICS_VARIANT);
+        let run = run.as_bytes();
+        varint(self.bytes, run.len() as u64);
+        self.bytes.extend_from_slice(run);
+        varint(self.bytes, zigzag(step));
+        varint(self.bytes, zigzag(timestamp));
+        varint(self.bytes, count as u64);
+        self.entries += 1;
+        MetricsDraft { draft: self }
+    }
+
+    /// Goes on with a frame that was [taken](Draft::taken).
+    pub(super) fn of(bytes: &'a mut Vec<u8>, entries: u32) -> Self {
+        Self { bytes, entries }
+    }
+
+    /// The frame's bytes and its number of entries; what is left is a frame without entries.
+    pub(super) fn taken(&mut self) -> (Vec<u8>, u32) {
+        let empty = self.bytes[..HEADER_LEN].to_vec();
+        let bytes = std::mem::replace(self.bytes, empty);
+        (bytes, std::mem::take(&mut self.entries))
+    }
+
+    /// Number of entries.
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Its length in bytes.
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The whole frame, whose first entry has that number.
+    pub(super) fn sealed(&mut self, number: u64) -> &[u8] {
+        let length = self.bytes.len() - HEADER_LEN;
+        // `push` has refused longer ones.
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        self.bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        self.bytes[12..20].copy_from_slice(&number.to_le_bytes());
+        let crc = checksum(length, &self.bytes[12..]);
+        self.bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        self.bytes
+    }
+}
+
+/// The values of an entry of metrics in the making.
+#[derive(Debug)]
+pub struct MetricsDraft<'a> {
+    draft: Draft<'a>,
+}
+
+impl<'a> MetricsDraft<'a> {
+    /// Adds a value under a key that has been checked.
+    pub fn push(&mut self, key: Checked<'_>, value: f64) {
+        let bytes = &mut *self.draft.bytes;
+        varint(bytes, key.0.len() as u64);
+        bytes.extend_from_slice(key.0.as_bytes());
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// The frame.
+    ///
+    /// # Errors
+    /// A message when its payload is longer than [`MAX_PAYLOAD`].
+    pub fn finish(self) -> Result<Draft<'a>, String> {
+        let length = self.draft.bytes.len() - HEADER_LEN;
+        if length > MAX_PAYLOAD {
+            return Err(format!(
+                "{length} bytes are more than the {MAX_PAYLOAD} that a record may have"
+            ));
+        }
+        Ok(self.draft)
+    }
+}
+
+/// A key that [`Key::check`] has found right, not copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked<'a>(&'a str);
+
+impl<'a> Checked<'a> {
+    /// Checks a key.
+    ///
+    /// # Errors
+    /// Those of [`Key::parse`].
+    pub fn parse(what: &'static str, text: &'a str) -> Result<Self, crate::Error> {
+        Key::check(what, text)?;
+        Ok(Self(text))
+    }
 }
 
 /// What stands at the front of some bytes of a segment.
 #[derive(Debug, PartialEq)]
 pub enum Decoded {
-    /// An intact frame of this total length.
-    Frame(Entry, usize),
+    /// An intact frame.
+    Frame {
+        /// Number of its first entry.
+        number: u64,
+        /// Its entries, one or more.
+        entries: Vec<Entry>,
+        /// Its length in bytes.
+        length: usize,
+    },
     /// The beginning of a frame: more bytes may complete it.
     Incomplete,
+    /// Space that nothing has been written to, as long as this.
+    Blank(usize),
     /// Bytes that are no frame. The next one can begin after this many.
     Damaged(usize),
 }
 
-/// Decodes the front of `bytes`.
+/// Decodes the front of `bytes`, which are some.
 pub fn decode(bytes: &[u8]) -> Decoded {
+    let blank = bytes.iter().take_while(|byte| **byte == 0).count();
+    if blank > 0 {
+        return Decoded::Blank(blank);
+    }
     let Some(header) = bytes.get(..HEADER_LEN) else {
         return if bytes.starts_with(&MARKER) || MARKER.starts_with(bytes) {
             Decoded::Incomplete
@@ -65,26 +197,49 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     let (length, crc) = (word(4), word(8));
+    let number = u64::from(word(12)) | u64::from(word(16)) << 32;
     let total = HEADER_LEN + length as usize;
-    if header[..4] != MARKER || length as usize > MAX_PAYLOAD {
+    if header[..MARKER_LEN] != MARKER || length as usize > MAX_PAYLOAD {
         return Decoded::Damaged(to_next_marker(bytes));
     }
-    let Some(payload) = bytes.get(HEADER_LEN..total) else {
+    let Some(numbered) = bytes.get(12..total) else {
         return Decoded::Incomplete;
     };
-    if checksum(length, payload) != crc {
+    if checksum(length, numbered) != crc {
         return Decoded::Damaged(to_next_marker(bytes));
     }
-    match postcard::from_bytes(payload) {
-        Ok(entry) => Decoded::Frame(entry, total),
-        Err(_) => Decoded::Damaged(total),
+    let mut payload = &numbered[HEADER_LEN - 12..];
+    let mut entries = Vec::with_capacity(1);
+    while !payload.is_empty() {
+        match postcard::take_from_bytes(payload) {
+            Ok((entry, rest)) => {
+                entries.push(entry);
+                payload = rest;
+            }
+            // Whole, but of a kind that this version does not know.
+            Err(_) => return Decoded::Damaged(total),
+        }
+    }
+    if entries.is_empty() {
+        return Decoded::Damaged(total);
+    }
+    Decoded::Frame {
+        number,
+        entries,
+        length: total,
     }
 }
 
-fn checksum(length: u32, payload: &[u8]) -> u32 {
+/// Whether bytes begin with a marker.
+pub fn has_marker(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MARKER)
+}
+
+/// Over the length and what follows the checksum itself.
+fn checksum(length: u32, numbered: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&length.to_le_bytes());
-    crc.update(payload);
+    crc.update(numbered);
     crc.finalize()
 }
 
@@ -98,15 +253,26 @@ fn to_next_marker(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
+/// A whole number as postcard writes it, seven bits a byte, the lowest first.
+fn varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+/// Small numbers of either sign as small numbers.
+fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        record::{Key, Record},
-        run::RunId,
-    };
+    use crate::{record::Record, run::RunId};
 
     fn entry(at: i64, value: f64) -> Entry {
         let key = Key::parse("metric key", "val/loss").unwrap();
@@ -119,67 +285,100 @@ mod tests {
         Entry { at, record }
     }
 
-    fn decode_all(mut bytes: &[u8]) -> Vec<Entry> {
+    fn frame(number: u64, entries: &[Entry]) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        let mut draft = Draft::new(&mut buffer);
+        for entry in entries {
+            draft.push(entry).unwrap();
+        }
+        draft.sealed(number).to_vec()
+    }
+
+    fn decode_all(mut bytes: &[u8]) -> Vec<(u64, Vec<Entry>)> {
         let mut found = Vec::new();
-        loop {
+        while !bytes.is_empty() {
             match decode(bytes) {
-                Decoded::Frame(entry, length) => {
-                    found.push(entry);
+                Decoded::Frame {
+                    number,
+                    entries,
+                    length,
+                } => {
+                    found.push((number, entries));
                     bytes = &bytes[length..];
                 }
-                Decoded::Damaged(length) => bytes = &bytes[length..],
+                Decoded::Damaged(length) | Decoded::Blank(length) => bytes = &bytes[length..],
                 // A length that damage made too long hides the frames behind it from this point only.
-                Decoded::Incomplete if bytes.len() > 1 => bytes = &bytes[1..],
-                Decoded::Incomplete => return found,
-            }
-            if bytes.is_empty() {
-                return found;
+                Decoded::Incomplete => bytes = &bytes[1..],
             }
         }
+        found
     }
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(at in any::<i64>(), value in any::<f64>()) {
-            let mut bytes = Vec::new();
-            encode(&entry(at, value), &mut bytes).unwrap();
-            let Decoded::Frame(found, length) = decode(&bytes) else { panic!("no frame") };
-            prop_assert_eq!(length, bytes.len());
-            prop_assert_eq!(found.at, at);
-            let Record::Metrics { values, .. } = found.record else { panic!("no metrics") };
-            prop_assert_eq!(values[0].1.to_bits(), value.to_bits());
+        fn what_is_encoded_is_decoded(number: u64, at: i64, values in proptest::collection::vec(any::<f64>(), 1..4)) {
+            let entries: Vec<Entry> = values.iter().map(|value| entry(at, *value)).collect();
+            let bytes = frame(number, &entries);
+            let Decoded::Frame { number: found, entries: read, length } = decode(&bytes) else { panic!("no frame") };
+            prop_assert_eq!((found, length, read.len()), (number, bytes.len(), entries.len()));
+            for (read, value) in read.iter().zip(values) {
+                prop_assert_eq!(read.at, at);
+                let Record::Metrics { values, .. } = &read.record else { panic!("no metrics") };
+                prop_assert_eq!(values[0].1.to_bits(), value.to_bits());
+            }
         }
 
         #[test]
-        fn any_bytes_are_read_without_a_panic_and_with_progress(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Decoded::Damaged(length) = decode(&bytes) {
-                prop_assert!(bytes.is_empty() || length > 0);
+        fn metrics_are_encoded_as_the_record_would_be(
+            at: i64, step: i64, timestamp: i64,
+            values in proptest::collection::vec(("[a-z/ ]{1,300}", any::<f64>()), 0..200),
+        ) {
+            let values: Vec<(Key, f64)> = values
+                .into_iter()
+                .filter_map(|(key, value)| Some((Key::parse("metric key", &key).ok()?, value)))
+                .collect();
+            let run = RunId::random();
+            let mut buffer = Vec::new();
+            let mut draft = Draft::new(&mut buffer).metrics(at, run, step, timestamp, values.len());
+            for (key, value) in &values {
+                draft.push(Checked::parse("metric key", key.as_str()).unwrap(), *value);
+            }
+            let bytes = draft.finish().unwrap().sealed(7).to_vec();
+            let record = Record::Metrics { run, step, timestamp, values };
+            prop_assert_eq!(bytes, frame(7, &[Entry { at, record }]));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic_and_with_progress(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
+            if let Decoded::Damaged(length) | Decoded::Blank(length) = decode(&bytes) {
+                prop_assert!(length > 0);
             }
             decode_all(&bytes);
         }
 
         #[test]
-        fn damage_in_one_frame_costs_that_frame_only(at in 0usize..60, bit in 0u8..8) {
+        fn damage_in_one_frame_costs_that_frame_only(at in 0usize..80, bit in 0u8..8) {
             let entries = [entry(1, 0.5), entry(2, 1.5), entry(3, 2.5)];
-            let (mut bytes, mut second) = (Vec::new(), 0..0);
-            for (i, entry) in entries.iter().enumerate() {
-                let start = bytes.len();
-                encode(entry, &mut bytes).unwrap();
-                if i == 1 { second = start..bytes.len() }
-            }
-            let at = second.start + at % second.len();
-            bytes[at] ^= 1 << bit;
+            let frames: Vec<Vec<u8>> = (0..).zip(&entries).map(|(i, it)| frame(i, std::slice::from_ref(it))).collect();
+            let mut bytes = frames.concat();
+            bytes[frames[0].len() + at % frames[1].len()] ^= 1 << bit;
             let found = decode_all(&bytes);
-            prop_assert_eq!(found, vec![entries[0].clone(), entries[2].clone()]);
+            prop_assert_eq!(found, vec![(0, vec![entries[0].clone()]), (2, vec![entries[2].clone()])]);
         }
     }
 
     #[test]
     fn a_torn_frame_is_incomplete() {
-        let mut bytes = Vec::new();
-        encode(&entry(1, 0.5), &mut bytes).unwrap();
-        for end in 0..bytes.len() {
+        let bytes = frame(1, &[entry(1, 0.5)]);
+        for end in 1..bytes.len() {
             assert_eq!(decode(&bytes[..end]), Decoded::Incomplete, "{end}");
         }
+    }
+
+    #[test]
+    fn what_nothing_was_written_to_is_blank() {
+        let bytes = [vec![0; 9], frame(1, &[entry(1, 0.5)])].concat();
+        assert_eq!(decode(&bytes), Decoded::Blank(9));
+        assert_eq!(decode_all(&bytes).len(), 1);
     }
 }

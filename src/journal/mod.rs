@@ -1,8 +1,8 @@
 //! The journal: what the tracker has promised to deliver, on local disk.
 //!
-//! A record that [`Journal::append`] has taken survives the end of the process at any later instruction,
-//! because its bytes are with the kernel; surviving a power cut is not promised. A record leaves the journal
-//! only after the delivery worker has seen the store commit it and has saved a position behind it.
+//! A record that [`Journal::append`] has taken survives the end of the process at any later instruction, because
+//! its bytes are with the kernel; with [`Durability::Power`] it survives a power cut. A record leaves the journal
+//! only after every destination's worker has seen its store commit it and has saved a position behind it.
 //!
 //! One folder per tracker, below `$HEIMDALL_DIR/journal`:
 //!
@@ -11,11 +11,18 @@
 //!   lock              held while the process lives
 //!   manifest.json     where the records go (no credentials), who wrote them
 //!   00000001.segment  frames (see [`frame`]); a delivered segment is removed
-//!   position.json     delivered up to here, and which runs were open there
+//!   position-0.json   how far the first destination is, and which runs were open there
 //!   staging/          copies of the files to upload
 //! ```
+//!
+//! Where the disk takes nothing (it is full, read-only, or the folder was deleted), records wait in memory, are
+//! delivered from there, and move to the disk as soon as it takes them. Where neither takes more, callers wait.
 
 pub mod frame;
+pub mod ledger;
+pub mod inspect;
+mod mapped;
+pub mod reader;
 pub mod recovery;
 pub mod segment;
 pub mod staging;
@@ -24,34 +31,37 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{record::Record, run::now_ms};
+use frame::Draft;
+use ledger::Ledger;
+use reader::Placed;
 use segment::Tail;
-use staging::Staging;
 
-/// Version of the frames' content; a reader takes no other.
-pub const FORMAT_VERSION: u32 = 1;
-/// Records kept in memory while the disk takes none.
-const MEMORY_LIMIT: usize = 1_000_000;
+/// Version of the frames and their content; a reader takes no other.
+pub const FORMAT_VERSION: u32 = 2;
+/// Entries that belong together are in one frame up to this many bytes.
+const MAX_TOGETHER: usize = 16 << 20;
+/// How often a caller that waits for room looks whether it should go on waiting.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How often it is looked whether the journal's folder is there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The journal's folder cannot be made or locked.
-    #[error("the journal cannot be kept in {}: {source}; set HEIMDALL_DIR to a folder that can be written", dir.display())]
-    Create {
-        /// The folder.
-        dir: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file to upload cannot be copied into the journal.
-    #[error("{} cannot be copied into the journal: {source}", path.display())]
+    /// A file to upload cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
     Stage {
         /// The file to upload.
         path: PathBuf,
@@ -72,9 +82,9 @@ pub enum JournalError {
     /// The record itself cannot be kept.
     #[error("the record cannot be journaled: {0}")]
     Encode(String),
-    /// The disk has taken nothing for so long that memory is full as well.
-    #[error("the journal in {} has not been writable for {MEMORY_LIMIT} records: free the disk; this record is lost", dir.display())]
-    Full {
+    /// It is as large as it may get: wait for room and try again.
+    #[error("the journal in {} is as large as it may get", dir.display())]
+    NoRoom {
         /// The folder.
         dir: PathBuf,
     },
@@ -89,7 +99,7 @@ pub struct Entry {
     pub record: Record,
 }
 
-/// A place between two entries.
+/// A place between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Number of the segment.
@@ -99,18 +109,25 @@ pub struct Position {
 }
 
 impl Position {
-    /// The place before every entry.
+    /// The place before every frame.
     pub const START: Self = Self {
         segment: 1,
         offset: segment::HEADER_LEN,
     };
+    /// A place behind every frame.
+    pub const END: Self = Self {
+        segment: u64::MAX,
+        offset: u64::MAX,
+    };
 }
 
-/// How far a journal is delivered.
+/// How far a journal is delivered to one destination.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Everything before it has been committed by the destination.
     pub position: Position,
+    /// Number of the first entry that has not.
+    pub next: u64,
     /// Runs that had started and not ended there, with the time of their last record (ms since 1970).
     pub open_runs: BTreeMap<String, i64>,
 }
@@ -119,6 +136,7 @@ impl Progress {
     /// Nothing delivered.
     pub const START: Self = Self {
         position: Position::START,
+        next: 0,
         open_runs: BTreeMap::new(),
     };
 
@@ -144,33 +162,115 @@ impl Progress {
 /// What a journal is for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// URI of the destination, without credentials.
-    pub destination: String,
+    /// URIs of the destinations, without credentials; the primary one first.
+    pub destinations: Vec<String>,
     /// Process that writes it.
     pub pid: u32,
     /// When it was begun, milliseconds since 1970.
     pub created: i64,
 }
 
+/// What an accepted record survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, however it comes.
+    #[default]
+    Process,
+    /// A power cut as well: each call waits for the disk.
+    Power,
+}
+
+/// How a journal is kept.
+#[derive(Clone, Debug)]
+pub struct JournalConfig {
+    /// `HEIMDALL_DIR`.
+    pub heimdall_dir: PathBuf,
+    /// URIs of the destinations, without credentials; the primary one first.
+    pub destinations: Vec<String>,
+    /// Most bytes on the disk, segments and staged files together.
+    pub disk_limit: u64,
+    /// Most bytes in memory while the disk takes nothing.
+    pub memory_limit: usize,
+    /// What an accepted record survives.
+    pub durability: Durability,
+}
+
+impl JournalConfig {
+    /// Most bytes on the disk by default: 10 GiB.
+    pub const DISK_LIMIT: u64 = 10 << 30;
+    /// Most bytes in memory by default: 256 MiB.
+    pub const MEMORY_LIMIT: usize = 256 << 20;
+
+    /// A journal for these destinations, otherwise as by default.
+    pub fn new(heimdall_dir: &Path, destinations: Vec<String>) -> Self {
+        Self {
+            heimdall_dir: heimdall_dir.to_owned(),
+            destinations,
+            disk_limit: Self::DISK_LIMIT,
+            memory_limit: Self::MEMORY_LIMIT,
+            durability: Durability::default(),
+        }
+    }
+}
+
 /// The journal that this process writes.
 #[derive(Debug)]
 pub struct Journal {
-    dir: PathBuf,
-    staging: Staging,
+    config: JournalConfig,
+    created: i64,
     writer: Mutex<Writer>,
-    /// Held for the life of the process; released by the kernel when it dies.
-    _lock: File,
+    /// Told when something was removed.
+    room: Condvar,
+    /// Segment and offset behind the last frame on disk, in one word; read without the lock.
+    end: AtomicU64,
+    appended: AtomicU64,
+    in_memory: AtomicU64,
+    /// Bytes of staged files.
+    staged: AtomicU64,
+    next_staged: AtomicU64,
+    ledger: Ledger,
+}
+
+/// The folder of a journal. Its lock is held for the life of the process; the kernel releases it.
+#[derive(Debug)]
+struct Home {
+    dir: PathBuf,
+    lock: File,
 }
 
 #[derive(Debug)]
 struct Writer {
+    home: Option<Home>,
     segment: u64,
-    tail: Tail,
-    buffer: Vec<u8>,
-    /// Entries the disk would not take; delivered after everything in the segments.
-    memory: VecDeque<Entry>,
+    tail: Option<Tail>,
+    /// The next segment, made ahead of the need.
+    spare: Option<Tail>,
+    /// Segments that some destination has not delivered, the tail among them. Read through these, so that nothing is
+    /// lost where somebody deletes the folder.
+    segments: BTreeMap<u64, Segment>,
+    /// Frames that the disk would not take; all later than those on it.
+    memory: VecDeque<InMemory>,
+    memory_bytes: usize,
     appended: u64,
     sealed: bool,
+    /// When it was last looked whether the folder is there, and whether it was not.
+    looked: Instant,
+    is_lost: bool,
+    /// What the disk answers while it takes nothing.
+    trouble: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    file: Arc<File>,
+    length: u64,
+}
+
+#[derive(Debug)]
+struct InMemory {
+    number: u64,
+    entries: u64,
+    frame: Box<[u8]>,
 }
 
 /// What [`Journal::append`] did.
@@ -187,166 +287,516 @@ pub enum Appended {
 /// Where a journal ends now.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
-    /// Behind the last entry on disk.
+    /// Behind the last frame on disk.
     pub position: Position,
     /// Entries in memory.
-    pub in_memory: usize,
+    pub in_memory: u64,
     /// Entries appended since the journal was begun.
     pub appended: u64,
 }
 
+/// Why a frame is not on the disk.
+enum NotWritten {
+    Limit,
+    Io(io::Error),
+}
+
 impl Journal {
-    /// Begins a journal below `heimdall_dir`.
-    ///
-    /// # Errors
-    /// [`JournalError::Create`] when the folder cannot be made.
-    pub fn create(heimdall_dir: &Path, destination: &str) -> Result<Self, JournalError> {
-        Self::try_create(heimdall_dir, destination).map_err(|source| JournalError::Create {
-            dir: heimdall_dir.to_owned(),
-            source,
-        })
-    }
-
-    fn try_create(heimdall_dir: &Path, destination: &str) -> io::Result<Self> {
-        let root = root(heimdall_dir);
-        fs::create_dir_all(&root)?;
-        let (pid, created) = (std::process::id(), now_ms());
-        let name = format!("{created}-{pid}-{:04x}", rand::random::<u16>());
-        // Under a hidden name until the lock is held, so that no other process takes it for abandoned.
-        let hidden = root.join(format!(".{name}"));
-        fs::create_dir(&hidden)?;
-        let lock = File::create_new(hidden.join(recovery::LOCK))?;
-        lock.try_lock().map_err(io::Error::from)?;
-        let manifest = Manifest {
-            destination: destination.to_owned(),
-            pid,
+    /// Begins a journal. Where its folder cannot be made, it begins in memory, and [`Journal::trouble`] says why.
+    pub fn create(config: JournalConfig) -> Self {
+        let created = now_ms();
+        let ledger = Ledger::new(vec![(Position::START, 0); config.destinations.len()]);
+        let journal = Self {
+            config,
             created,
+            writer: Mutex::new(Writer {
+                home: None,
+                segment: Position::START.segment - 1,
+                tail: None,
+                spare: None,
+                segments: BTreeMap::new(),
+                memory: VecDeque::new(),
+                memory_bytes: 0,
+                appended: 0,
+                sealed: false,
+                looked: Instant::now(),
+                is_lost: false,
+                trouble: None,
+            }),
+            room: Condvar::new(),
+            end: AtomicU64::new(packed(Position::START)),
+            appended: AtomicU64::new(0),
+            in_memory: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
+            next_staged: AtomicU64::new(0),
+            ledger,
         };
-        fs::write(
-            hidden.join(recovery::MANIFEST),
-            serde_json::to_vec_pretty(&manifest)?,
-        )?;
-        let dir = root.join(name);
-        fs::rename(&hidden, &dir)?;
-        let staging = Staging::create(&dir)?;
-        let segment = Position::START.segment;
-        let tail = Tail::create(&segment::path(&dir, segment))?;
-        let writer = Writer {
-            segment,
-            tail,
-            buffer: Vec::with_capacity(4096),
-            memory: VecDeque::new(),
-            appended: 0,
-            sealed: false,
-        };
-        Ok(Self {
-            dir,
-            staging,
-            writer: Mutex::new(writer),
-            _lock: lock,
-        })
+        let mut writer = journal.writer();
+        if let Err(error) = journal.settle(&mut writer) {
+            writer.trouble = Some(error.to_string());
+        }
+        drop(writer);
+        journal
     }
 
-    /// Its folder.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Its folder, or where it would be.
+    pub fn dir(&self) -> PathBuf {
+        match &self.writer().home {
+            Some(home) => home.dir.clone(),
+            None => root(&self.config.heimdall_dir),
+        }
     }
 
-    /// Its copies of files to upload.
-    pub fn staging(&self) -> &Staging {
-        &self.staging
+    /// URIs of its destinations.
+    pub fn destinations(&self) -> &[String] {
+        &self.config.destinations
+    }
+
+    /// What the disk answers while it takes nothing.
+    pub fn trouble(&self) -> Option<String> {
+        self.writer().trouble.clone()
     }
 
     /// Appends a record. When this returns, the record outlives the process.
     ///
     /// # Errors
-    /// [`JournalError::Encode`] for a record beyond the format's limits, [`JournalError::Full`] when neither
-    /// the disk nor memory takes it, [`JournalError::Sealed`] after its end.
+    /// [`JournalError::Encode`] for a record beyond the format's limits, [`JournalError::NoRoom`] when neither
+    /// the disk nor memory takes more, [`JournalError::Sealed`] after its end.
     pub fn append(&self, record: Record) -> Result<Appended, JournalError> {
-        self.append_entries([Entry {
-            at: now_ms(),
-            record,
-        }])
+        self.append_all(vec![record])
     }
 
-    /// Appends records that belong together, in one write: after a kill all of them are there or, as good as
-    /// always, none.
+    /// Appends a record beyond the limits: what it is about has been taken before.
+    ///
+    /// # Errors
+    /// [`JournalError::Encode`], [`JournalError::Sealed`].
+    pub fn append_beyond_limits(&self, record: Record) -> Result<Appended, JournalError> {
+        let mut buffer = Vec::with_capacity(256);
+        let mut draft = Draft::new(&mut buffer);
+        let at = now_ms();
+        draft
+            .push(&Entry { at, record })
+            .map_err(JournalError::Encode)?;
+        self.append_to(&mut self.writer(), &mut draft, true)
+    }
+
+    /// Appends records that belong together: after a kill all of them are there or none, up to some megabytes.
     ///
     /// # Errors
     /// Those of [`Journal::append`]; none of them is kept then.
     pub fn append_all(&self, records: Vec<Record>) -> Result<Appended, JournalError> {
         let at = now_ms();
-        let entries: Vec<Entry> = records
-            .into_iter()
-            .map(|record| Entry { at, record })
-            .collect();
-        self.append_entries(entries)
+        let mut frames: Vec<(Vec<u8>, u32)> = Vec::with_capacity(1);
+        let mut buffer = Vec::with_capacity(256);
+        let mut draft = Draft::new(&mut buffer);
+        for record in records {
+            draft
+                .push(&Entry { at, record })
+                .map_err(JournalError::Encode)?;
+            if draft.length() > MAX_TOGETHER {
+                frames.push(draft.taken());
+            }
+        }
+        if draft.entries() > 0 {
+            frames.push(draft.taken());
+        }
+        let mut appended = Appended::OnDisk;
+        let mut writer = self.writer();
+        for (place, (mut bytes, entries)) in frames.into_iter().enumerate() {
+            // What follows the first frame belongs to it, and is taken beyond the limits.
+            let mut draft = Draft::of(&mut bytes, entries);
+            appended = self.append_to(&mut writer, &mut draft, place > 0)?;
+        }
+        Ok(appended)
     }
 
-    fn append_entries(
+    /// Appends a frame.
+    ///
+    /// # Errors
+    /// Those of [`Journal::append`].
+    pub fn append_draft(&self, draft: &mut Draft<'_>) -> Result<Appended, JournalError> {
+        self.append_to(&mut self.writer(), draft, false)
+    }
+
+    fn append_to(
         &self,
-        entries: impl AsRef<[Entry]> + IntoIterator<Item = Entry>,
+        writer: &mut Writer,
+        draft: &mut Draft<'_>,
+        beyond_limits: bool,
     ) -> Result<Appended, JournalError> {
-        let mut writer = self.writer();
-        let writer = &mut *writer;
         if writer.sealed {
             return Err(JournalError::Sealed);
         }
-        writer.buffer.clear();
-        for entry in entries.as_ref() {
-            frame::encode(entry, &mut writer.buffer).map_err(JournalError::Encode)?;
-        }
-        let count = entries.as_ref().len();
+        let (number, entries) = (writer.appended, u64::from(draft.entries()));
+        let frame = draft.sealed(number);
         let outcome = if writer.memory.is_empty() {
-            match writer.write(&self.dir) {
+            match self.write(writer, frame, beyond_limits) {
                 Ok(()) => Appended::OnDisk,
-                Err(error) => Appended::InMemory(error),
+                Err(NotWritten::Io(error)) => Appended::InMemory(error),
+                Err(NotWritten::Limit) => return Err(self.no_room(writer)),
             }
         } else {
             Appended::BehindMemory
         };
         if !matches!(outcome, Appended::OnDisk) {
-            if writer.memory.len() + count > MEMORY_LIMIT {
-                return Err(JournalError::Full {
-                    dir: self.dir.clone(),
-                });
+            let full = writer.memory_bytes + frame.len() > self.config.memory_limit;
+            if full && !writer.memory.is_empty() && !beyond_limits {
+                return Err(self.no_room(writer));
             }
-            writer.memory.extend(entries);
+            if let Appended::InMemory(error) = &outcome {
+                writer.trouble = Some(error.to_string());
+            }
+            writer.memory_bytes += frame.len();
+            writer.memory.push_back(InMemory {
+                number,
+                entries,
+                frame: frame.into(),
+            });
+            self.in_memory.fetch_add(entries, Ordering::Release);
         }
-        writer.appended += count as u64;
+        writer.appended += entries;
+        // A full barrier: whoever looks for sleepers after this is seen by whoever looks at this before sleeping.
+        self.appended.fetch_add(entries, Ordering::SeqCst);
         Ok(outcome)
+    }
+
+    fn no_room(&self, writer: &Writer) -> JournalError {
+        JournalError::NoRoom {
+            dir: writer
+                .home
+                .as_ref()
+                .map_or_else(|| root(&self.config.heimdall_dir), |home| home.dir.clone()),
+        }
+    }
+
+    /// Writes a frame to the disk.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        frame: &[u8],
+        beyond_limits: bool,
+    ) -> Result<(), NotWritten> {
+        let takes = |tail: &Tail| tail.takes(frame.len());
+        if !writer.tail.as_ref().is_some_and(takes) {
+            // One that is too short for this frame is left for the next.
+            let spare = writer.spare.take_if(|spare| takes(spare));
+            self.rotate(writer, spare, frame.len(), beyond_limits)?;
+        }
+        let Some(tail) = &mut writer.tail else {
+            return Err(NotWritten::Io(io::ErrorKind::NotFound.into()));
+        };
+        tail.append(frame, self.config.durability)
+            .map_err(NotWritten::Io)?;
+        let end = Position {
+            segment: writer.segment,
+            offset: tail.offset(),
+        };
+        self.end.store(packed(end), Ordering::Release);
+        Ok(())
+    }
+
+    /// Goes on in the next segment.
+    fn rotate(
+        &self,
+        writer: &mut Writer,
+        spare: Option<Tail>,
+        least: usize,
+        beyond_limits: bool,
+    ) -> Result<(), NotWritten> {
+        let Some(home) = &writer.home else {
+            let reason = writer.trouble.clone().unwrap_or_default();
+            return Err(NotWritten::Io(io::Error::other(reason)));
+        };
+        // Two segments there may always be: one that is delivered and one that is written.
+        if !beyond_limits
+            && writer.segments.len() > 1
+            && self.on_disk(writer) + segment::LENGTH > self.config.disk_limit
+        {
+            return Err(NotWritten::Limit);
+        }
+        let path = segment::path(&home.dir, writer.segment + 1);
+        let spare =
+            spare.filter(|_| fs::rename(home.dir.join(segment::SPARE), &path).is_ok());
+        let tail = match spare {
+            Some(spare) => spare,
+            None => Tail::create(&path, least as u64).map_err(NotWritten::Io)?,
+        };
+        writer.segment += 1;
+        writer.segments.insert(
+            writer.segment,
+            Segment {
+                file: Arc::clone(tail.file()),
+                length: tail.length(),
+            },
+        );
+        writer.tail = Some(tail);
+        Ok(())
+    }
+
+    fn on_disk(&self, writer: &Writer) -> u64 {
+        let segments: u64 = writer.segments.values().map(|segment| segment.length).sum();
+        segments + self.staged.load(Ordering::Acquire)
     }
 
     /// Where it ends now.
     pub fn end(&self) -> End {
-        let writer = self.writer();
+        // In this order: what is counted first is on the disk or in memory before the others are read.
+        let appended = self.appended.load(Ordering::SeqCst);
+        let in_memory = self.in_memory.load(Ordering::Acquire);
         End {
-            position: Position {
-                segment: writer.segment,
-                offset: writer.tail.offset(),
-            },
-            in_memory: writer.memory.len(),
-            appended: writer.appended,
+            position: unpacked(self.end.load(Ordering::Acquire)),
+            in_memory,
+            appended,
         }
+    }
+
+    /// Entries appended since it was begun.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::SeqCst)
+    }
+
+    /// Waits until there is room for more, which delivery makes; false when `keep_waiting` says to stop.
+    pub fn wait_for_room(&self, keep_waiting: &mut dyn FnMut() -> bool) -> bool {
+        let mut writer = self.writer();
+        loop {
+            let has_room = match writer.memory.is_empty() {
+                true => {
+                    writer.segments.len() < 2
+                        || self.on_disk(&writer) + segment::LENGTH <= self.config.disk_limit
+                }
+                false => writer.memory_bytes < self.config.memory_limit / 2,
+            };
+            if has_room || writer.sealed {
+                return true;
+            }
+            writer = self
+                .room
+                .wait_timeout(writer, PATIENCE)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            drop(writer);
+            if !keep_waiting() {
+                return false;
+            }
+            writer = self.writer();
+        }
+    }
+
+    /// What is better not left to the callers: makes the next segment ahead of the need, moves to the disk what is
+    /// in memory, and finds the journal a new folder where its own is gone. Waits on the disk. Returns what has
+    /// changed, for the user.
+    pub fn maintain(&self) -> Option<String> {
+        let mut writer = self.writer();
+        if writer.sealed {
+            return None;
+        }
+        let looks = writer.home.is_none() || writer.looked.elapsed() >= LOOK;
+        if looks {
+            writer.looked = Instant::now();
+        }
+        let is_gone = looks && writer.home.as_ref().is_some_and(Home::is_gone);
+        let mut is_lost = writer.is_lost;
+        let mut told = None;
+        if is_gone || writer.home.is_none() {
+            let before = writer.home.as_ref().map(|home| home.dir.clone());
+            match self.settle(&mut writer) {
+                Ok(dir) => {
+                    is_lost = false;
+                    told = before.map(|before| {
+                        format!(
+                            "the journal's folder {} was deleted; what it held is in {} now, but for files that \
+                             were staged for upload",
+                            before.display(),
+                            dir.display()
+                        )
+                    });
+                }
+                Err(error) => {
+                    is_lost = true;
+                    if writer.trouble.is_none()
+                        && let Some(before) = before
+                    {
+                        told = Some(format!(
+                            "tracking is degraded, training is not: the journal's folder {} was deleted and cannot \
+                             be made again ({error}). Records are lost if this process dies before they are delivered",
+                            before.display()
+                        ));
+                    }
+                    writer.trouble = Some(error.to_string());
+                }
+            }
+        }
+        writer.is_lost = is_lost;
+        if !is_lost && !writer.memory.is_empty() {
+            self.spill(&mut writer);
+        }
+        if !is_lost
+            && writer.memory.is_empty()
+            && writer.trouble.take().is_some()
+            && told.is_none()
+        {
+            told = Some("the journal is on the disk again".to_owned());
+        }
+        let ahead = self.wants_spare(&writer);
+        drop(writer);
+        // Under a name of its own, as a caller may need the next segment while this one is made.
+        if let Some(path) = ahead
+            && let Ok(spare) = Tail::create(&path, 0)
+        {
+            spare.populate();
+            let mut writer = self.writer();
+            if writer.home.as_ref().map(|home| home.dir.join(segment::SPARE)) == Some(path) {
+                writer.spare = Some(spare);
+            }
+        }
+        told
+    }
+
+    /// Where the next segment is to be made, if it is time.
+    fn wants_spare(&self, writer: &Writer) -> Option<PathBuf> {
+        let (home, tail) = (writer.home.as_ref()?, writer.tail.as_ref()?);
+        let has_room = self.on_disk(writer) + segment::LENGTH <= self.config.disk_limit;
+        (writer.spare.is_none() && has_room && tail.offset() > tail.length() / 2)
+            .then(|| home.dir.join(segment::SPARE))
+    }
+
+    /// Moves frames from memory to the disk, the first ones first.
+    fn spill(&self, writer: &mut Writer) {
+        while let Some(first) = writer.memory.pop_front() {
+            match self.write(writer, &first.frame, false) {
+                Ok(()) => {
+                    writer.memory_bytes -= first.frame.len();
+                    self.in_memory.fetch_sub(first.entries, Ordering::AcqRel);
+                }
+                Err(_) => {
+                    writer.memory.push_front(first);
+                    break;
+                }
+            }
+        }
+        self.room.notify_all();
+    }
+
+    /// Gives the journal a folder, with what its segments hold that is not delivered.
+    fn settle(&self, writer: &mut Writer) -> io::Result<PathBuf> {
+        let home = Home::create(&self.config, self.created)?;
+        let needed = self.ledger.least().0.segment;
+        let mut moved = BTreeMap::new();
+        let mut tail = None;
+        for (number, segment) in writer.segments.range(needed..) {
+            let path = segment::path(&home.dir, *number);
+            let old = (*number == writer.segment).then_some(&writer.tail);
+            if let Some(Some(old)) = old {
+                let new = old.copied(&path)?;
+                moved.insert(
+                    *number,
+                    Segment {
+                        file: Arc::clone(new.file()),
+                        length: new.length(),
+                    },
+                );
+                tail = Some(new);
+            } else {
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(path)?;
+                segment::copy_bytes(&segment.file, &file, segment.length)?;
+                let file = Arc::new(file);
+                moved.insert(
+                    *number,
+                    Segment {
+                        file,
+                        length: segment.length,
+                    },
+                );
+            }
+        }
+        let dir = home.dir.clone();
+        writer.home = Some(home);
+        writer.segments = moved;
+        writer.spare = None;
+        writer.tail = tail;
+        if writer.tail.is_none() {
+            let created = self.rotate(writer, None, 0, true);
+            if let Err(NotWritten::Io(error)) = created {
+                return Err(error);
+            }
+            if let Some(tail) = &writer.tail {
+                tail.populate();
+            }
+        }
+        Ok(dir)
     }
 
     /// Closes it for good, unless more than `appended` entries have come in.
     pub(crate) fn seal(&self, appended: u64) -> bool {
         let mut writer = self.writer();
-        writer.sealed = writer.appended == appended;
-        writer.sealed
+        writer.sealed |= writer.appended == appended;
+        writer.sealed && writer.appended == appended
     }
 
-    /// The first entries that are in memory only.
-    pub(crate) fn in_memory(&self, most: usize) -> Vec<Entry> {
-        self.writer().memory.iter().take(most).cloned().collect()
+    /// Frames that are in memory only, from entry `next` on, at most some megabytes of them.
+    pub(crate) fn in_memory(&self, next: u64, position: Position) -> Vec<Placed> {
+        let mut placed = Vec::new();
+        let mut bytes = 0;
+        for frame in &self.writer().memory {
+            if frame.number + frame.entries <= next || bytes > segment::LENGTH as usize {
+                continue;
+            }
+            bytes += frame.frame.len();
+            if let frame::Decoded::Frame {
+                number, entries, ..
+            } = frame::decode(&frame.frame)
+            {
+                placed.extend((number..).zip(entries).map(|(number, entry)| Placed {
+                    number,
+                    behind: position,
+                    entry,
+                }));
+            }
+        }
+        placed.retain(|placed| placed.number >= next);
+        placed
     }
 
-    /// Forgets the first entries in memory: they are delivered.
-    pub(crate) fn forget_in_memory(&self, count: usize) {
+    /// A segment's file and length, if some destination needs it still.
+    fn segment(&self, number: u64) -> Option<Segment> {
+        self.writer().segments.get(&number).cloned()
+    }
+
+    /// Notes how far a destination is, and removes what none needs any more.
+    fn delivered(&self, destination: usize, position: Position, next: u64) {
+        let (_, (least, least_next)) = self.ledger.advance(destination, position, next);
         let mut writer = self.writer();
-        let count = count.min(writer.memory.len());
-        writer.memory.drain(..count);
+        let kept = writer.segments.split_off(&least.segment);
+        let removed = std::mem::replace(&mut writer.segments, kept);
+        while let Some(first) = writer.memory.front()
+            && first.number + first.entries <= least_next
+        {
+            let (bytes, entries) = (first.frame.len(), first.entries);
+            writer.memory_bytes -= bytes;
+            writer.memory.pop_front();
+            self.in_memory.fetch_sub(entries, Ordering::AcqRel);
+        }
+        let dir = writer.home.as_ref().map(|home| home.dir.clone());
+        drop(writer);
+        if let Some(dir) = dir {
+            for number in removed.keys() {
+                let _ = fs::remove_file(segment::path(&dir, *number));
+            }
+        }
+        self.room.notify_all();
+    }
+
+    /// Removes the journal: all is delivered to all.
+    pub(crate) fn remove(&self) {
+        let mut writer = self.writer();
+        if let Some(home) = &writer.home {
+            let _ = fs::remove_dir_all(&home.dir);
+        }
+        writer.segments.clear();
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -355,19 +805,61 @@ impl Journal {
     }
 }
 
-impl Writer {
-    fn write(&mut self, dir: &Path) -> io::Result<()> {
-        if self.tail.offset() >= segment::ROTATE_AT {
-            self.tail = Tail::create(&segment::path(dir, self.segment + 1))?;
-            self.segment += 1;
+impl Home {
+    fn create(config: &JournalConfig, created: i64) -> io::Result<Self> {
+        let root = root(&config.heimdall_dir);
+        fs::create_dir_all(&root)?;
+        let pid = std::process::id();
+        let name = format!("{created}-{pid}-{:04x}", rand::random::<u16>());
+        // Under a hidden name until the lock is held, so that no other process takes it for abandoned.
+        let hidden = root.join(format!(".{name}"));
+        fs::create_dir(&hidden)?;
+        let lock = File::create_new(hidden.join(recovery::LOCK))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        let manifest = Manifest {
+            destinations: config.destinations.clone(),
+            pid,
+            created,
+        };
+        fs::write(
+            hidden.join(recovery::MANIFEST),
+            serde_json::to_vec_pretty(&manifest)?,
+        )?;
+        fs::create_dir(staging::folder(&hidden))?;
+        let dir = root.join(name);
+        fs::rename(&hidden, &dir)?;
+        Ok(Self { dir, lock })
+    }
+
+    /// Whether somebody has deleted it.
+    fn is_gone(&self) -> bool {
+        let same = |one: &fs::Metadata, other: &fs::Metadata| {
+            (one.dev(), one.ino()) == (other.dev(), other.ino())
+        };
+        let held = self.lock.metadata();
+        match (held, fs::metadata(self.dir.join(recovery::LOCK))) {
+            (Ok(held), Ok(there)) => !same(&held, &there),
+            (_, Err(error)) => error.kind() == io::ErrorKind::NotFound,
+            (Err(_), _) => false,
         }
-        self.tail.append(&self.buffer)
     }
 }
 
 /// Folder of the journals below `heimdall_dir`.
 pub fn root(heimdall_dir: &Path) -> PathBuf {
     heimdall_dir.join("journal")
+}
+
+/// Segment and offset in one word: a segment is shorter than 4 GiB, and there are fewer than 2^32.
+fn packed(position: Position) -> u64 {
+    position.segment << 32 | position.offset & 0xFFFF_FFFF
+}
+
+fn unpacked(word: u64) -> Position {
+    Position {
+        segment: word >> 32,
+        offset: word & 0xFFFF_FFFF,
+    }
 }
 
 /// Replaces a file so that a reader, or a kill, sees the old or the new content.

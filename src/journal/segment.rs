@@ -1,21 +1,27 @@
-//! One file of the journal: a header that names the format, then frames.
+//! One file of the journal: a header that names the format, then frames, then blank space.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
-    Entry, FORMAT_VERSION,
+    Durability, Entry, FORMAT_VERSION,
     frame::{self, Decoded},
+    mapped::Map,
 };
 
 /// Bytes before the first frame.
 pub const HEADER_LEN: u64 = 12;
-/// A segment that has grown over this is followed by a new one.
-pub const ROTATE_AT: u64 = 8 << 20;
+/// Name of the next segment while it is not needed yet.
+pub const SPARE: &str = "spare";
+/// Bytes of a segment; one that must take a longer frame is longer.
+pub const LENGTH: u64 = 8 << 20;
+/// What is tried where the disk has no room for a whole one.
+const SHORT: [u64; 2] = [1 << 20, 1 << 17];
 
 const MAGIC: [u8; 8] = *b"HEIMDALJ";
 /// How much is read at a time; a longer frame is read whole.
@@ -36,29 +42,70 @@ pub fn number(path: &Path) -> Option<u64> {
 /// The end of a segment that is being written.
 #[derive(Debug)]
 pub struct Tail {
-    file: File,
+    file: Arc<File>,
+    map: Option<Map>,
+    length: u64,
     offset: u64,
 }
 
 impl Tail {
-    /// Creates an empty segment.
+    /// Creates an empty segment that can take at least `least` bytes of frames.
     ///
     /// # Errors
     /// Those of the file system, also when the segment is there already.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    pub fn create(path: &Path, least: u64) -> io::Result<Self> {
+        let least = least + HEADER_LEN;
+        let mut lengths = std::iter::once(LENGTH).chain(SHORT);
+        loop {
+            let length = lengths.next().unwrap_or(least);
+            let created = Self::try_create(path, length.max(least));
+            let is_full = created.as_ref().is_err_and(|error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
+            });
+            if !is_full || length <= least.max(SHORT[1]) {
+                return created;
+            }
+        }
+    }
+
+    fn try_create(path: &Path, length: u64) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
         let mut header = [0; HEADER_LEN as usize];
         header[..8].copy_from_slice(&MAGIC);
         header[8..].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        if let Err(error) = file.write_all_at(&header, 0) {
-            // On a full disk a file still gets its name, which must be free for the next attempt.
-            let _ = std::fs::remove_file(path);
-            return Err(error);
+        let mapped =
+            Map::new(&file, length).and_then(|map| file.write_all_at(&header, 0).map(|()| map));
+        match mapped {
+            Ok(map) => Ok(Self {
+                file: Arc::new(file),
+                map,
+                length,
+                offset: HEADER_LEN,
+            }),
+            Err(error) => {
+                // On a full disk a file still gets its name, which must be free for the next attempt.
+                let _ = std::fs::remove_file(path);
+                Err(error)
+            }
         }
-        Ok(Self {
-            file,
-            offset: HEADER_LEN,
-        })
+    }
+
+    /// A copy of this segment at another path, to go on with.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn copied(&self, path: &Path) -> io::Result<Self> {
+        let mut copy = Self::try_create(path, self.length)?;
+        copy_bytes(&self.file, &copy.file, self.offset)?;
+        copy.offset = self.offset;
+        Ok(copy)
     }
 
     /// Where the next frame will begin.
@@ -66,36 +113,88 @@ impl Tail {
         self.offset
     }
 
-    /// Appends bytes. They are in the kernel when this returns, so the end of the process leaves them.
+    /// Bytes that it takes on the disk.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The file, to read from.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Whether it has room for a frame of that length.
+    pub fn takes(&self, length: usize) -> bool {
+        self.offset + length as u64 <= self.length
+    }
+
+    /// Has the kernel make its pages now.
+    pub fn populate(&self) {
+        if let Some(map) = &self.map {
+            map.populate();
+        }
+    }
+
+    /// Appends a frame that it [takes](Self::takes). It is with the kernel when this returns, so the end of the
+    /// process leaves it; with [`Durability::Power`] it is on the disk.
     ///
     /// # Errors
     /// Those of the file system; the offset then stays, and the next append overwrites what was torn.
-    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
+    pub fn append(&mut self, frame: &[u8], durability: Durability) -> io::Result<()> {
+        // Below the length of the mapping, which is a usize.
+        let at = usize::try_from(self.offset).map_err(io::Error::other)?;
+        match &mut self.map {
+            Some(map) => map.put(at, frame),
+            None => self.file.write_all_at(frame, self.offset)?,
+        }
+        if durability == Durability::Power {
+            match &self.map {
+                Some(map) => map.sync(at, frame.len())?,
+                None => self.file.sync_data()?,
+            }
+        }
+        self.offset += frame.len() as u64;
         Ok(())
     }
 }
 
-/// Entries read from one segment.
+/// Copies the first `length` bytes of a file, which may have no name any more.
+///
+/// # Errors
+/// Those of the file system.
+pub fn copy_bytes(from: &File, to: &File, length: u64) -> io::Result<()> {
+    let mut bytes = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let wanted = usize::try_from(length - at).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let read = from.read_at(&mut bytes[..wanted], at)?;
+        if read == 0 {
+            break;
+        }
+        to.write_all_at(&bytes[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+/// Frames read from one segment.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    /// The intact entries, in order.
-    pub entries: Vec<Entry>,
+    /// Entries of the intact frames, in order, each with its number and the place behind its frame.
+    pub entries: Vec<(u64, Entry, u64)>,
     /// Where the next read begins.
     pub offset: u64,
-    /// Bytes that were no record and have been passed over.
+    /// Bytes that were whole frames once, or lie before others that are, and have been passed over.
     pub skipped: u64,
 }
 
-/// Reads some entries of the segment at `path`, from `offset` and before `end`.
+/// Reads some frames of a segment, from `offset` and before `end`.
 ///
 /// # Errors
 /// Those of the file system, and [`io::ErrorKind::InvalidData`] for a file of another kind or version.
-pub fn read(path: &Path, offset: u64, end: u64) -> io::Result<Chunk> {
-    let mut file = File::open(path)?;
+pub fn read(file: &File, offset: u64, end: u64) -> io::Result<Chunk> {
     if offset == HEADER_LEN {
-        check_header(&mut file)?;
+        check_header(file)?;
     }
     let mut read = Chunk {
         offset,
@@ -104,47 +203,112 @@ pub fn read(path: &Path, offset: u64, end: u64) -> io::Result<Chunk> {
     let mut chunk = READ_CHUNK;
     loop {
         let wanted = (end - offset).min(chunk);
-        let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
-        file.seek(SeekFrom::Start(offset))?;
-        file.by_ref().take(wanted).read_to_end(&mut bytes)?;
+        let bytes = bytes_at(file, offset, wanted)?;
         let all = bytes.len() as u64 >= end - offset || (bytes.len() as u64) < wanted;
         let mut at = 0;
+        let mut damage = Damage::default();
         while at < bytes.len() {
-            match frame::decode(&bytes[at..]) {
-                Decoded::Frame(entry, length) => {
-                    read.entries.push(entry);
-                    at += length;
+            let length = match frame::decode(&bytes[at..]) {
+                Decoded::Frame {
+                    number,
+                    entries,
+                    length,
+                } => {
+                    read.skipped += std::mem::take(&mut damage).bytes;
+                    let behind = offset + (at + length) as u64;
+                    let numbered = (number..).zip(entries);
+                    read.entries
+                        .extend(numbered.map(|(number, entry)| (number, entry, behind)));
+                    length
                 }
+                Decoded::Blank(length) => length,
                 Decoded::Damaged(length) => {
-                    read.skipped += length as u64;
-                    at += length;
+                    damage.add(without_blank_end(&bytes[at..at + length]));
+                    length
                 }
                 // What no more bytes can complete is a torn tail, or a damaged length: look behind it.
                 Decoded::Incomplete if all => {
-                    read.skipped += 1;
-                    at += 1;
+                    damage.add(&bytes[at..]);
+                    damage.bytes -= (bytes.len() - at - 1) as u64;
+                    1
                 }
                 Decoded::Incomplete => break,
-            }
+            };
+            at += length;
         }
         if at > 0 || all {
             read.offset = offset + at as u64;
+            if damage.bytes > 0 && (damage.was_whole || !is_blank(file, read.offset, end)?) {
+                read.skipped += damage.bytes;
+            }
             return Ok(read);
         }
         chunk *= 4;
     }
 }
 
-fn check_header(file: &mut File) -> io::Result<()> {
+/// Bytes that are no frame, up to the next one.
+#[derive(Default)]
+struct Damage {
+    bytes: u64,
+    /// A marker is written last, so what has one was whole; what has none was being written when its process died,
+    /// and nobody was told that it is kept.
+    was_whole: bool,
+}
+
+impl Damage {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.was_whole |= frame::has_marker(bytes);
+    }
+}
+
+fn without_blank_end(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte != 0);
+    &bytes[..end.map_or(0, |last| last + 1)]
+}
+
+/// Whether nothing has been written from `offset` to `end`.
+fn is_blank(file: &File, mut offset: u64, end: u64) -> io::Result<bool> {
+    while offset < end {
+        let bytes = bytes_at(file, offset, (end - offset).min(READ_CHUNK))?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if bytes.is_empty() {
+            break;
+        }
+        offset += bytes.len() as u64;
+    }
+    Ok(true)
+}
+
+fn bytes_at(file: &File, offset: u64, wanted: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(wanted).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn check_header(file: &File) -> io::Result<()> {
     let mut header = [0; HEADER_LEN as usize];
-    file.read_exact(&mut header)
+    file.read_exact_at(&mut header, 0)
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    if header[..8] != MAGIC || version != FORMAT_VERSION {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("it is no journal segment of format {FORMAT_VERSION}"),
-        ));
-    }
-    Ok(())
+    let reason = if header[..8] != MAGIC {
+        "it is no journal segment".to_owned()
+    } else if version != FORMAT_VERSION {
+        format!("it is a journal segment of format {version}, and this version reads {FORMAT_VERSION}")
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidData, reason))
 }

@@ -5,77 +5,102 @@
 //! journal's folder before the record is appended.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::Ordering,
 };
 
-/// The staging folder of one journal.
+use super::{Journal, JournalError};
+
+/// What has become of a file to upload.
 #[derive(Debug)]
-pub struct Staging {
-    dir: PathBuf,
-    next: AtomicU64,
+pub enum Staged {
+    /// A copy of it is in the staging folder.
+    Copied {
+        /// Its name there.
+        name: String,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// The disk takes no copy.
+    Refused(io::Error),
 }
 
-/// A staged copy.
-#[derive(Debug)]
-pub struct Staged {
-    /// Its name in the staging folder.
-    pub name: String,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-impl Staging {
-    /// The staging folder of the journal in `journal`; it is created.
+impl Journal {
+    /// Copies a file. Waits on the disk.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn create(journal: &Path) -> io::Result<Self> {
-        let dir = folder(journal);
-        fs::create_dir_all(&dir)?;
-        Ok(Self {
-            dir,
-            next: AtomicU64::new(0),
-        })
-    }
-
-    /// Copies `file`. Waits on the disk.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn copy(&self, file: &Path) -> io::Result<Staged> {
-        self.stage(|target| fs::copy(file, target))
+    /// [`JournalError::Stage`] where the file cannot be read, [`JournalError::NoRoom`].
+    pub fn stage_file(&self, file: &Path) -> Result<Staged, JournalError> {
+        let unreadable = |source| JournalError::Stage {
+            path: file.to_owned(),
+            source,
+        };
+        let size = File::open(file)
+            .and_then(|file| file.metadata())
+            .map_err(unreadable)?
+            .len();
+        self.stage(size, |target| fs::copy(file, target))
     }
 
     /// Writes `content` as a file of its own. Waits on the disk.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn write(&self, content: &[u8]) -> io::Result<Staged> {
-        self.stage(|target| fs::write(target, content).map(|()| content.len() as u64))
+    /// [`JournalError::NoRoom`].
+    pub fn stage_bytes(&self, content: &[u8]) -> Result<Staged, JournalError> {
+        let size = content.len() as u64;
+        self.stage(size, |target| fs::write(target, content).map(|()| size))
     }
 
-    fn stage(&self, fill: impl FnOnce(&Path) -> io::Result<u64>) -> io::Result<Staged> {
-        let name = format!("{:08}", self.next.fetch_add(1, Ordering::Relaxed));
-        let target = self.dir.join(&name);
-        let filled = fill(&target);
-        if filled.is_err() {
-            let _ = fs::remove_file(&target);
+    fn stage(
+        &self,
+        size: u64,
+        fill: impl FnOnce(&Path) -> io::Result<u64>,
+    ) -> Result<Staged, JournalError> {
+        let writer = self.writer();
+        let Some(home) = &writer.home else {
+            let reason = writer.trouble.clone().unwrap_or_default();
+            return Ok(Staged::Refused(io::Error::other(reason)));
+        };
+        let staged = self.staged.load(Ordering::Acquire);
+        if staged > 0 && self.on_disk(&writer) + size > self.config.disk_limit {
+            return Err(self.no_room(&writer));
         }
-        Ok(Staged {
-            name,
-            size: filled?,
-        })
+        let folder = folder(&home.dir);
+        drop(writer);
+        let name = format!("{:08}", self.next_staged.fetch_add(1, Ordering::Relaxed));
+        let target = folder.join(&name);
+        self.staged.fetch_add(size, Ordering::AcqRel);
+        match fill(&target) {
+            Ok(copied) => {
+                // It may have grown or shrunk in between.
+                self.staged.fetch_add(copied, Ordering::AcqRel);
+                self.staged.fetch_sub(size, Ordering::AcqRel);
+                Ok(Staged::Copied { name, size: copied })
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&target);
+                self.staged.fetch_sub(size, Ordering::AcqRel);
+                Ok(Staged::Refused(error))
+            }
+        }
     }
 
-    /// Removes a copy that no record names.
-    pub fn discard(&self, staged: &Staged) {
-        let _ = fs::remove_file(self.dir.join(&staged.name));
+    /// Removes a copy that no record names any more.
+    pub fn discard(&self, name: &str, size: u64) {
+        let _ = fs::remove_file(staged_path(&self.dir(), name));
+        self.staged.fetch_sub(size, Ordering::AcqRel);
+        self.room.notify_all();
     }
 }
 
 /// Staging folder of the journal in `journal`.
 pub fn folder(journal: &Path) -> PathBuf {
     journal.join("staging")
+}
+
+/// A staged file's path; whatever a record says, it lies in the staging folder.
+pub fn staged_path(journal: &Path, name: &str) -> PathBuf {
+    folder(journal).join(Path::new(name).file_name().unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-use super::{recovery::*, *};
+use super::{reader::*, recovery::*, staging::Staged, *};
 use crate::{
     record::{Key, RunStart},
     run::{RunId, RunStatus},
@@ -25,15 +25,27 @@ fn metrics(run: RunId, step: i64) -> Record {
     }
 }
 
-fn steps(entries: &[Entry]) -> Vec<i64> {
-    let step = |entry: &Entry| match entry.record {
+fn steps(entries: &[Placed]) -> Vec<i64> {
+    let step = |placed: &Placed| match placed.entry.record {
         Record::Metrics { step, .. } => Some(step),
         _ => None,
     };
     entries.iter().filter_map(step).collect()
 }
 
-fn read_all(reader: &mut Reader, end: Position) -> Vec<Entry> {
+fn config(dir: &Path) -> JournalConfig {
+    JournalConfig::new(dir, vec!["sqlite:////x.db".into()])
+}
+
+fn journal(dir: &Path) -> Arc<Journal> {
+    Arc::new(Journal::create(config(dir)))
+}
+
+fn all_abandoned(dir: &Path) -> Vec<Abandoned> {
+    abandoned(dir, |_| true)
+}
+
+fn read_all(reader: &mut Reader, end: Position) -> Vec<Placed> {
     let mut all = Vec::new();
     loop {
         let batch = reader.read(end).unwrap();
@@ -47,7 +59,7 @@ fn read_all(reader: &mut Reader, end: Position) -> Vec<Entry> {
 #[test]
 fn what_was_appended_is_read_in_order_across_segments() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let journal = journal(dir.path());
     let run = RunId::random();
     let count = 200_000;
     for step in 0..count {
@@ -57,12 +69,12 @@ fn what_was_appended_is_read_in_order_across_segments() {
         journal.end().position.segment > 1,
         "the test wants more than one segment"
     );
-    let mut reader = Reader::open(journal.dir());
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
     let all = read_all(&mut reader, journal.end().position);
     assert_eq!(steps(&all), (0..count).collect::<Vec<_>>());
     reader.advance(&all).unwrap();
     assert!(
-        !segment::path(journal.dir(), 1).exists(),
+        !segment::path(&journal.dir(), 1).exists(),
         "delivered segments are removed"
     );
 }
@@ -70,80 +82,121 @@ fn what_was_appended_is_read_in_order_across_segments() {
 #[test]
 fn a_reader_goes_on_where_the_saved_position_is() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let journal = journal(dir.path());
     let run = RunId::random();
     journal.append(start(run)).unwrap();
     journal.append(metrics(run, 1)).unwrap();
-    let mut reader = Reader::open(journal.dir());
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
     let first = reader.read(journal.end().position).unwrap().entries;
     reader.advance(&first).unwrap();
     journal.append(metrics(run, 2)).unwrap();
+    drop((reader, journal));
 
-    let mut again = Reader::open(journal.dir());
+    let taken = all_abandoned(dir.path()).remove(0);
+    let mut again = taken.reader(0);
     assert_eq!(
         again.progress().open_runs.keys().collect::<Vec<_>>(),
         [&run.to_string()]
     );
-    assert_eq!(steps(&read_all(&mut again, journal.end().position)), [2]);
+    assert_eq!(steps(&read_all(&mut again, taken.end)), [2]);
 }
 
 #[test]
 fn a_journal_is_abandoned_when_its_lock_is_gone_and_taken_once() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let journal = journal(dir.path());
     let run = RunId::random();
     journal.append(metrics(run, 7)).unwrap();
-    assert!(abandoned(dir.path()).is_empty(), "its process lives");
+    assert!(all_abandoned(dir.path()).is_empty(), "its process lives");
     drop(journal);
 
-    let mut taken = abandoned(dir.path());
+    let taken = all_abandoned(dir.path());
     assert_eq!(taken.len(), 1);
-    assert!(abandoned(dir.path()).is_empty(), "it is taken");
-    let end = taken[0].end;
-    assert_eq!(taken[0].manifest.destination, "sqlite:////x.db");
-    assert_eq!(steps(&read_all(&mut taken[0].reader, end)), [7]);
+    assert!(all_abandoned(dir.path()).is_empty(), "it is taken");
+    assert_eq!(taken[0].manifest.destinations, ["sqlite:////x.db"]);
+    let mut reader = taken[0].reader(0);
+    let all = read_all(&mut reader, taken[0].end);
+    assert_eq!(steps(&all), [7]);
+    assert!(!taken[0].is_done());
+    reader.advance(&all).unwrap();
+    assert!(taken[0].is_done());
 }
 
 #[test]
-fn a_torn_tail_and_damage_cost_only_the_records_they_hit() {
+fn damage_costs_only_the_records_it_hits_and_says_how_many() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let journal = journal(dir.path());
     let run = RunId::random();
     let mut ends = Vec::new();
     for step in 0..4 {
         journal.append(metrics(run, step)).unwrap();
-        ends.push(journal.end().position.offset);
+        ends.push(usize::try_from(journal.end().position.offset).unwrap());
     }
-    let path = segment::path(journal.dir(), 1);
+    let path = segment::path(&journal.dir(), 1);
     drop(journal);
     let mut bytes = fs::read(&path).unwrap();
-    bytes[usize::try_from(ends[0]).unwrap() + 20] ^= 0xFF;
-    bytes.truncate(bytes.len() - 3);
+    bytes[ends[0] + 20] ^= 0xFF;
+    bytes[ends[3] - 1] ^= 0xFF;
     fs::write(&path, bytes).unwrap();
 
-    let mut taken = abandoned(dir.path()).remove(0);
-    let batch = taken.reader.read(taken.end).unwrap();
+    let taken = all_abandoned(dir.path()).remove(0);
+    let batch = taken.reader(0).read(taken.end).unwrap();
     assert_eq!(steps(&batch.entries), [0, 2]);
-    assert!(
-        batch.damage[0].contains("00000001.segment"),
-        "{:?}",
-        batch.damage
-    );
+    let told = batch.damage.join(" ");
+    assert!(told.contains("with them a record"), "{told}");
+    let kept = told.rsplit(" kept as ").next().unwrap();
+    assert!(Path::new(kept).is_file(), "{told}");
 }
 
 #[test]
-fn a_foreign_file_is_passed_over_and_named() {
+fn what_was_being_written_at_the_end_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
-    let path = segment::path(journal.dir(), 1);
+    let journal = journal(dir.path());
+    let run = RunId::random();
+    journal.append(metrics(run, 0)).unwrap();
+    let begin = usize::try_from(journal.end().position.offset).unwrap();
+    journal.append(metrics(run, 1)).unwrap();
+    let end = usize::try_from(journal.end().position.offset).unwrap();
+    let path = segment::path(&journal.dir(), 1);
     drop(journal);
-    fs::write(&path, "something else entirely").unwrap();
-    let mut taken = abandoned(dir.path()).remove(0);
-    let batch = taken.reader.read(taken.end).unwrap();
-    assert!(
-        batch.entries.is_empty() && batch.damage[0].contains("no journal segment"),
-        "{batch:?}"
-    );
+    let whole = fs::read(&path).unwrap();
+    // Every state that a kill can leave: the marker comes last, byte by byte.
+    for written in begin + 4..=end {
+        let mut bytes = whole.clone();
+        bytes[begin..begin + 4].fill(0);
+        bytes[written..end].fill(0);
+        fs::write(&path, bytes).unwrap();
+        let taken = all_abandoned(dir.path()).remove(0);
+        let batch = taken.reader(0).read(taken.end).unwrap();
+        assert_eq!(steps(&batch.entries), [0]);
+        assert!(batch.damage.is_empty(), "{:?}", batch.damage);
+    }
+}
+
+#[test]
+fn a_file_of_another_kind_or_version_is_passed_over_named_and_kept() {
+    for (content, word) in [
+        (&b"something else entirely"[..], "no journal segment"),
+        (b"HEIMDALJ\x01\0\0\0 of old", "format 1"),
+        (b"HEIM", "file"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal(dir.path());
+        let path = segment::path(&journal.dir(), 1);
+        drop(journal);
+        fs::write(&path, content).unwrap();
+        let taken = all_abandoned(dir.path()).remove(0);
+        let mut reader = taken.reader(0);
+        let batch = reader.read(taken.end).unwrap();
+        if content.len() > usize::try_from(segment::HEADER_LEN).unwrap() {
+            let told = &batch.damage[0];
+            assert!(batch.entries.is_empty() && told.contains(word), "{told}");
+            let kept = told.rsplit(" kept as ").next().unwrap();
+            assert_eq!(fs::read(kept).unwrap(), content);
+        }
+        reader.advance(&[]).unwrap();
+        assert!(taken.is_done());
+    }
 }
 
 #[test]
@@ -166,26 +219,178 @@ fn open_runs_are_those_that_started_and_did_not_end() {
     assert_eq!(progress.open_runs, BTreeMap::from([(open.to_string(), 3)]));
 }
 
+fn copied(staged: Staged) -> (String, u64) {
+    match staged {
+        Staged::Copied { name, size } => (name, size),
+        Staged::Refused(error) => panic!("{error}"),
+    }
+}
+
 #[test]
 fn a_staged_file_keeps_what_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let journal = journal(dir.path());
     let file = dir.path().join("last.ckpt");
     fs::write(&file, "then").unwrap();
-    let staged = journal.staging().copy(&file).unwrap();
+    let (name, size) = copied(journal.stage_file(&file).unwrap());
     fs::write(&file, "now").unwrap();
-    let reader = Reader::open(journal.dir());
-    assert_eq!(
-        fs::read_to_string(reader.staged(&staged.name)).unwrap(),
-        "then"
-    );
-    assert_eq!(staged.size, 4);
+    let reader = Reader::live(Arc::clone(&journal), 0);
+    assert_eq!(fs::read_to_string(reader.staged(&name)).unwrap(), "then");
+    assert_eq!(size, 4);
+    assert!(matches!(
+        journal.stage_file(&dir.path().join("none")),
+        Err(JournalError::Stage { .. })
+    ));
+}
+
+#[test]
+fn a_staged_file_stays_until_the_last_destination_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let uris = vec!["sqlite:////a.db".into(), "sqlite:////b.db".into()];
+    let journal = Arc::new(Journal::create(JournalConfig::new(dir.path(), uris)));
+    let run = RunId::random();
+    let mut names: Vec<PathBuf> = Vec::new();
+    let mut log = || {
+        let (staged, size) = copied(journal.stage_bytes(b"x").unwrap());
+        names.push(staging::staged_path(&journal.dir(), &staged));
+        let path = crate::record::ArtifactPath::parse("x").unwrap();
+        let record = Record::Artifact {
+            run,
+            staged,
+            path,
+            size,
+        };
+        journal.append(record).unwrap();
+    };
+    let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
+    let mut deliver = |reader: usize| {
+        let entries = readers[reader].read(journal.end().position).unwrap().entries;
+        readers[reader].advance(&entries).unwrap();
+    };
+    let there = |names: &[PathBuf]| names.iter().map(|it| it.exists()).collect::<Vec<_>>();
+    log();
+    log();
+    deliver(0);
+    log();
+    deliver(1);
+    assert_eq!(there(&names), [false, false, true]);
+    deliver(0);
+    assert_eq!(there(&names), [false, false, false]);
+}
+
+#[test]
+fn a_segment_stays_until_the_slowest_destination_is_past_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let uris = vec!["sqlite:////a.db".into(), "sqlite:////b.db".into()];
+    let journal = Arc::new(Journal::create(JournalConfig::new(dir.path(), uris)));
+    let run = RunId::random();
+    let mut step = 0;
+    while journal.end().position.segment < 3 {
+        journal.append(metrics(run, step)).unwrap();
+        step += 1;
+    }
+    let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
+    for reader in &mut readers {
+        assert!(segment::path(&journal.dir(), 1).exists());
+        let all = read_all(reader, journal.end().position);
+        assert_eq!(all.len() as i64, step);
+        reader.advance(&all).unwrap();
+    }
+    assert!(!segment::path(&journal.dir(), 1).exists());
+    assert!(segment::path(&journal.dir(), 3).exists());
+}
+
+#[test]
+fn a_folder_that_somebody_deletes_is_made_again_with_what_it_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(dir.path());
+    let run = RunId::random();
+    journal.append(metrics(run, 0)).unwrap();
+    fs::remove_dir_all(dir.path()).unwrap();
+    journal.append(metrics(run, 1)).unwrap();
+    std::thread::sleep(LOOK);
+    let told = journal.maintain().unwrap();
+    assert!(told.contains("was deleted"), "{told}");
+    journal.append(metrics(run, 2)).unwrap();
+    drop(journal);
+    let taken = all_abandoned(dir.path()).remove(0);
+    assert_eq!(steps(&read_all(&mut taken.reader(0), taken.end)), [0, 1, 2]);
+}
+
+#[test]
+fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("heimdall");
+    fs::write(&place, "a file is in the way").unwrap();
+    let journal = journal(&place);
+    assert!(journal.trouble().is_some());
+    let run = RunId::random();
+    for step in 0..3 {
+        assert!(!matches!(journal.append(metrics(run, step)), Ok(Appended::OnDisk) | Err(_)));
+    }
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
+    let first = reader.in_memory();
+    assert_eq!(steps(&first), [0, 1, 2]);
+    reader.advance(&first[..2]).unwrap_err();
+    assert_eq!(journal.end().in_memory, 1, "what is delivered is forgotten");
+
+    fs::remove_file(&place).unwrap();
+    let told = journal.maintain().unwrap();
+    assert!(told.contains("on the disk again"), "{told}");
+    assert_eq!((journal.end().in_memory, journal.trouble()), (0, None));
+    journal.append(metrics(run, 3)).unwrap();
+    assert_eq!(steps(&read_all(&mut reader, journal.end().position)), [2, 3]);
+}
+
+#[test]
+fn at_its_limits_a_journal_takes_no_more_until_something_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = JournalConfig {
+        disk_limit: 2 * segment::LENGTH,
+        ..config(dir.path())
+    };
+    let journal = Arc::new(Journal::create(limits));
+    let run = RunId::random();
+    let mut count = 0;
+    let refused = loop {
+        match journal.append(metrics(run, count)) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, JournalError::NoRoom { .. }), "{refused}");
+    assert!(!journal.wait_for_room(&mut || false));
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
+    while journal.append(metrics(run, count)).is_err() {
+        let some = reader.read(journal.end().position).unwrap().entries;
+        reader.advance(&some).unwrap();
+    }
+    let left = read_all(&mut reader, journal.end().position);
+    assert_eq!(steps(&left).last(), Some(&count));
+    reader.advance(&left).unwrap();
+    assert!(journal.wait_for_room(&mut || false));
+}
+
+#[test]
+fn with_power_durability_records_are_there_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable = JournalConfig {
+        durability: Durability::Power,
+        ..config(dir.path())
+    };
+    let journal = Arc::new(Journal::create(durable));
+    let run = RunId::random();
+    for step in 0..3 {
+        journal.append(metrics(run, step)).unwrap();
+    }
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
+    assert_eq!(steps(&read_all(&mut reader, journal.end().position)), [0, 1, 2]);
 }
 
 #[test]
 fn records_that_belong_together_are_appended_together() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
+    let journal = journal(dir.path());
     let run = RunId::random();
     journal
         .append_all((0..3).map(|step| metrics(run, step)).collect())
@@ -204,7 +409,7 @@ fn records_that_belong_together_are_appended_together() {
             .is_err()
     );
     journal.append(metrics(run, 5)).unwrap();
-    let mut reader = Reader::open(journal.dir());
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
     let all = read_all(&mut reader, journal.end().position);
     assert_eq!(steps(&all), [0, 1, 2, 5]);
 }
@@ -232,10 +437,10 @@ fn a_run_that_was_resumed_is_open_until_it_ends_again() {
 #[test]
 fn bytes_are_staged_as_a_file_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::create(dir.path(), "sqlite:////x.db").unwrap();
-    let staged = journal.staging().write(b"text").unwrap();
-    let empty = journal.staging().write(b"").unwrap();
-    assert_eq!((staged.size, empty.size), (4, 0));
-    let reader = Reader::open(journal.dir());
-    assert_eq!(fs::read(reader.staged(&staged.name)).unwrap(), b"text");
+    let journal = journal(dir.path());
+    let (name, size) = copied(journal.stage_bytes(b"text").unwrap());
+    let (_, empty) = copied(journal.stage_bytes(b"").unwrap());
+    assert_eq!((size, empty), (4, 0));
+    let reader = Reader::live(Arc::clone(&journal), 0);
+    assert_eq!(fs::read(reader.staged(&name)).unwrap(), b"text");
 }

@@ -265,7 +265,7 @@ impl Experiment {
 }
 
 /// A text as HTML shows it.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -2,7 +2,11 @@
 //! Python.
 
 mod answers;
+mod caller;
 mod errors;
+mod exit;
+mod status;
+mod sync;
 mod tracker;
 mod values;
 
@@ -13,7 +17,13 @@ mod _native {
     #[pymodule_export]
     use super::answers::{DatasetInput, Experiment, MetricPoint, Run};
     #[pymodule_export]
-    use super::tracker::{ActiveRun, MLflowTracker, finish, forget_parent, without_credentials};
+    use super::exit::{finish, forget_parent};
+    #[pymodule_export]
+    use super::status::{DestinationStatus, Status};
+    #[pymodule_export]
+    use super::sync::{dead_letters, inspect, journals, sync};
+    #[pymodule_export]
+    use super::tracker::{ActiveRun, MLflowTracker, floor, without_credentials};
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {

@@ -1,9 +1,8 @@
 //! `MLflowTracker` as Python sees it. The documentation that users read stands in `_native.pyi`.
 
 use std::{
-    path::PathBuf,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pyo3::{
@@ -14,27 +13,30 @@ use pyo3::{
 
 use super::{
     answers::{self, Experiment, MetricPoint, Run},
+    caller,
     errors::to_python,
+    exit::tell,
+    status::Status,
     values,
 };
 use crate::{
     config::{
-        self, DEFAULT_EXPERIMENT, DEFAULT_HEIMDALL_DIR, Destination, FreshSchema, S3Config, Secret,
+        self, DEFAULT_EXPERIMENT, Destination, GivenOptions, Options, S3Config, Secret,
         TrackerConfig,
     },
-    context::RunContext,
     delivery::background::KeepWaiting,
     error::{Error, Result},
+    journal::JournalError,
+    process,
     run::{self, Best, LifecycleStage, NewRun, RunStatus},
     tracker::{self, Search, Tracker},
 };
 
-/// An exit that takes longer than this says why.
-const QUIET_EXIT: Duration = Duration::from_secs(2);
-
 #[pyclass(frozen, module = "heimdall_tracking", subclass, weakref)]
 pub struct MLflowTracker {
     tracker: Tracker,
+    /// The tracker of a fork, and which fork that is. It lives as long as the process.
+    fork: Mutex<Option<(u32, &'static Tracker)>>,
     artifact_uri: Option<String>,
     /// Tracking and registry URI, with credentials, as the stock client reads them.
     uris: (Secret, Secret),
@@ -45,7 +47,7 @@ pub struct MLflowTracker {
 #[pymethods]
 impl MLflowTracker {
     #[new]
-    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned()))]
+    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned(), mode=None, mirrors=None, ranks=None, durability=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "the signature that existing scripts call"
@@ -60,7 +62,18 @@ impl MLflowTracker {
         s3_access_key_id: Option<String>,
         s3_secret_access_key: Option<String>,
         experiment_name: String,
+        mode: Option<String>,
+        mirrors: Option<Vec<String>>,
+        ranks: Option<String>,
+        durability: Option<String>,
     ) -> PyResult<Self> {
+        let given = GivenOptions {
+            mode,
+            mirrors,
+            ranks,
+            durability,
+        };
+        let options = Options::new(given).map_err(|error| to_python(py, &error))?;
         let config = TrackerConfig {
             tracking_uri,
             artifact_uri: artifact_uri.clone(),
@@ -72,19 +85,15 @@ impl MLflowTracker {
                 secret_access_key: s3_secret_access_key.map(Secret::from),
             },
             experiment_name,
-            heimdall_dir: std::env::var_os("HEIMDALL_DIR")
-                .filter(|dir| !dir.is_empty())
-                .map_or_else(|| PathBuf::from(DEFAULT_HEIMDALL_DIR), PathBuf::from),
-            fresh_schema: fresh_schema(py)?,
+            heimdall_dir: config::heimdall_dir(),
+            fresh_schema: caller::fresh_schema(py)?,
+            options,
         };
-        let ((source, in_notebook), user) = (source(py)?, user(py)?);
+        let context = caller::context(py)?;
         let tracker = waiting(py, |keep_waiting| {
-            Tracker::open(
-                &config,
-                RunContext::of(user, source, in_notebook),
-                keep_waiting,
-            )
+            Tracker::open(&config, context, keep_waiting)
         })?;
+        tell(py, tracker.notices())?;
         let tracking = stock_uri(tracker.destination(), &config.tracking_uri);
         let registry = config.registry_uri.as_deref().filter(|uri| !uri.is_empty());
         let registry = registry.map_or_else(
@@ -93,6 +102,7 @@ impl MLflowTracker {
         );
         Ok(Self {
             tracker,
+            fork: Mutex::default(),
             uris: (tracking, registry),
             follower: Mutex::default(),
             artifact_uri: artifact_uri.map(|uri| config::without_credentials(&uri)),
@@ -125,19 +135,22 @@ impl MLflowTracker {
     }
 
     #[getter]
-    fn experiment_id(&self) -> String {
-        self.tracker.experiment_id().to_string()
+    fn experiment_id(&self, py: Python<'_>) -> PyResult<String> {
+        self.ask(py, |tracker, keep_waiting| {
+            tracker.experiment_id(keep_waiting)
+        })
     }
 
     #[getter]
-    fn active_run_id(&self) -> Option<String> {
-        self.tracker.active_run().map(|run| run.to_string())
+    fn active_run_id(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let active = self.tracker(py)?.active_run();
+        Ok(active.map(|run| run.to_string()))
     }
 
     #[getter]
-    fn active_run_ids(&self) -> Vec<String> {
-        let active = self.tracker.active_runs();
-        active.into_iter().map(|run| run.to_string()).collect()
+    fn active_run_ids(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let active = self.tracker(py)?.active_runs();
+        Ok(active.into_iter().map(|run| run.to_string()).collect())
     }
 
     #[pyo3(signature = (run_name=None, tags=None, nested=false, parent_run_id=None, description=None, run_id=None))]
@@ -166,17 +179,32 @@ impl MLflowTracker {
             parent: text("parent run", parent_run_id)?,
             description: text("description", description)?,
         };
-        let run = match text("run id", run_id)? {
-            None => self.ask(py, |keep_waiting| {
-                self.tracker.start_run(&new, keep_waiting)
-            })?,
-            Some(run_id) => {
-                self.answer(py, run_id.parse::<run::RunId>())?;
-                self.ask(py, |keep_waiting| {
-                    self.tracker.resume_run(&run_id, &new, keep_waiting)
-                })?
-            }
+        let run_id = text("run id", run_id)?;
+        let id = run_id.as_ref().map(|id| id.parse::<run::RunId>());
+        let id = self.answer(py, id.transpose())?;
+        let tracker = self.tracker(py)?;
+        let run = if tracker.attaches() {
+            // Rank 0 starts and ends the run; this one only records into it.
+            let id = match id {
+                Some(id) => id,
+                None => caller::run_of_rank_zero(py)?
+                    .parse::<run::RunId>()
+                    .map_err(|error| to_python(py, &error))?,
+            };
+            self.log(py, |tracker| tracker.attach_run(id, nested))?;
+            id
+        } else if let Some(run_id) = run_id.filter(|_| !tracker.is_silent()) {
+            self.ask(py, |tracker, keep_waiting| {
+                tracker.resume_run(&run_id, &new, keep_waiting)
+            })?
+        } else {
+            self.ask(py, |tracker, keep_waiting| {
+                tracker.start_run(&new, keep_waiting)
+            })?
         };
+        if !tracker.attaches() && !tracker.is_silent() {
+            caller::tell_other_ranks(py, &run.to_string())?;
+        }
         self.tell_follower(py)?;
         Ok(run.to_string())
     }
@@ -188,8 +216,8 @@ impl MLflowTracker {
             nested,
             ..NewRun::default()
         };
-        let id = self.ask(py, |keep_waiting| {
-            self.tracker.resume_run(&run, &new, keep_waiting)
+        let id = self.ask(py, |tracker, keep_waiting| {
+            tracker.resume_run(&run, &new, keep_waiting)
         })?;
         self.tell_follower(py)?;
         Ok(id.to_string())
@@ -197,7 +225,8 @@ impl MLflowTracker {
 
     #[pyo3(signature = (status="FINISHED"))]
     fn end_run(&self, py: Python<'_>, status: &str) -> PyResult<()> {
-        let ended = RunStatus::parse_final(status).and_then(|status| self.tracker.end_run(status));
+        let tracker = self.tracker(py)?;
+        let ended = RunStatus::parse_final(status).and_then(|status| tracker.end_run(status));
         if self.answer(py, ended)?.is_some() {
             self.tell_follower(py)?;
         }
@@ -234,16 +263,15 @@ impl MLflowTracker {
     ) -> PyResult<()> {
         let key = self.answer(py, values::argument("param key", key))?;
         let value = self.answer(py, values::param(&key, value)?)?;
-        let logged =
-            self.tracker
-                .log_batch("log_param", vec![], vec![(key.into_owned(), value)], vec![]);
-        self.answer(py, logged)
+        let param = (key.into_owned(), value);
+        self.log(py, |tracker| {
+            tracker.log_batch("log_param", vec![], vec![param.clone()], vec![])
+        })
     }
 
     fn log_params(&self, py: Python<'_>, params: &Bound<'_, PyMapping>) -> PyResult<()> {
-        let logged =
-            values::params(Some(params))?.and_then(|params| self.tracker.log_params(params));
-        self.answer(py, logged)
+        let params = self.answer(py, values::params(Some(params))?)?;
+        self.log(py, |tracker| tracker.log_params(params.clone()))
     }
 
     #[pyo3(signature = (key, value, step=None, timestamp=None))]
@@ -255,11 +283,18 @@ impl MLflowTracker {
         step: Option<i64>,
         timestamp: Option<i64>,
     ) -> PyResult<()> {
-        let logged = values::metric(key, value)?.and_then(|metric| {
-            self.tracker
-                .log_metrics(vec![metric], step.unwrap_or(0), timestamp)
+        let step = step.unwrap_or(0);
+        let tracker = self.tracker(py)?;
+        let pushed = tracker.log_metrics_from(1, step, timestamp, |draft| {
+            values::push_metric(key, value, draft)
         });
-        self.answer(py, logged)
+        if pushed.is_ok() {
+            return self.answer(py, Ok(()));
+        }
+        let metric = self.answer(py, values::metric(key, value)?)?;
+        self.log(py, |tracker| {
+            tracker.log_metrics(vec![metric.clone()], step, timestamp)
+        })
     }
 
     #[pyo3(signature = (metrics, step=None, timestamp=None))]
@@ -270,11 +305,20 @@ impl MLflowTracker {
         step: Option<i64>,
         timestamp: Option<i64>,
     ) -> PyResult<()> {
-        let logged = values::metrics(metrics)?.and_then(|values| {
-            self.tracker
-                .log_metrics(values, step.unwrap_or(0), timestamp)
-        });
-        self.answer(py, logged)
+        let step = step.unwrap_or(0);
+        if let Ok(dict) = metrics.cast::<PyDict>() {
+            let tracker = self.tracker(py)?;
+            let pushed = tracker.log_metrics_from(dict.len(), step, timestamp, |draft| {
+                values::push_metrics(dict, draft)
+            });
+            if pushed.is_ok() {
+                return self.answer(py, Ok(()));
+            }
+        }
+        let values = self.answer(py, values::metrics(metrics)?)?;
+        self.log(py, |tracker| {
+            tracker.log_metrics(values.clone(), step, timestamp)
+        })
     }
 
     #[pyo3(signature = (metrics=None, params=None, tags=None))]
@@ -291,8 +335,9 @@ impl MLflowTracker {
         };
         let params = self.answer(py, values::params(params)?)?;
         let tags = self.answer(py, values::tags(tags)?)?;
-        let logged = self.tracker.log_batch("log_batch", points, params, tags);
-        self.answer(py, logged)
+        self.log(py, |tracker| {
+            tracker.log_batch("log_batch", points.clone(), params.clone(), tags.clone())
+        })
     }
 
     fn set_tag(
@@ -303,21 +348,20 @@ impl MLflowTracker {
     ) -> PyResult<()> {
         let key = self.answer(py, values::argument("tag key", key))?;
         let value = self.answer(py, values::tag(&key, value)?)?;
-        let set =
-            self.tracker
-                .log_batch("set_tag", vec![], vec![], vec![(key.into_owned(), value)]);
-        self.answer(py, set)
+        let tag = (key.into_owned(), value);
+        self.log(py, |tracker| {
+            tracker.log_batch("set_tag", vec![], vec![], vec![tag.clone()])
+        })
     }
 
     fn set_tags(&self, py: Python<'_>, tags: &Bound<'_, PyMapping>) -> PyResult<()> {
-        let set = values::tags(Some(tags))?.and_then(|tags| self.tracker.set_tags(tags));
-        self.answer(py, set)
+        let tags = self.answer(py, values::tags(Some(tags))?)?;
+        self.log(py, |tracker| tracker.set_tags(tags.clone()))
     }
 
     fn delete_tag(&self, py: Python<'_>, key: &Bound<'_, PyString>) -> PyResult<()> {
-        let deleted =
-            values::argument("tag key", key).and_then(|key| self.tracker.delete_tag(&key));
-        self.answer(py, deleted)
+        let key = self.answer(py, values::argument("tag key", key))?;
+        self.log(py, |tracker| tracker.delete_tag(&key))
     }
 
     fn _log_bytes(
@@ -327,8 +371,7 @@ impl MLflowTracker {
         artifact_file: &Bound<'_, PyString>,
     ) -> PyResult<()> {
         let path = self.answer(py, values::argument("artifact file", artifact_file))?;
-        let logged = py.detach(|| self.tracker.log_bytes(content, &path));
-        self.answer(py, logged)
+        self.log_waiting(py, |tracker| tracker.log_bytes(content, &path))
     }
 
     fn _check_artifact_file(
@@ -369,14 +412,13 @@ impl MLflowTracker {
             profile: profile.map(|it| text("dataset profile", it)).transpose()?,
             tags: self.answer(py, values::tags(Some(tags))?)?,
         };
-        let logged = self.tracker.log_input(dataset);
-        self.answer(py, logged)
+        self.log(py, |tracker| tracker.log_input(dataset.clone()))
     }
 
     /// The active run as it was when it was resumed, if it was.
-    fn _resumed_from(&self) -> Option<Run> {
-        let before = self.tracker.resumed_from()?;
-        Some(Run::from((*before).clone()))
+    fn _resumed_from(&self, py: Python<'_>) -> PyResult<Option<Run>> {
+        let before = self.tracker(py)?.resumed_from();
+        Ok(before.map(|before| Run::from((*before).clone())))
     }
 
     /// Tracking and registry URI with credentials, for the stock client alone.
@@ -401,8 +443,7 @@ impl MLflowTracker {
         artifact_path: Option<&str>,
     ) -> PyResult<()> {
         let (file, folder) = (values::path(local_path)?, artifact_path.unwrap_or_default());
-        let logged = py.detach(|| self.tracker.log_artifact(&file, folder));
-        self.answer(py, logged)
+        self.log_waiting(py, |tracker| tracker.log_artifact(&file, folder))
     }
 
     #[pyo3(signature = (local_dir, artifact_path="artifacts"))]
@@ -413,8 +454,7 @@ impl MLflowTracker {
         artifact_path: Option<&str>,
     ) -> PyResult<()> {
         let (dir, folder) = (values::path(local_dir)?, artifact_path.unwrap_or_default());
-        let logged = py.detach(|| self.tracker.log_artifacts_dir(&dir, folder));
-        self.answer(py, logged)
+        self.log_waiting(py, |tracker| tracker.log_artifacts_dir(&dir, folder))
     }
 
     #[pyo3(signature = (model_name, model_uri, description="", tags=None))]
@@ -427,8 +467,8 @@ impl MLflowTracker {
         tags: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
         let tags = self.answer(py, values::tags(tags)?)?;
-        let version = self.ask(py, |keep_waiting| {
-            self.tracker
+        let version = self.ask(py, |tracker, keep_waiting| {
+            tracker
                 .register_model(model_name, model_uri, description, tags, keep_waiting)
         })?;
         Ok(version.to_string())
@@ -442,8 +482,8 @@ impl MLflowTracker {
         stage: &str,
     ) -> PyResult<()> {
         let version = version.str()?.to_string();
-        self.ask(py, |keep_waiting| {
-            self.tracker
+        self.ask(py, |tracker, keep_waiting| {
+            tracker
                 .transition_model_stage(model_name, &version, stage, keep_waiting)
         })
     }
@@ -454,8 +494,8 @@ impl MLflowTracker {
         run_id: &Bound<'py, PyString>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
-        let run = self.ask(py, |keep_waiting| {
-            self.tracker.run_info(&run_id, keep_waiting)
+        let run = self.ask(py, |tracker, keep_waiting| {
+            tracker.run_info(&run_id, keep_waiting)
         })?;
         let info = PyDict::new(py);
         info.set_item("run_id", run.run_id)?;
@@ -471,8 +511,8 @@ impl MLflowTracker {
 
     fn get_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<Run> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
-        let run = self.ask(py, |keep_waiting| {
-            self.tracker.run_info(&run_id, keep_waiting)
+        let run = self.ask(py, |tracker, keep_waiting| {
+            tracker.run_info(&run_id, keep_waiting)
         })?;
         Ok(run.into())
     }
@@ -495,8 +535,8 @@ impl MLflowTracker {
             view: self.answer(py, view.parse())?,
             experiments: experiment_names,
         };
-        let runs = self.ask(py, |keep_waiting| {
-            self.tracker.search_runs(&search, keep_waiting)
+        let runs = self.ask(py, |tracker, keep_waiting| {
+            tracker.search_runs(&search, keep_waiting)
         })?;
         Ok(runs.into_iter().map(Run::from).collect())
     }
@@ -510,8 +550,8 @@ impl MLflowTracker {
         filter: &str,
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
         let best = self.answer(py, best(py, compare_fn)?)?;
-        let run = self.ask(py, |keep_waiting| {
-            self.tracker.best_run(metric, best, filter, keep_waiting)
+        let run = self.ask(py, |tracker, keep_waiting| {
+            tracker.best_run(metric, best, filter, keep_waiting)
         })?;
         let Some(run) = run else { return Ok(None) };
         let answer = PyDict::new(py);
@@ -529,8 +569,8 @@ impl MLflowTracker {
     ) -> PyResult<Bound<'py, PyList>> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
         let key = self.answer(py, values::argument("metric key", key))?;
-        let points = self.ask(py, |keep_waiting| {
-            self.tracker.metric_history(&run_id, &key, keep_waiting)
+        let points = self.ask(py, |tracker, keep_waiting| {
+            tracker.metric_history(&run_id, &key, keep_waiting)
         })?;
         answers::list(py, points.into_iter().map(MetricPoint::from))
     }
@@ -538,8 +578,8 @@ impl MLflowTracker {
     #[pyo3(signature = (view="active_only"))]
     fn list_experiments(&self, py: Python<'_>, view: &str) -> PyResult<Vec<Experiment>> {
         let view = self.answer(py, view.parse())?;
-        let experiments = self.ask(py, |keep_waiting| {
-            self.tracker.experiments(view, keep_waiting)
+        let experiments = self.ask(py, |tracker, keep_waiting| {
+            tracker.experiments(view, keep_waiting)
         })?;
         Ok(experiments.into_iter().map(Experiment::from).collect())
     }
@@ -552,40 +592,40 @@ impl MLflowTracker {
     ) -> PyResult<Experiment> {
         let wanted = name_or_id.map(|wanted| values::argument("experiment", wanted));
         let wanted = self.answer(py, wanted.transpose())?;
-        let found = self.ask(py, |keep_waiting| {
-            self.tracker.experiment(wanted.as_deref(), keep_waiting)
+        let found = self.ask(py, |tracker, keep_waiting| {
+            tracker.experiment(wanted.as_deref(), keep_waiting)
         })?;
         Ok(found.into())
     }
 
     fn delete_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
-        self.ask(py, |keep_waiting| {
-            self.tracker
+        self.ask(py, |tracker, keep_waiting| {
+            tracker
                 .set_run_stage(&run_id, LifecycleStage::Deleted, keep_waiting)
         })
     }
 
     fn restore_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
-        self.ask(py, |keep_waiting| {
-            self.tracker
+        self.ask(py, |tracker, keep_waiting| {
+            tracker
                 .set_run_stage(&run_id, LifecycleStage::Active, keep_waiting)
         })
     }
 
     fn delete_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
         let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
-        self.ask(py, |keep_waiting| {
-            self.tracker
+        self.ask(py, |tracker, keep_waiting| {
+            tracker
                 .set_experiment_stage(&wanted, LifecycleStage::Deleted, keep_waiting)
         })
     }
 
     fn restore_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
         let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
-        self.ask(py, |keep_waiting| {
-            self.tracker
+        self.ask(py, |tracker, keep_waiting| {
+            tracker
                 .set_experiment_stage(&wanted, LifecycleStage::Active, keep_waiting)
         })
     }
@@ -605,18 +645,11 @@ impl MLflowTracker {
             })
             .transpose();
         let timeout = self.answer(py, timeout)?;
-        self.ask(py, |keep_waiting| self.tracker.flush(timeout, keep_waiting))
+        self.ask(py, |tracker, keep_waiting| tracker.flush(timeout, keep_waiting))
     }
 
-    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let status = self.tracker.status();
-        let answer = PyDict::new(py);
-        answer.set_item("pending", status.pending)?;
-        answer.set_item("parked", status.parked)?;
-        answer.set_item("degraded", status.last_error.is_some())?;
-        answer.set_item("last_error", status.last_error)?;
-        answer.set_item("journal", status.journal.display().to_string())?;
-        Ok(answer)
+    fn status(&self, py: Python<'_>) -> PyResult<Status> {
+        Ok(Status::of(self.tracker(py)?))
     }
 
     fn __repr__(&self) -> String {
@@ -624,17 +657,85 @@ impl MLflowTracker {
             "MLflowTracker(tracking_uri={:?}, experiment_name={:?}, active_run_id={})",
             self.tracking_uri(),
             self.experiment_name(),
-            self.active_run_id()
+            self.tracker
+                .active_run()
+                .map(|run| run.to_string())
                 .map_or_else(|| "None".to_owned(), |run| format!("{run:?}"))
         )
     }
 }
 
 impl MLflowTracker {
-    /// A call's outcome for Python, after what the worker has to say.
+    /// The tracker of this process: in a fork one of its own.
+    fn tracker(&self, py: Python<'_>) -> PyResult<&Tracker> {
+        if !self.tracker.is_forked() {
+            return Ok(&self.tracker);
+        }
+        let mut fork = self.fork.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = process::generation();
+        if let Some((of, tracker)) = *fork
+            && of == generation
+        {
+            return Ok(tracker);
+        }
+        // A fork of a fork goes on from its own parent.
+        let parent = fork.map_or(&self.tracker, |(_, tracker)| tracker);
+        let tracker = parent.in_fork().map_err(|error| to_python(py, &error))?;
+        let tracker: &'static Tracker = Box::leak(Box::new(tracker));
+        *fork = Some((generation, tracker));
+        Ok(tracker)
+    }
+
+    /// A call's outcome for Python, after what the workers have to say.
     fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
-        tell(py, self.tracker.notices())?;
+        if self.tracker.has_notices() {
+            tell(py, self.tracker(py)?.notices())?;
+        }
         outcome.map_err(|error| to_python(py, &error))
+    }
+
+    /// Makes a call that records something. Where the journal has no room it waits until there is some, without
+    /// the GIL, and makes it again.
+    fn log(&self, py: Python<'_>, mut call: impl FnMut(&Tracker) -> Result<()>) -> PyResult<()> {
+        let tracker = self.tracker(py)?;
+        loop {
+            match call(tracker) {
+                Err(Error::Journal(JournalError::NoRoom { .. })) => self.wait_for_room(py)?,
+                outcome => return self.answer(py, outcome),
+            }
+        }
+    }
+
+    /// As [`MLflowTracker::log`], for a call that waits on the disk.
+    fn log_waiting(
+        &self,
+        py: Python<'_>,
+        call: impl Fn(&Tracker) -> Result<()> + Sync,
+    ) -> PyResult<()> {
+        let tracker = self.tracker(py)?;
+        loop {
+            match py.detach(|| call(tracker)) {
+                Err(Error::Journal(JournalError::NoRoom { .. })) => self.wait_for_room(py)?,
+                outcome => return self.answer(py, outcome),
+            }
+        }
+    }
+
+    fn wait_for_room(&self, py: Python<'_>) -> PyResult<()> {
+        let mut told = false;
+        self.ask(py, |tracker, keep_waiting| {
+            let has_room = tracker.wait_for_room(&mut || {
+                if !std::mem::replace(&mut told, true) {
+                    // Nobody would hear of it while the call waits.
+                    let _ = Python::attach(|py| tell(py, tracker.notices()));
+                }
+                keep_waiting()
+            });
+            match has_room {
+                true => Ok(()),
+                false => Err(Error::Interrupted),
+            }
+        })
     }
 
     /// Tells who follows the active runs what they are now.
@@ -646,7 +747,7 @@ impl MLflowTracker {
             .as_ref()
             .map(|follower| follower.clone_ref(py));
         if let Some(follower) = follower {
-            follower.call1(py, (self.active_run_ids(),))?;
+            follower.call1(py, (self.active_run_ids(py)?,))?;
         }
         Ok(())
     }
@@ -655,10 +756,11 @@ impl MLflowTracker {
     fn ask<T: Send>(
         &self,
         py: Python<'_>,
-        question: impl FnOnce(KeepWaiting<'_>) -> Result<T> + Send,
+        question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
     ) -> PyResult<T> {
-        let answer = waiting(py, question);
-        tell(py, self.tracker.notices())?;
+        let tracker = self.tracker(py)?;
+        let answer = waiting(py, |keep_waiting| question(tracker, keep_waiting));
+        tell(py, tracker.notices())?;
         answer
     }
 }
@@ -738,7 +840,7 @@ impl ActiveRun {
         // The caller may have ended the run in the block already, and started another one; or have left runs
         // open that are nested in this one.
         let run_id = self.run_id().unwrap_or_default();
-        let active = tracker.get().active_run_ids();
+        let active = tracker.get().active_run_ids(py)?;
         let place = active.iter().position(|active| *active == run_id);
         for _ in place.unwrap_or(active.len())..active.len() {
             tracker.call_method1("end_run", (status.as_str(),))?;
@@ -754,33 +856,11 @@ impl ActiveRun {
     }
 }
 
-/// Called at exit: ends active runs with `status` and waits up to `timeout` seconds for delivery.
+/// What a call costs that takes the same arguments and does nothing with them; for benchmarks.
 #[pyfunction]
-pub fn finish(py: Python<'_>, status: &str, timeout: f64) -> PyResult<()> {
-    let (begun, mut told) = (Instant::now(), false);
-    let last_words = waiting(py, |keep_waiting| {
-        let status = RunStatus::parse_final(status)?;
-        let timeout = Duration::try_from_secs_f64(timeout).unwrap_or_default();
-        Ok(tracker::finish(status, timeout, &mut || {
-            if !told && begun.elapsed() >= QUIET_EXIT {
-                told = true;
-                let text = format!(
-                    "delivering what is recorded, for {:.0} s at most; Ctrl-C leaves it to the next start",
-                    timeout.as_secs_f64()
-                );
-                // Nobody is left to hear of a logger that fails.
-                let _ = Python::attach(|py| tell(py, vec![text]));
-            }
-            keep_waiting()
-        }))
-    })?;
-    tell(py, last_words)
-}
-
-/// Called in a child after a fork: the parent's trackers are not its own.
-#[pyfunction]
-pub fn forget_parent() {
-    tracker::forget_parent();
+#[pyo3(name = "_floor", signature = (metrics, step=None))]
+pub fn floor(metrics: &Bound<'_, PyMapping>, step: Option<i64>) {
+    let _ = (metrics, step);
 }
 
 /// An URI as it may be shown.
@@ -805,22 +885,8 @@ fn stock_uri(destination: &Destination, given: &str) -> Secret {
     })
 }
 
-/// Says sentences to the user: on the logger `heimdall_tracking`, which prints where nothing is configured.
-fn tell(py: Python<'_>, told: Vec<String>) -> PyResult<()> {
-    if told.is_empty() {
-        return Ok(());
-    }
-    let logger = py
-        .import("logging")?
-        .call_method1("getLogger", ("heimdall_tracking",))?;
-    for text in told {
-        logger.call_method1("warning", ("%s", text))?;
-    }
-    Ok(())
-}
-
 /// Runs something that waits, without the GIL, so that Ctrl-C ends the wait.
-fn waiting<T: Send>(
+pub(super) fn waiting<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(KeepWaiting<'_>) -> Result<T> + Send,
 ) -> PyResult<T> {
@@ -839,77 +905,6 @@ fn waiting<T: Send>(
         (Ok(answer), _) => Ok(answer),
         (Err(error), _) => Err(to_python(py, &error)),
     }
-}
-
-/// Login name, found as MLflow finds it.
-fn user(py: Python<'_>) -> PyResult<String> {
-    match py.import("getpass")?.call_method0("getuser") {
-        Ok(user) => user.extract(),
-        // A container's user need not have a name.
-        Err(_) => Ok("unknown".to_owned()),
-    }
-}
-
-/// Script or notebook that runs, and whether it is a notebook; told apart as MLflow does.
-fn source(py: Python<'_>) -> PyResult<(String, bool)> {
-    if in_notebook(py).unwrap_or(false) {
-        let name = ["JPY_SESSION_NAME", "__vsc_ipynb_file__", "IPYNB_FILE"]
-            .into_iter()
-            .find_map(|variable| std::env::var(variable).ok());
-        return Ok((name.unwrap_or_else(|| "notebook".to_owned()), true));
-    }
-    let argv: Vec<String> = py
-        .import("sys")?
-        .getattr("argv")?
-        .extract()
-        .unwrap_or_default();
-    let script = argv
-        .into_iter()
-        .next()
-        .filter(|script| !script.is_empty() && script != "-c");
-    Ok((script.unwrap_or_else(|| "python".to_owned()), false))
-}
-
-/// Whether this is a kernel's shell. A script may import `ipykernel` without being in one.
-fn in_notebook(py: Python<'_>) -> PyResult<bool> {
-    let modules = py.import("sys")?.getattr("modules")?;
-    if !modules.contains("IPython")? {
-        return Ok(false);
-    }
-    let shell = modules.get_item("IPython")?.call_method0("get_ipython")?;
-    Ok(!shell.is_none() && shell.hasattr("kernel")?)
-}
-
-/// The release that `HEIMDALL_MLFLOW_VERSION` names, else the mlflow that this interpreter would import. Looked
-/// up by the name of its folder, as asking `importlib.metadata` takes longer than all the rest of an import.
-fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
-    if let Some(version) = std::env::var("HEIMDALL_MLFLOW_VERSION")
-        .ok()
-        .filter(|version| !version.is_empty())
-    {
-        return Ok(FreshSchema::Named(version));
-    }
-    let sys = py.import("sys")?;
-    let folders: Vec<String> = sys
-        .getattr("path")?
-        .try_iter()?
-        .filter_map(|folder| folder.ok()?.extract().ok())
-        .collect();
-    let Some(python) = sys.getattr("executable")?.extract::<Option<PathBuf>>()? else {
-        return Ok(FreshSchema::Newest);
-    };
-    let installed = folders.iter().find_map(|folder| {
-        let folder = if folder.is_empty() { "." } else { folder };
-        std::fs::read_dir(folder).ok()?.find_map(|entry| {
-            let name = entry.ok()?.file_name().into_string().ok()?;
-            let name = name.strip_suffix(".dist-info")?;
-            Some(name.strip_prefix("mlflow-")?.to_owned())
-        })
-    });
-    Ok(match installed {
-        Some(version) => FreshSchema::Installed { version, python },
-        None => FreshSchema::Newest,
-    })
 }
 
 /// `min` and `max`, the built-ins or the words.

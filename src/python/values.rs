@@ -10,6 +10,7 @@ use pyo3::{
 
 use crate::{
     error::{Error, Result},
+    journal::frame::{Checked, MetricsDraft},
     record::Key,
     run::MetricPoint,
 };
@@ -174,6 +175,45 @@ pub fn metrics(metrics: &Bound<'_, PyMapping>) -> PyResult<Result<Vec<(Key, f64)
         }
     }
     Ok(Ok(values))
+}
+
+/// Metrics that are not of the common kind, or wrong: [`metrics`] looks at them and says which.
+pub struct Unpushed;
+
+impl From<Error> for Unpushed {
+    fn from(_: Error) -> Self {
+        Self
+    }
+}
+
+/// Pushes metrics of the common kind, floats and ints under texts, to a frame. Runs no code of Python's.
+pub fn push_metrics(
+    metrics: &Bound<'_, PyDict>,
+    draft: &mut MetricsDraft<'_>,
+) -> std::result::Result<(), Unpushed> {
+    for (key, value) in metrics {
+        push_metric(&key, &value, draft)?;
+    }
+    Ok(())
+}
+
+/// Pushes one such metric.
+pub fn push_metric(
+    key: &Bound<'_, PyAny>,
+    value: &Bound<'_, PyAny>,
+    draft: &mut MetricsDraft<'_>,
+) -> std::result::Result<(), Unpushed> {
+    let key = key.cast::<PyString>().map_err(|_| Unpushed)?;
+    let key = key.to_str().map_err(|_| Unpushed)?;
+    let number = if let Ok(number) = value.cast::<PyFloat>() {
+        number.value()
+    } else if let Ok(number) = value.cast_exact::<PyInt>() {
+        number.extract::<f64>().map_err(|_| Unpushed)?
+    } else {
+        return Err(Unpushed);
+    };
+    draft.push(Checked::parse("metric key", key)?, number);
+    Ok(())
 }
 
 /// Key and number of one metric.

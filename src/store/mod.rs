@@ -3,6 +3,7 @@
 //! A store takes records in batches, all of a batch or nothing of it, and takes the same batch twice without
 //! a trace: that is what makes delivery exactly-once although the worker may send again what had arrived.
 
+pub mod deferred;
 pub mod rest;
 pub mod search;
 pub mod sql;

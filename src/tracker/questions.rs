@@ -11,7 +11,7 @@ use crate::{
     registry::{self, ModelName, ModelSource, NewVersion, Stage},
     run::{Best, LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
     store::{
-        Experiment, StoreError,
+        Experiment, StoreError, TrackingStore,
         search::{Attribute, Comparison, Field, Filter, Operand, Operator, OrderBy, RunQuery},
     },
 };
@@ -126,7 +126,7 @@ impl Tracker {
         self.flush(None, keep_waiting)?;
         let store = Arc::clone(&self.store);
         let experiment_ids = match search.experiments.clone() {
-            None => vec![self.experiment.id.clone()],
+            None => vec![self.experiment_id(keep_waiting)?],
             Some(names) => {
                 let named = async move {
                     let mut ids = Vec::with_capacity(names.len());
@@ -163,7 +163,7 @@ impl Tracker {
             }
         }
         let query = RunQuery {
-            experiment_ids: vec![self.experiment.id.clone()],
+            experiment_ids: vec![self.experiment_id(keep_waiting)?],
             filter: named(run),
             order_by: Vec::new(),
             view: ViewType::ActiveOnly,
@@ -230,7 +230,10 @@ impl Tracker {
     ) -> Result<Experiment> {
         self.flush(None, keep_waiting)?;
         let store = Arc::clone(&self.store);
-        let own = self.experiment.id.clone();
+        let own = match name_or_id {
+            Some(_) => String::new(),
+            None => self.experiment_id(keep_waiting)?,
+        };
         let wanted = name_or_id.map(str::to_owned);
         let found = async move {
             let Some(wanted) = wanted else {
@@ -294,7 +297,7 @@ impl Tracker {
         let experiment = self.experiment(Some(name_or_id), keep_waiting)?;
         if let Some(active) = self.active_run()
             && stage == LifecycleStage::Deleted
-            && experiment.id == self.experiment.id
+            && experiment.id == self.experiment_id(keep_waiting)?
         {
             return Err(Error::RunActive {
                 active: active.to_string(),
@@ -322,15 +325,16 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Option<RunInfo>> {
         let metric = Key::parse("metric key", metric)?;
+        let filter = Filter::parse(filter)?;
+        self.flush(None, keep_waiting)?;
         let query = RunQuery {
-            experiment_ids: vec![self.experiment.id.clone()],
-            filter: Filter::parse(filter)?,
+            experiment_ids: vec![self.experiment_id(keep_waiting)?],
+            filter,
             order_by: vec![OrderBy::metric(metric.as_str(), best == Best::Min)],
             view: ViewType::ActiveOnly,
             max_results: 1,
             numbers_only: true,
         };
-        self.flush(None, keep_waiting)?;
         let store = Arc::clone(&self.store);
         let found = async move { store.search_runs(&query).await };
         let found = self.ask(found, keep_waiting)?;

@@ -659,7 +659,10 @@ impl RestStore {
             Record::Metrics { .. }
             | Record::Params { .. }
             | Record::Tags { .. }
-            | Record::Artifact { .. } => Ok(()),
+            | Record::RunAttached { .. }
+            | Record::Artifact { .. }
+            | Record::ArtifactInPlace { .. }
+            | Record::ArtifactInline { .. } => Ok(()),
         }
     }
 }

@@ -67,7 +67,11 @@ impl SqlStore {
         let mut points: Points<'_> = Vec::new();
         for record in records {
             match record {
-                Record::RunStarted(_) | Record::Artifact { .. } => {}
+                Record::RunStarted(_)
+                | Record::RunAttached { .. }
+                | Record::Artifact { .. }
+                | Record::ArtifactInPlace { .. }
+                | Record::ArtifactInline { .. } => {}
                 Record::Metrics {
                     run,
                     step,

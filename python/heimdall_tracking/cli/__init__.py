@@ -1,0 +1,46 @@
+"""The command `heimdall`: what is journaled on this machine, and its delivery."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..errors import HeimdallError
+from . import journal, status, sync
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 1 where something is left or went wrong."""
+    parser = argparse.ArgumentParser(
+        prog="heimdall", description="What heimdall-tracking has journaled on this machine, and its delivery."
+    )
+    parser.add_argument("--version", action="version", version=f"heimdall-tracking {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    sync.add(commands)
+    status.add(commands)
+    journal.add(commands)
+    given = parser.parse_args(arguments)
+    try:
+        code: int = given.run(given)
+        return code
+    except HeimdallError as error:
+        print(f"heimdall: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("heimdall: interrupted; what is not delivered stays in the journal", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever reads has seen enough. The interpreter must not try to write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def heimdall_dir(given: str | None) -> Path:
+    """Return the folder that is meant: as given, else `HEIMDALL_DIR`, else `.heimdall`."""
+    return Path(given or os.environ.get("HEIMDALL_DIR") or ".heimdall")

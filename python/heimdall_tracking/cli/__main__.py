@@ -1,0 +1,7 @@
+"""`python -m heimdall_tracking.cli`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

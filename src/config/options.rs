@@ -1,0 +1,283 @@
+//! How a tracker works, as arguments and environment variables say it.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use crate::{
+    error::Error,
+    journal::{Durability, JournalConfig},
+};
+
+/// Whether stores are talked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// What is recorded is delivered at once.
+    #[default]
+    Online,
+    /// What is recorded waits in the journal for `heimdall sync`.
+    Offline,
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.to_ascii_lowercase().as_str() {
+            "online" => Ok(Self::Online),
+            "offline" => Ok(Self::Offline),
+            _ => Err(Error::configuration(
+                "mode",
+                text,
+                "it is \"online\" or \"offline\"",
+            )),
+        }
+    }
+}
+
+/// Which ranks of a distributed training record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ranks {
+    /// Rank 0 alone.
+    #[default]
+    Zero,
+    /// All of them, into the run of rank 0.
+    All,
+}
+
+impl FromStr for Ranks {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.to_ascii_lowercase().as_str() {
+            "zero" => Ok(Self::Zero),
+            "all" => Ok(Self::All),
+            _ => Err(Error::configuration(
+                "ranks",
+                text,
+                "it is \"zero\" or \"all\"",
+            )),
+        }
+    }
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.to_ascii_lowercase().as_str() {
+            "process" => Ok(Self::Process),
+            "power" => Ok(Self::Power),
+            _ => Err(Error::configuration(
+                "durability",
+                text,
+                "it is \"process\" or \"power\"",
+            )),
+        }
+    }
+}
+
+/// How a tracker works.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Whether stores are talked to.
+    pub mode: Mode,
+    /// URIs of further destinations.
+    pub mirrors: Vec<String>,
+    /// Which ranks record.
+    pub ranks: Ranks,
+    /// This process' rank among those of a distributed training; 0 where it is alone.
+    pub rank: u32,
+    /// What an accepted record survives.
+    pub durability: Durability,
+    /// Longest wait for the stores at construction.
+    pub connect_timeout: Duration,
+    /// Most bytes of the journal on the disk.
+    pub journal_limit: u64,
+    /// Most bytes of the journal in memory while the disk takes nothing.
+    pub memory_limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            mirrors: Vec::new(),
+            ranks: Ranks::default(),
+            rank: 0,
+            durability: Durability::default(),
+            connect_timeout: Duration::from_secs(5),
+            journal_limit: JournalConfig::DISK_LIMIT,
+            memory_limit: JournalConfig::MEMORY_LIMIT,
+        }
+    }
+}
+
+/// Options that the caller has given as arguments; they win over the environment's.
+#[derive(Clone, Debug, Default)]
+pub struct GivenOptions {
+    /// `mode`.
+    pub mode: Option<String>,
+    /// `mirrors`.
+    pub mirrors: Option<Vec<String>>,
+    /// `ranks`.
+    pub ranks: Option<String>,
+    /// `durability`.
+    pub durability: Option<String>,
+}
+
+/// Variables by which launchers tell a process its rank: torchrun and Lightning, Slurm, Open MPI, MPICH.
+const RANK_VARIABLES: [&str; 4] = [
+    "RANK",
+    "SLURM_PROCID",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+];
+/// Lightning starts its other processes itself and tells them this alone, and which node they are on.
+const LOCAL_RANK_VARIABLES: [&str; 2] = ["LOCAL_RANK", "NODE_RANK"];
+
+impl Options {
+    /// What the caller has given, else what the environment says, else the defaults.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for a word that is none of the option's and for a number that is none.
+    pub fn new(given: GivenOptions) -> Result<Self, Error> {
+        Self::from_variables(given, |name| std::env::var(name).ok())
+    }
+
+    fn from_variables(
+        given: GivenOptions,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let defaults = Self::default();
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let mirrors = given.mirrors.unwrap_or_else(|| {
+            let uris = set("MLFLOW_MIRROR_URIS").unwrap_or_default();
+            let uris = uris.split([',', ' ', '\n', '\t']);
+            uris.filter(|uri| !uri.is_empty())
+                .map(str::to_owned)
+                .collect()
+        });
+        let connect_timeout = number("HEIMDALL_CONNECT_TIMEOUT", &set)?;
+        Ok(Self {
+            mode: word(given.mode.or_else(|| set("HEIMDALL_MODE")))?.unwrap_or_default(),
+            mirrors,
+            ranks: word(given.ranks.or_else(|| set("HEIMDALL_RANKS")))?.unwrap_or_default(),
+            rank: rank(&set),
+            durability: word(given.durability.or_else(|| set("HEIMDALL_DURABILITY")))?
+                .unwrap_or_default(),
+            connect_timeout: connect_timeout
+                .map_or(defaults.connect_timeout, |seconds: f64| {
+                    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+                }),
+            journal_limit: number("HEIMDALL_JOURNAL_LIMIT", &set)?
+                .map_or(defaults.journal_limit, |bytes: f64| bytes as u64),
+            memory_limit: number("HEIMDALL_MEMORY_LIMIT", &set)?
+                .map_or(defaults.memory_limit, |bytes: f64| bytes as usize),
+        })
+    }
+}
+
+fn word<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Option<T>, Error> {
+    text.map(|text| text.parse()).transpose()
+}
+
+fn number(
+    name: &'static str,
+    set: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<f64>, Error> {
+    let Some(text) = set(name) else {
+        return Ok(None);
+    };
+    let parsed = text.trim().parse::<f64>().ok();
+    match parsed.filter(|number| number.is_finite() && *number >= 0.0) {
+        Some(number) => Ok(Some(number)),
+        None => Err(Error::configuration(
+            name,
+            &text,
+            "it is a number from 0 on",
+        )),
+    }
+}
+
+fn rank(set: &impl Fn(&str) -> Option<String>) -> u32 {
+    let number = |name: &&str| set(name)?.trim().parse::<u32>().ok();
+    if let Some(rank) = RANK_VARIABLES.iter().find_map(number) {
+        return rank;
+    }
+    // The first process of the first node is rank 0; which one of the others this is does not matter.
+    let local: u32 = LOCAL_RANK_VARIABLES.iter().filter_map(number).sum();
+    local
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(given: GivenOptions, variables: &[(&str, &str)]) -> Result<Options, Error> {
+        Options::from_variables(given, |name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_set_is_the_defaults() {
+        let found = options(GivenOptions::default(), &[("HEIMDALL_MODE", "")]).unwrap();
+        assert_eq!(found, Options::default());
+    }
+
+    #[test]
+    fn an_argument_wins_over_its_variable() {
+        let given = GivenOptions {
+            mode: Some("Offline".into()),
+            mirrors: Some(vec![]),
+            ..GivenOptions::default()
+        };
+        let variables = [
+            ("HEIMDALL_MODE", "online"),
+            ("MLFLOW_MIRROR_URIS", "sqlite:///a.db, http://b"),
+            ("HEIMDALL_JOURNAL_LIMIT", "1e6"),
+        ];
+        let found = options(given, &variables).unwrap();
+        assert_eq!((found.mode, found.mirrors.len()), (Mode::Offline, 0));
+        assert_eq!(found.journal_limit, 1_000_000);
+        let found = options(GivenOptions::default(), &variables).unwrap();
+        assert_eq!(found.mirrors, ["sqlite:///a.db", "http://b"]);
+    }
+
+    #[test]
+    fn a_word_or_number_that_is_none_is_named() {
+        for variable in [
+            ("HEIMDALL_MODE", "sometimes"),
+            ("HEIMDALL_RANKS", "1"),
+            ("HEIMDALL_DURABILITY", "high"),
+            ("HEIMDALL_CONNECT_TIMEOUT", "soon"),
+            ("HEIMDALL_JOURNAL_LIMIT", "-1"),
+        ] {
+            let error = options(GivenOptions::default(), &[variable]).unwrap_err();
+            assert!(error.to_string().contains(variable.1), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_rank_is_the_launchers() {
+        for (variables, rank) in [
+            (&[][..], 0),
+            (&[("RANK", "3"), ("LOCAL_RANK", "1")], 3),
+            (&[("SLURM_PROCID", "2")], 2),
+            (&[("LOCAL_RANK", "1")], 1),
+            (&[("LOCAL_RANK", "0"), ("NODE_RANK", "1")], 1),
+        ] {
+            let found = options(GivenOptions::default(), variables).unwrap();
+            assert_eq!(found.rank, rank, "{variables:?}");
+        }
+    }
+}

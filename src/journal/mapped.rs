@@ -1,0 +1,83 @@
+//! A file's pages as memory, so that an append costs no system call.
+//!
+//! The pages belong to the kernel: what is copied into them outlives the process from that instruction on. The
+//! file's blocks are reserved before it is mapped, because writing to a page that the disk has no block for ends
+//! the process (SIGBUS). Where they cannot be reserved (another system than Linux, a file system that cannot), an
+//! append is a `pwrite`.
+
+use std::{fs::File, io};
+
+use super::frame::MARKER_LEN;
+
+/// The pages of a file from its beginning.
+#[derive(Debug)]
+pub(super) struct Map {
+    pages: memmap2::MmapMut,
+}
+
+impl Map {
+    /// Maps the first `length` bytes of a file after reserving their blocks. `None` where that is not possible
+    /// here at all.
+    ///
+    /// # Errors
+    /// Those of the file system: no room, above all.
+    #[cfg(target_os = "linux")]
+    pub fn new(file: &File, length: u64) -> io::Result<Option<Self>> {
+        use std::os::fd::AsRawFd;
+        let size = i64::try_from(length).map_err(io::Error::other)?;
+        // SAFETY: the descriptor is open for as long as `file` is, and no memory is handed over.
+        #[allow(unsafe_code)]
+        let reserved = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) };
+        if reserved != 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(None),
+                _ => Err(error),
+            };
+        }
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        // SAFETY: nobody else writes to the file, whose folder is locked; who reads it, reads through the file and
+        // checks what it reads. Were it cut short by somebody, writing to it would end the process.
+        #[allow(unsafe_code)]
+        let pages = unsafe { memmap2::MmapOptions::new().len(length).map_mut(file) };
+        Ok(pages.ok().map(|pages| Self { pages }))
+    }
+
+    /// As above, where a file's blocks cannot be reserved.
+    #[cfg(not(target_os = "linux"))]
+    pub fn new(_file: &File, _length: u64) -> io::Result<Option<Self>> {
+        Ok(None)
+    }
+
+    /// Has the kernel make the pages now, so that no append waits for it to.
+    pub fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        // An older kernel makes them one by one as they are written to.
+        let _ = self.pages.advise(memmap2::Advice::PopulateWrite);
+    }
+
+    /// Copies a frame to `at`, its marker last: a frame that has its marker is whole.
+    pub fn put(&mut self, at: usize, frame: &[u8]) {
+        let Some(place) = self.pages.get_mut(at..at + frame.len()) else {
+            return;
+        };
+        place[MARKER_LEN..].copy_from_slice(&frame[MARKER_LEN..]);
+        // The compiler must not move the marker before the rest, nor write it twice.
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+        for (to, byte) in place[..MARKER_LEN].iter_mut().zip(frame) {
+            // SAFETY: `to` is a byte of the mapped pages that nobody else writes to.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::ptr::write_volatile(to, *byte);
+            }
+        }
+    }
+
+    /// Waits until these bytes are on the disk itself.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self, at: usize, length: usize) -> io::Result<()> {
+        self.pages.flush_range(at, length)
+    }
+}

@@ -1,0 +1,310 @@
+//! Reading a journal back, for one destination: while it is written, and after its process died.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Entry, Journal, JournalError, Position, Progress, ledger::Ledger, replace, segment, staging,
+};
+use crate::record::Record;
+
+/// An entry and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    /// Its number in the journal.
+    pub number: u64,
+    /// The place behind its frame.
+    pub behind: Position,
+    /// The entry.
+    pub entry: Entry,
+}
+
+/// Entries behind a reader's position.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The entries, in order.
+    pub entries: Vec<Placed>,
+    /// What was damaged and passed over, in words; empty where all was intact.
+    pub damage: Vec<String>,
+}
+
+/// What is read.
+#[derive(Debug)]
+enum Source {
+    /// This process' own journal.
+    Live(Arc<Journal>),
+    /// The folder of a dead process.
+    Folder { dir: PathBuf, ledger: Arc<Ledger> },
+}
+
+/// Reads a journal for one of its destinations, from that one's saved position on.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    destination: usize,
+    /// Delivered so far, as on disk.
+    saved: Progress,
+    /// Behind what [`Reader::read`] has handed out, and the number of the entry that is next there.
+    ahead: Position,
+    next: u64,
+    /// Changes nothing on the disk.
+    peeks: bool,
+}
+
+impl Reader {
+    /// A reader of this process' own journal, from its beginning.
+    pub fn live(journal: Arc<Journal>, destination: usize) -> Self {
+        Self::at(Source::Live(journal), destination, Progress::START)
+    }
+
+    /// A reader of the journal in `dir`, whose process is dead, at its saved position.
+    pub fn folder(dir: &Path, ledger: Arc<Ledger>, destination: usize) -> Self {
+        let source = Source::Folder {
+            dir: dir.to_owned(),
+            ledger,
+        };
+        Self::at(source, destination, saved(dir, destination))
+    }
+
+    /// A reader that only looks at the journal in `dir`.
+    pub fn peeking(dir: &Path, destination: usize) -> Self {
+        let mut reader = Self::folder(dir, Arc::new(Ledger::new(Vec::new())), destination);
+        reader.peeks = true;
+        reader
+    }
+
+    fn at(source: Source, destination: usize, saved: Progress) -> Self {
+        Self {
+            source,
+            destination,
+            ahead: saved.position,
+            next: saved.next,
+            saved,
+            peeks: false,
+        }
+    }
+
+    /// The journal's folder.
+    pub fn dir(&self) -> PathBuf {
+        match &self.source {
+            Source::Live(journal) => journal.dir(),
+            Source::Folder { dir, .. } => dir.clone(),
+        }
+    }
+
+    /// Progress as of the last [`Reader::advance`].
+    pub fn progress(&self) -> &Progress {
+        &self.saved
+    }
+
+    /// Number of the first entry that is not delivered.
+    pub fn next(&self) -> u64 {
+        self.saved.next
+    }
+
+    /// A staged file's path.
+    pub fn staged(&self, name: &str) -> PathBuf {
+        staging::staged_path(&self.dir(), name)
+    }
+
+    fn segment(&self, number: u64) -> io::Result<Option<(Arc<File>, u64)>> {
+        match &self.source {
+            Source::Live(journal) => Ok(journal
+                .segment(number)
+                .map(|segment| (segment.file, segment.length))),
+            Source::Folder { dir, .. } => match File::open(segment::path(dir, number)) {
+                Ok(file) => {
+                    let length = file.metadata()?.len();
+                    Ok(Some((Arc::new(file), length)))
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Entries before `end` that have not been handed out; empty when there are none. Waits on the disk.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when a segment cannot be read.
+    pub fn read(&mut self, end: Position) -> Result<Batch, JournalError> {
+        let mut batch = Batch::default();
+        while batch.entries.is_empty() && self.ahead < end {
+            let number = self.ahead.segment;
+            let path = segment::path(&self.dir(), number);
+            let failed = |source| JournalError::Io {
+                path: path.clone(),
+                source,
+            };
+            let is_last = number == end.segment;
+            let found = self.segment(number).map_err(failed)?;
+            let length = match &found {
+                Some((_, length)) if is_last => end.offset.min(*length),
+                Some((_, length)) => *length,
+                None => 0,
+            };
+            match found {
+                Some((file, _)) if self.ahead.offset < length => {
+                    match segment::read(&file, self.ahead.offset, length) {
+                        Ok(chunk) => self.take(chunk, &path, &mut batch),
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                            batch.damage.push(self.put_aside(&path, &error.to_string()));
+                            self.ahead.offset = length;
+                        }
+                        Err(source) => return Err(failed(source)),
+                    }
+                }
+                _ if is_last => self.ahead = end,
+                _ => {
+                    self.ahead = Position {
+                        segment: number + 1,
+                        offset: segment::HEADER_LEN,
+                    };
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    fn take(&mut self, chunk: segment::Chunk, path: &Path, batch: &mut Batch) {
+        let mut missing = 0;
+        for (number, entry, offset) in chunk.entries {
+            // What was delivered from memory before it came to the disk.
+            if number < self.next {
+                continue;
+            }
+            missing += number - self.next;
+            self.next = number + 1;
+            batch.entries.push(Placed {
+                number,
+                behind: Position {
+                    segment: self.ahead.segment,
+                    offset,
+                },
+                entry,
+            });
+        }
+        self.ahead.offset = chunk.offset;
+        if chunk.skipped > 0 || missing > 0 {
+            let lost = match missing {
+                0 => String::new(),
+                1 => ", and with them a record".to_owned(),
+                count => format!(", and with them {count} records"),
+            };
+            let reason = format!("{} bytes are damaged{lost}", chunk.skipped);
+            batch.damage.push(self.put_aside(path, &reason));
+        }
+    }
+
+    /// Keeps a segment that not everything could be read of, before it is removed with what was.
+    fn put_aside(&self, path: &Path, reason: &str) -> String {
+        if self.peeks {
+            return format!("{}: {reason}", path.display());
+        }
+        let journal = self.dir();
+        let keep = || -> Option<PathBuf> {
+            let heimdall_dir = journal.parent()?.parent()?;
+            let folder = heimdall_dir.join("damaged").join(journal.file_name()?);
+            fs::create_dir_all(&folder).ok()?;
+            let kept = folder.join(path.file_name()?);
+            if !kept.exists() {
+                fs::copy(path, &kept).ok()?;
+            }
+            Some(kept)
+        };
+        match keep() {
+            Some(kept) => format!(
+                "{}: {reason}; the file is kept as {}",
+                path.display(),
+                kept.display()
+            ),
+            None => format!("{}: {reason}", path.display()),
+        }
+    }
+
+    /// Entries of this process' journal that are in memory only, behind everything on its disk.
+    pub fn in_memory(&self) -> Vec<Placed> {
+        match &self.source {
+            Source::Live(journal) => journal.in_memory(self.next, self.ahead),
+            Source::Folder { .. } => Vec::new(),
+        }
+    }
+
+    /// Saves that all that was handed out, `entries` last, is delivered, and removes what nobody needs any more.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when the position cannot be saved.
+    pub fn advance(&mut self, entries: &[Placed]) -> Result<(), JournalError> {
+        for placed in entries {
+            self.saved.observe(&placed.entry);
+            self.next = self.next.max(placed.number + 1);
+        }
+        self.saved.position = self.ahead;
+        self.saved.next = self.next;
+        let saved = self.save();
+        let before = match &self.source {
+            Source::Live(journal) => {
+                journal.delivered(self.destination, self.ahead, self.next);
+                journal.ledger.others(self.destination)
+            }
+            Source::Folder { dir, ledger } => {
+                let (before, after) = ledger.advance(self.destination, self.ahead, self.next);
+                for number in before.0.segment..after.0.segment {
+                    let _ = fs::remove_file(segment::path(dir, number));
+                }
+                ledger.others(self.destination)
+            }
+        };
+        // The last destination to take a staged file removes it.
+        for placed in entries.iter().filter(|placed| placed.number < before) {
+            if let Record::Artifact { staged, size, .. } = &placed.entry.record {
+                match &self.source {
+                    Source::Live(journal) => journal.discard(staged, *size),
+                    Source::Folder { .. } => {
+                        let _ = fs::remove_file(self.staged(staged));
+                    }
+                }
+            }
+        }
+        // On a full disk there is room for the position once what was delivered is gone.
+        saved.or_else(|_| self.save())
+    }
+
+    /// Saves that the runs a dead process left open are closed.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when that cannot be saved.
+    pub fn runs_closed(&mut self) -> Result<(), JournalError> {
+        self.saved.open_runs = BTreeMap::new();
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), JournalError> {
+        let json = serde_json::to_vec(&self.saved)
+            .map_err(|error| JournalError::Encode(error.to_string()))?;
+        replace(&position_path(&self.dir(), self.destination), &json)
+    }
+
+    /// Whether all before `end` is delivered and every run is closed.
+    pub fn is_done(&self, end: Position) -> bool {
+        self.saved.position >= end && self.saved.open_runs.is_empty()
+    }
+}
+
+/// How far a destination is, as the journal in `dir` has it.
+pub fn saved(dir: &Path, destination: usize) -> Progress {
+    // An unreadable position only means that records are delivered again, which changes nothing.
+    fs::read(position_path(dir, destination))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or(Progress::START)
+}
+
+fn position_path(dir: &Path, destination: usize) -> PathBuf {
+    dir.join(format!("position-{destination}.json"))
+}

@@ -1,0 +1,103 @@
+//! Who calls: the script or notebook, its user, its environment, its rank.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+
+use crate::{config::FreshSchema, context::RunContext};
+
+/// Where the runs of this process come from. Runs `git` once.
+pub fn context(py: Python<'_>) -> PyResult<RunContext> {
+    let ((source, in_notebook), user) = (source(py)?, user(py)?);
+    let hostname = py.import("socket")?.call_method0("gethostname")?;
+    Ok(RunContext::of(user, source, in_notebook, hostname.extract()?))
+}
+
+/// Id of the run that rank 0 has started last. Waits for it, as other ranks may be faster.
+pub fn run_of_rank_zero(py: Python<'_>) -> PyResult<String> {
+    let ranks = py.import("heimdall_tracking._ranks")?;
+    ranks.call_method0("run_of_rank_zero")?.extract()
+}
+
+/// Tells the other ranks of a distributed training, where there are some, which run has started.
+pub fn tell_other_ranks(py: Python<'_>, run_id: &str) -> PyResult<()> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    // Whoever trains on several ranks has imported it.
+    if modules.contains("torch.distributed")? {
+        let ranks = py.import("heimdall_tracking._ranks")?;
+        ranks.call_method1("tell_other_ranks", (run_id,))?;
+    }
+    Ok(())
+}
+
+/// Login name, found as MLflow finds it.
+fn user(py: Python<'_>) -> PyResult<String> {
+    match py.import("getpass")?.call_method0("getuser") {
+        Ok(user) => user.extract(),
+        // A container's user need not have a name.
+        Err(_) => Ok("unknown".to_owned()),
+    }
+}
+
+/// Script or notebook that runs, and whether it is a notebook; told apart as MLflow does.
+fn source(py: Python<'_>) -> PyResult<(String, bool)> {
+    if in_notebook(py).unwrap_or(false) {
+        let name = ["JPY_SESSION_NAME", "__vsc_ipynb_file__", "IPYNB_FILE"]
+            .into_iter()
+            .find_map(|variable| std::env::var(variable).ok());
+        return Ok((name.unwrap_or_else(|| "notebook".to_owned()), true));
+    }
+    let argv: Vec<String> = py
+        .import("sys")?
+        .getattr("argv")?
+        .extract()
+        .unwrap_or_default();
+    let script = argv
+        .into_iter()
+        .next()
+        .filter(|script| !script.is_empty() && script != "-c");
+    Ok((script.unwrap_or_else(|| "python".to_owned()), false))
+}
+
+/// Whether this is a kernel's shell. A script may import `ipykernel` without being in one.
+fn in_notebook(py: Python<'_>) -> PyResult<bool> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    if !modules.contains("IPython")? {
+        return Ok(false);
+    }
+    let shell = modules.get_item("IPython")?.call_method0("get_ipython")?;
+    Ok(!shell.is_none() && shell.hasattr("kernel")?)
+}
+
+/// The release that `HEIMDALL_MLFLOW_VERSION` names, else the mlflow that this interpreter would import. Looked
+/// up by the name of its folder, as asking `importlib.metadata` takes longer than all the rest of an import.
+pub fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
+    if let Some(version) = std::env::var("HEIMDALL_MLFLOW_VERSION")
+        .ok()
+        .filter(|version| !version.is_empty())
+    {
+        return Ok(FreshSchema::Named(version));
+    }
+    let sys = py.import("sys")?;
+    let folders: Vec<String> = sys
+        .getattr("path")?
+        .try_iter()?
+        .filter_map(|folder| folder.ok()?.extract().ok())
+        .collect();
+    let Some(python) = sys.getattr("executable")?.extract::<Option<PathBuf>>()? else {
+        return Ok(FreshSchema::Newest);
+    };
+    let installed = folders.iter().find_map(|folder| {
+        let folder = if folder.is_empty() { "." } else { folder };
+        std::fs::read_dir(folder).ok()?.find_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            let name = name.strip_suffix(".dist-info")?;
+            Some(name.strip_prefix("mlflow-")?.to_owned())
+        })
+    });
+    Ok(match installed {
+        Some(version) => FreshSchema::Installed { version, python },
+        None => FreshSchema::Newest,
+    })
+}
+

@@ -1,0 +1,173 @@
+//! How delivery stands, as Python sees it.
+
+use pyo3::{exceptions::PyKeyError, prelude::*, types::PyString};
+
+use super::answers::escaped;
+use crate::{delivery, run::now_ms, tracker::Tracker};
+
+/// How delivery stood when it was asked.
+#[pyclass(frozen, get_all, module = "heimdall_tracking")]
+pub struct Status {
+    mode: &'static str,
+    pending: u64,
+    parked: u64,
+    degraded: bool,
+    last_error: Option<String>,
+    journal: String,
+    in_memory: u64,
+    oldest: Option<i64>,
+    destinations: Vec<DestinationStatus>,
+}
+
+/// How one destination stood.
+#[pyclass(frozen, get_all, from_py_object, module = "heimdall_tracking")]
+#[derive(Clone)]
+pub struct DestinationStatus {
+    uri: String,
+    pending: u64,
+    parked: u64,
+    last_error: Option<String>,
+    since: Option<i64>,
+    oldest: Option<i64>,
+}
+
+impl From<delivery::DestinationStatus> for DestinationStatus {
+    fn from(status: delivery::DestinationStatus) -> Self {
+        Self {
+            uri: status.uri,
+            pending: status.pending,
+            parked: status.parked,
+            last_error: status.last_error,
+            since: status.since,
+            oldest: status.oldest,
+        }
+    }
+}
+
+impl Status {
+    /// How a tracker's delivery stands.
+    pub fn of(tracker: &Tracker) -> Self {
+        let Some(status) = tracker.status() else {
+            return Self {
+                mode: "silent",
+                pending: 0,
+                parked: 0,
+                degraded: false,
+                last_error: None,
+                journal: String::new(),
+                in_memory: 0,
+                oldest: None,
+                destinations: Vec::new(),
+            };
+        };
+        let destinations: Vec<DestinationStatus> =
+            status.destinations.into_iter().map(Into::into).collect();
+        let primary = destinations.first().cloned();
+        let last_error = status
+            .journal_error
+            .or_else(|| destinations.iter().find_map(|it| it.last_error.clone()));
+        Self {
+            mode: if status.is_offline { "offline" } else { "online" },
+            pending: primary.as_ref().map_or(0, |it| it.pending),
+            parked: destinations.iter().map(|it| it.parked).sum(),
+            degraded: last_error.is_some(),
+            last_error,
+            journal: status.journal.display().to_string(),
+            in_memory: status.in_memory,
+            oldest: primary.and_then(|it| it.oldest),
+            destinations,
+        }
+    }
+}
+
+/// "3 records wait, the oldest since 12 s"
+fn waiting(pending: u64, oldest: Option<i64>) -> String {
+    let records = match pending {
+        0 => return "all delivered".to_owned(),
+        1 => "1 record waits".to_owned(),
+        count => format!("{count} records wait"),
+    };
+    match oldest {
+        Some(at) => format!("{records}, the oldest since {} s", (now_ms() - at).max(0) / 1000),
+        None => records,
+    }
+}
+
+#[pymethods]
+impl Status {
+    fn __getitem__(&self, py: Python<'_>, key: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
+        let name = key.to_cow()?;
+        Ok(match &*name {
+            "mode" => self.mode.into_pyobject(py)?.into_any().unbind(),
+            "pending" => self.pending.into_pyobject(py)?.into_any().unbind(),
+            "parked" => self.parked.into_pyobject(py)?.into_any().unbind(),
+            "degraded" => self.degraded.into_pyobject(py)?.to_owned().into_any().unbind(),
+            "last_error" => self.last_error.as_ref().into_pyobject(py)?.unbind(),
+            "journal" => self.journal.as_str().into_pyobject(py)?.into_any().unbind(),
+            "in_memory" => self.in_memory.into_pyobject(py)?.into_any().unbind(),
+            "oldest" => self.oldest.into_pyobject(py)?.unbind(),
+            "destinations" => self.destinations.clone().into_pyobject(py)?.unbind(),
+            _ => return Err(PyKeyError::new_err(key.clone().unbind())),
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        let mut lines = vec![format!(
+            "Status({}: {}{})",
+            self.mode,
+            waiting(self.pending, self.oldest),
+            if self.degraded { ", degraded" } else { "" },
+        )];
+        lines.extend(self.destinations.iter().map(|it| format!("  {}", it.line())));
+        if self.in_memory > 0 {
+            lines.push(format!("  {} records are in memory only", self.in_memory));
+        }
+        if !self.journal.is_empty() {
+            lines.push(format!("  journal {}", self.journal));
+        }
+        lines.join("\n")
+    }
+
+    fn _repr_html_(&self) -> String {
+        let rows: String = self
+            .destinations
+            .iter()
+            .map(|it| {
+                format!(
+                    "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                    escaped(&it.uri),
+                    escaped(&waiting(it.pending, it.oldest)),
+                    it.parked,
+                    escaped(it.last_error.as_deref().unwrap_or("")),
+                )
+            })
+            .collect();
+        format!(
+            "<table><caption>{}{}, journal {}</caption><tr><th>destination</th><th>pending</th><th>parked</th>\
+             <th>error</th></tr>{rows}</table>",
+            self.mode,
+            if self.degraded { ", degraded" } else { "" },
+            escaped(&self.journal),
+        )
+    }
+}
+
+impl DestinationStatus {
+    fn line(&self) -> String {
+        let mut line = format!("{}: {}", self.uri, waiting(self.pending, self.oldest));
+        if self.parked > 0 {
+            line += &format!(", {} parked", self.parked);
+        }
+        if let Some(error) = &self.last_error {
+            line += &format!(" ({error})");
+        }
+        line
+    }
+}
+
+#[pymethods]
+impl DestinationStatus {
+    fn __repr__(&self) -> String {
+        format!("DestinationStatus({})", self.line())
+    }
+}

@@ -1,0 +1,183 @@
+//! A store that is opened when it is first needed, and again as long as that fails.
+//!
+//! A server that is down when training starts is no reason not to train: what is asked of this store opens the
+//! real one first, and its errors are those of opening it.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::{Experiment, StoreError, TrackingStore, search::RunQuery};
+use crate::{
+    artifacts::ArtifactStore,
+    config::{Destination, FreshSchema},
+    record::{Key, Record, RunStart},
+    registry::{ModelName, ModelRegistry, NewVersion, Stage},
+    run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
+};
+
+/// The store and the registry of a destination, once they are open.
+#[derive(Debug)]
+struct Opened {
+    store: Arc<dyn TrackingStore>,
+    registry: Arc<dyn ModelRegistry>,
+}
+
+/// The store and the model registry of a destination.
+#[derive(Debug)]
+pub struct DeferredStore {
+    destination: Destination,
+    fresh_schema: FreshSchema,
+    opened: OnceLock<Opened>,
+    opening: Mutex<()>,
+    /// Is never opened: the user wants to be left alone by the network.
+    is_offline: bool,
+}
+
+impl DeferredStore {
+    /// A store that is not open yet; `is_offline` says that it never will be.
+    pub fn new(destination: Destination, fresh_schema: FreshSchema, is_offline: bool) -> Self {
+        Self {
+            destination,
+            fresh_schema,
+            opened: OnceLock::new(),
+            opening: Mutex::default(),
+            is_offline,
+        }
+    }
+
+    /// Whether it has been reached.
+    pub fn is_open(&self) -> bool {
+        self.opened.get().is_some()
+    }
+
+    /// Opens it, if it is not open.
+    ///
+    /// # Errors
+    /// Those of [`super::open`].
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        self.opened().await.map(|_| ())
+    }
+
+    async fn opened(&self) -> Result<&Opened, StoreError> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
+        if self.is_offline {
+            return Err(StoreError::Unavailable {
+                destination: self.destination.uri(),
+                source: "this tracker is offline: `heimdall sync` delivers what it records".into(),
+                retry_after: None,
+            });
+        }
+        // Two that ask at once open it once.
+        let _opening = self.opening.lock().await;
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
+        let (store, registry) = super::open(&self.destination, &self.fresh_schema).await?;
+        Ok(self.opened.get_or_init(|| Opened { store, registry }))
+    }
+
+    async fn store(&self) -> Result<&dyn TrackingStore, StoreError> {
+        Ok(self.opened().await?.store.as_ref())
+    }
+
+    async fn registry(&self) -> Result<&dyn ModelRegistry, StoreError> {
+        Ok(self.opened().await?.registry.as_ref())
+    }
+}
+
+#[async_trait]
+impl TrackingStore for DeferredStore {
+    async fn get_or_create_experiment(
+        &self,
+        name: &str,
+        artifact_location: Option<&str>,
+    ) -> Result<Experiment, StoreError> {
+        let store = self.store().await?;
+        store.get_or_create_experiment(name, artifact_location).await
+    }
+
+    async fn experiment(&self, id: &str) -> Result<Experiment, StoreError> {
+        self.store().await?.experiment(id).await
+    }
+
+    async fn experiment_by_name(&self, name: &str) -> Result<Experiment, StoreError> {
+        self.store().await?.experiment_by_name(name).await
+    }
+
+    async fn experiments(&self, view: ViewType) -> Result<Vec<Experiment>, StoreError> {
+        self.store().await?.experiments(view).await
+    }
+
+    async fn set_experiment_stage(
+        &self,
+        id: &str,
+        stage: LifecycleStage,
+    ) -> Result<(), StoreError> {
+        self.store().await?.set_experiment_stage(id, stage).await
+    }
+
+    async fn create_run(
+        &self,
+        start: &RunStart,
+        tags: &[(Key, String)],
+    ) -> Result<Option<RunId>, StoreError> {
+        self.store().await?.create_run(start, tags).await
+    }
+
+    async fn write(&self, records: &[&Record]) -> Result<(), StoreError> {
+        self.store().await?.write(records).await
+    }
+
+    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), StoreError> {
+        self.store().await?.fail_run(run_id, end_time).await
+    }
+
+    async fn run(&self, run_id: &str) -> Result<RunInfo, StoreError> {
+        self.store().await?.run(run_id).await
+    }
+
+    async fn artifact_uri(&self, run_id: &str) -> Result<String, StoreError> {
+        self.store().await?.artifact_uri(run_id).await
+    }
+
+    async fn set_run_stage(&self, run_id: &str, stage: LifecycleStage) -> Result<(), StoreError> {
+        self.store().await?.set_run_stage(run_id, stage).await
+    }
+
+    async fn search_runs(&self, query: &RunQuery) -> Result<Vec<RunInfo>, StoreError> {
+        self.store().await?.search_runs(query).await
+    }
+
+    async fn metric_history(
+        &self,
+        run_id: &str,
+        key: &str,
+    ) -> Result<Vec<MetricPoint>, StoreError> {
+        self.store().await?.metric_history(run_id, key).await
+    }
+
+    fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {
+        // Whoever has a URI has asked this store for it.
+        self.opened.get()?.store.artifacts(uri)
+    }
+}
+
+#[async_trait]
+impl ModelRegistry for DeferredStore {
+    async fn create_version(&self, new: &NewVersion) -> Result<i64, StoreError> {
+        self.registry().await?.create_version(new).await
+    }
+
+    async fn set_stage(
+        &self,
+        name: &ModelName,
+        version: i64,
+        stage: Stage,
+    ) -> Result<(), StoreError> {
+        self.registry().await?.set_stage(name, version, stage).await
+    }
+}
