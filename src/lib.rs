@@ -22,6 +22,7 @@ pub mod process;
 pub mod record;
 pub mod registry;
 pub mod run;
+pub mod signals;
 pub mod store;
 pub mod tracker;
 

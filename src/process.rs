@@ -35,4 +35,5 @@ extern "C" fn in_child() {
 /// Notes that this is a fork.
 pub(crate) fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    crate::signals::in_child();
 }

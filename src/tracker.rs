@@ -7,7 +7,10 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -71,6 +74,8 @@ struct Session {
     starting: Mutex<()>,
     /// Runs that were started here: whether they exist need not be asked.
     started: Mutex<HashSet<RunId>>,
+    /// The process is about to die of SIGTERM, and its runs have ended.
+    is_terminated: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -910,6 +915,7 @@ impl Parts {
             active: Mutex::new(self.active),
             starting: Mutex::default(),
             started: Mutex::default(),
+            is_terminated: AtomicBool::new(false),
         });
         let mut sessions = lock(&SESSIONS);
         sessions.retain(|session| session.strong_count() > 0);
@@ -960,17 +966,21 @@ impl Session {
         let Some(run) = lock(&self.active).pop() else {
             return Ok(None);
         };
-        if run.is_owned {
-            let record = Record::RunEnded {
-                run: run.id,
-                status,
-                end_time: now_ms(),
-            };
-            if let Some(delivery) = &self.delivery {
-                delivery.accept_beyond_limits(record)?;
-            }
+        if run.is_owned && !self.is_terminated.load(Ordering::Acquire) {
+            self.end(run.id, status)?;
         }
         Ok(Some(run.id))
+    }
+
+    fn end(&self, run: RunId, status: RunStatus) -> Result<()> {
+        match &self.delivery {
+            Some(delivery) => delivery.accept_beyond_limits(Record::RunEnded {
+                run,
+                status,
+                end_time: now_ms(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn accept(&self, record: Record) -> Result<()> {
@@ -1007,6 +1017,31 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
     }
     lock(&LEFT_OPEN).clear();
     told.extend(delivery::finish(timeout, keep_waiting));
+    told
+}
+
+/// Ends, when the process is told to terminate, its runs as KILLED, and waits for what is to be delivered. The
+/// training goes on meanwhile: what it records is accepted, and that it ends a run does not make it FINISHED. Returns
+/// what to tell the user.
+pub fn terminate(grace: Duration) -> Vec<String> {
+    let sessions: Vec<_> = lock(&SESSIONS).iter().filter_map(Weak::upgrade).collect();
+    let mut told = Vec::new();
+    for session in &sessions {
+        if session.is_terminated.swap(true, Ordering::AcqRel) {
+            continue;
+        }
+        let active: Vec<RunId> = lock(&session.active)
+            .iter()
+            .filter(|run| run.is_owned)
+            .map(|run| run.id)
+            .collect();
+        for run in active {
+            if let Err(error) = session.end(run, RunStatus::Killed) {
+                told.push(error.to_string());
+            }
+        }
+    }
+    told.extend(delivery::flush_all(grace));
     told
 }
 

@@ -29,6 +29,7 @@ use crate::{
     journal::JournalError,
     process,
     run::{self, Best, LifecycleStage, NewRun, RunStatus},
+    signals,
     tracker::{self, Search, Tracker},
 };
 
@@ -93,6 +94,7 @@ impl MLflowTracker {
         let tracker = waiting(py, |keep_waiting| {
             Tracker::open(&config, context, keep_waiting)
         })?;
+        signals::watch(grace());
         tell(py, tracker.notices())?;
         let tracking = stock_uri(tracker.destination(), &config.tracking_uri);
         let registry = config.registry_uri.as_deref().filter(|uri| !uri.is_empty());
@@ -854,6 +856,15 @@ impl ActiveRun {
             self.run_id().unwrap_or_else(|| "not started".to_owned())
         )
     }
+}
+
+/// Longest time for delivery after a SIGTERM.
+fn grace() -> Duration {
+    let text = std::env::var("HEIMDALL_TERM_GRACE").ok();
+    let seconds = text.and_then(|text| text.trim().parse::<f64>().ok());
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .unwrap_or(signals::DEFAULT_GRACE)
 }
 
 /// What a call costs that takes the same arguments and does nothing with them; for benchmarks.

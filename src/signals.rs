@@ -1,0 +1,131 @@
+//! SIGTERM: how schedulers (Slurm, Kubernetes) end a training.
+//!
+//! Whatever the training is doing, its runs end as KILLED and what is recorded is delivered, for as long as the grace
+//! is; then the process dies of the signal, as it would have without us. Who has a handler of their own keeps it.
+
+use std::time::Duration;
+
+/// Longest time for delivery after a SIGTERM by default.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{
+        fs::File,
+        io::{Read, Write},
+        mem, ptr,
+        sync::{
+            Mutex, PoisonError,
+            atomic::{AtomicI32, Ordering},
+        },
+        thread,
+        time::Duration,
+    };
+
+    use crate::tracker;
+
+    /// Where the handler writes to; below zero while there is none.
+    static WAKE: AtomicI32 = AtomicI32::new(-1);
+    static WATCHED: Mutex<Option<u32>> = Mutex::new(None);
+
+    /// Called by the kernel, between any two instructions of any thread.
+    extern "C" fn on_sigterm(_signal: libc::c_int) {
+        let wake = WAKE.load(Ordering::Relaxed);
+        let byte = 1u8;
+        // SAFETY: `write` is allowed in a signal handler, and the byte lives until it returns. The errno of the code
+        // that was interrupted is put back.
+        #[allow(unsafe_code)]
+        unsafe {
+            let errno = *libc::__errno_location();
+            libc::write(wake, ptr::from_ref(&byte).cast(), 1);
+            *libc::__errno_location() = errno;
+        }
+    }
+
+    /// Watches for the signal from now on, unless somebody else does.
+    pub fn watch(grace: Duration) {
+        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = crate::process::generation();
+        if *watched == Some(generation) || !is_default() {
+            return;
+        }
+        let Ok((mut woken, wake)) = std::io::pipe() else {
+            return;
+        };
+        let watcher = thread::Builder::new()
+            .name("heimdall-sigterm".into())
+            .spawn(move || {
+                let mut byte = [0];
+                if woken.read_exact(&mut byte).is_ok() {
+                    for text in tracker::terminate(grace) {
+                        let _ = writeln!(std::io::stderr(), "heimdall_tracking: {text}");
+                    }
+                    die();
+                }
+            });
+        if watcher.is_err() {
+            return;
+        }
+        // For as long as the process lives.
+        let wake = mem::ManuallyDrop::new(File::from(std::os::fd::OwnedFd::from(wake)));
+        WAKE.store(std::os::fd::AsRawFd::as_raw_fd(&*wake), Ordering::Relaxed);
+        set(Some(on_sigterm));
+        *watched = Some(generation);
+    }
+
+    /// In a fork: the watcher is the parent's, and whoever ends this process must not wait for it.
+    pub fn in_child() {
+        if WAKE.swap(-1, Ordering::Relaxed) >= 0 {
+            set(None);
+        }
+    }
+
+    fn is_default() -> bool {
+        // SAFETY: only reads what is set, into a structure of that size.
+        #[allow(unsafe_code)]
+        unsafe {
+            let mut now: libc::sigaction = mem::zeroed();
+            libc::sigaction(libc::SIGTERM, ptr::null(), &mut now) == 0
+                && now.sa_sigaction == libc::SIG_DFL
+        }
+    }
+
+    fn set(handler: Option<extern "C" fn(libc::c_int)>) {
+        // SAFETY: the handler is a function of this library, which is never unloaded, and calls only what a handler
+        // may.
+        #[allow(unsafe_code)]
+        unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            action.sa_sigaction = match handler {
+                Some(handler) => handler as *const () as libc::sighandler_t,
+                None => libc::SIG_DFL,
+            };
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigemptyset(&mut action.sa_mask);
+            libc::sigaction(libc::SIGTERM, &action, ptr::null_mut());
+        }
+    }
+
+    fn die() {
+        set(None);
+        // SAFETY: sends a signal to this process, which it dies of.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(libc::getpid(), libc::SIGTERM);
+        }
+    }
+}
+
+/// Watches for SIGTERM from now on, unless somebody else does.
+pub fn watch(grace: Duration) {
+    #[cfg(target_os = "linux")]
+    linux::watch(grace);
+    #[cfg(not(target_os = "linux"))]
+    let _ = grace;
+}
+
+/// In a fork: SIGTERM ends it at once, as it would have without us.
+pub(crate) fn in_child() {
+    #[cfg(target_os = "linux")]
+    linux::in_child();
+}
