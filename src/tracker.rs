@@ -1,5 +1,6 @@
 //! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
 
+mod observation;
 mod questions;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
     store::{self, Experiment, StoreError, TrackingStore},
 };
 
+use observation::Observation;
 pub use questions::Search;
 
 /// Tags of every run, unless the caller sets others.
@@ -66,6 +68,7 @@ struct ActiveRun {
     params: HashMap<Key, String>,
     /// The run as it was when it was resumed.
     before: Option<Arc<RunInfo>>,
+    observation: Observation,
 }
 
 impl ActiveRun {
@@ -240,10 +243,12 @@ impl Tracker {
             },
         ])?;
         lock(&self.session.started).insert(id);
+        let observation = self.observe_start(id);
         lock(&self.session.active).push(ActiveRun {
             id,
             params: HashMap::new(),
             before: None,
+            observation,
         });
         Ok(id)
     }
@@ -287,6 +292,7 @@ impl Tracker {
                 action: "resume()",
             });
         }
+        let first_step = self.next_system_step(id, keep_waiting)?;
         let mut records = vec![Record::RunResumed { run: id }];
         if !tags.is_empty() {
             records.push(Record::Tags {
@@ -302,10 +308,12 @@ impl Tracker {
             .filter_map(|(key, value)| Some((Key::parse("param key", key).ok()?, value.clone())))
             .collect();
         lock(&self.session.started).insert(id);
+        let observation = self.observe_resumed(id, first_step);
         lock(&self.session.active).push(ActiveRun {
             id,
             params,
             before: Some(Arc::new(found)),
+            observation,
         });
         Ok(id)
     }
@@ -351,7 +359,8 @@ impl Tracker {
         Ok(Some(id))
     }
 
-    /// Ends the innermost active run; without one it does nothing.
+    /// Ends the innermost active run; without one it does nothing. Waits for what is still being found of its
+    /// environment, where that is recorded.
     ///
     /// # Errors
     /// Those of the journal.
@@ -684,10 +693,13 @@ impl Session {
         let Some(run) = lock(&self.active).pop() else {
             return Ok(None);
         };
+        let end_time = now_ms();
+        // Nothing of the run comes behind its end.
+        drop(run.observation);
         self.delivery.accept(Record::RunEnded {
             run: run.id,
             status,
-            end_time: now_ms(),
+            end_time,
         })?;
         Ok(Some(run.id))
     }

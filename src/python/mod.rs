@@ -3,6 +3,7 @@
 
 mod answers;
 mod errors;
+mod interpreter;
 mod tracker;
 mod values;
 

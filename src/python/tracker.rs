@@ -15,7 +15,7 @@ use pyo3::{
 use super::{
     answers::{self, Experiment, MetricPoint, Run},
     errors::to_python,
-    values,
+    interpreter, values,
 };
 use crate::{
     config::{
@@ -45,7 +45,7 @@ pub struct MLflowTracker {
 #[pymethods]
 impl MLflowTracker {
     #[new]
-    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned()))]
+    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned(), system_metrics=None, environment=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "the signature that existing scripts call"
@@ -60,6 +60,8 @@ impl MLflowTracker {
         s3_access_key_id: Option<String>,
         s3_secret_access_key: Option<String>,
         experiment_name: String,
+        system_metrics: Option<bool>,
+        environment: Option<bool>,
     ) -> PyResult<Self> {
         let config = TrackerConfig {
             tracking_uri,
@@ -76,12 +78,18 @@ impl MLflowTracker {
                 .filter(|dir| !dir.is_empty())
                 .map_or_else(|| PathBuf::from(DEFAULT_HEIMDALL_DIR), PathBuf::from),
             fresh_schema: fresh_schema(py)?,
+            system_metrics,
+            environment,
         };
+        let interpreter = interpreter::asked_for(py, &config)?;
         let ((source, in_notebook), user) = (source(py)?, user(py)?);
         let tracker = waiting(py, |keep_waiting| {
             Tracker::open(
                 &config,
-                RunContext::of(user, source, in_notebook),
+                RunContext {
+                    interpreter,
+                    ..RunContext::of(user, source, in_notebook)
+                },
                 keep_waiting,
             )
         })?;
@@ -197,7 +205,8 @@ impl MLflowTracker {
 
     #[pyo3(signature = (status="FINISHED"))]
     fn end_run(&self, py: Python<'_>, status: &str) -> PyResult<()> {
-        let ended = RunStatus::parse_final(status).and_then(|status| self.tracker.end_run(status));
+        let ended = RunStatus::parse_final(status)
+            .and_then(|status| py.detach(|| self.tracker.end_run(status)));
         if self.answer(py, ended)?.is_some() {
             self.tell_follower(py)?;
         }
