@@ -1,8 +1,8 @@
 //! A thread beside an active run, which ends with it.
 //!
-//! Whoever drops a [`Companion`] goes on at once or after a bounded wait, and from then on nothing that the
-//! thread does is seen: what it finds goes through [`Presence::hand_over`]. In a fork the thread does not
-//! exist, and dropping its owner there does nothing.
+//! Dropping a [`Companion`] stops the thread, [`Companion::finish`] lets it finish first; both wait for a bounded
+//! time. From then on nothing that the thread does is seen: what it finds goes through [`Presence::hand_over`].
+//! In a fork the thread does not exist, and the end of its owner there does nothing.
 
 use std::{
     io, process,
@@ -21,8 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Companion {
     presence: Presence,
-    /// How long its work may go on after the run, before it is told to stop.
-    grace: Duration,
     thread: Option<JoinHandle<()>>,
     pid: u32,
 }
@@ -44,11 +42,7 @@ impl Companion {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(
-        name: &str,
-        grace: Duration,
-        work: impl FnOnce(&Presence) + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn start(name: &str, work: impl FnOnce(&Presence) + Send + 'static) -> io::Result<Self> {
         let presence = Presence(Arc::default());
         let theirs = presence.clone();
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
@@ -58,10 +52,18 @@ impl Companion {
         })?;
         Ok(Self {
             presence,
-            grace,
             thread: Some(thread),
             pid: process::id(),
         })
+    }
+
+    /// Waits for the end of the work, for at most `patience`, and stops it then.
+    pub fn finish(self, patience: Duration) {
+        let waits_for_itself =
+            |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if self.pid == process::id() && !self.thread.as_ref().is_some_and(waits_for_itself) {
+            self.presence.0.wait_for_end(patience);
+        }
     }
 }
 
@@ -136,9 +138,6 @@ impl Drop for Companion {
             // It cannot wait for itself.
             shared.stopping.store(true, Ordering::Release);
         } else {
-            if !self.grace.is_zero() {
-                shared.wait_for_end(self.grace);
-            }
             shared.stop();
             // A thread that hangs in a driver is left alone.
             if shared.wait_for_end(PATIENCE) {
@@ -159,7 +158,7 @@ mod tests {
     #[test]
     fn a_pause_ends_with_the_owner_and_the_thread_with_it() {
         let (told, hears) = channel();
-        let companion = Companion::start("test", Duration::ZERO, move |presence| {
+        let companion = Companion::start("test", move |presence| {
             let _ = told.send(presence.wait(LONG));
         });
         drop(companion.unwrap());
@@ -168,30 +167,30 @@ mod tests {
     }
 
     #[test]
-    fn work_with_grace_is_finished_before_the_owner_goes() {
+    fn work_is_finished_by_an_owner_with_patience() {
         let (told, hears) = channel();
         let (go, goes) = sync_channel::<()>(0);
-        let companion = Companion::start("test", LONG, move |presence| {
+        let companion = Companion::start("test", move |presence| {
             let _ = goes.recv();
             assert!(presence.hand_over(|| {
                 let _ = told.send(());
             }));
         })
         .unwrap();
-        let dropping = thread::spawn(move || drop(companion));
+        let finishing = thread::spawn(move || companion.finish(LONG));
         go.send(()).unwrap();
-        dropping.join().unwrap();
+        finishing.join().unwrap();
         assert!(hears.try_recv().is_ok());
     }
 
     #[test]
     fn nothing_is_handed_over_once_the_owner_is_gone() {
         let (told, hears) = channel();
-        let companion = Companion::start("test", Duration::ZERO, move |presence| {
+        let companion = Companion::start("test", move |presence| {
             presence.wait(LONG);
             let _ = told.send(presence.hand_over(|| unreachable!("the run has ended")));
         });
-        drop(companion.unwrap());
+        companion.unwrap().finish(Duration::ZERO);
         assert!(!hears.recv().unwrap());
     }
 
@@ -199,9 +198,9 @@ mod tests {
     fn an_owner_that_its_own_thread_drops_waits_for_nobody() {
         let (give, given) = channel::<Companion>();
         let (told, hears) = channel();
-        let companion = Companion::start("test", LONG, move |presence| {
+        let companion = Companion::start("test", move |presence| {
             let owner = given.recv().unwrap();
-            assert!(presence.hand_over(|| drop(owner)));
+            assert!(presence.hand_over(|| owner.finish(LONG)));
             let _ = told.send(presence.wait(LONG));
         });
         give.send(companion.unwrap()).unwrap();
@@ -210,7 +209,7 @@ mod tests {
 
     #[test]
     fn work_that_panics_has_ended() {
-        let companion = Companion::start("test", LONG, |_| panic!("as it may")).unwrap();
-        drop(companion);
+        let companion = Companion::start("test", |_| panic!("as it may"));
+        companion.unwrap().finish(LONG);
     }
 }

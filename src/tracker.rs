@@ -366,7 +366,7 @@ impl Tracker {
     /// Those of the journal.
     pub fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
         self.check_process()?;
-        self.session.end_run(status)
+        self.session.end_run(status, Duration::MAX)
     }
 
     /// Id of the innermost active run.
@@ -688,14 +688,14 @@ impl Drop for Tracker {
 }
 
 impl Session {
-    /// Ends the innermost active run; its id, if there was one.
-    fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
+    /// Ends the innermost active run; its id, if there was one. `patience` is for what is still being found of it.
+    fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
         let Some(run) = lock(&self.active).pop() else {
             return Ok(None);
         };
         let end_time = now_ms();
         // Nothing of the run comes behind its end.
-        drop(run.observation);
+        run.observation.end(patience);
         self.delivery.accept(Record::RunEnded {
             run: run.id,
             status,
@@ -715,7 +715,7 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
     let mut told = Vec::new();
     for session in &sessions {
         loop {
-            match session.end_run(status) {
+            match session.end_run(status, timeout) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => told.push(error.to_string()),

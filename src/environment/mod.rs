@@ -25,8 +25,8 @@ use crate::{
 use git::Repository;
 pub use git::source_folder;
 
-/// How long the end of a run waits for what is still being found.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long the end of a run waits at most for what is still being found.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Folder of the files among the artifacts.
 const FOLDER: &str = "environment";
 
@@ -92,14 +92,14 @@ pub enum Found {
     },
 }
 
-/// A thread that looks for what a run was started with. Dropping it waits for it.
+/// A thread that looks for what a run was started with; dropping it ends it.
 #[derive(Debug)]
 pub struct Capture {
-    _thread: Companion,
+    thread: Companion,
 }
 
 impl Capture {
-    /// Starts the thread. `sink` is given what is found, on that thread and never after this is dropped. Git is
+    /// Starts the thread. `sink` is given what is found, on that thread and never after the end of this. Git is
     /// asked about the repository that `folder` is in.
     ///
     /// # Errors
@@ -114,8 +114,13 @@ impl Capture {
                 presence.hand_over(|| sink(found));
             });
         };
-        let thread = Companion::start("heimdall-environment", GRACE, work)?;
-        Ok(Self { _thread: thread })
+        let thread = Companion::start("heimdall-environment", work)?;
+        Ok(Self { thread })
+    }
+
+    /// Waits until all is found, for at most `patience`.
+    pub fn finish(self, patience: Duration) {
+        self.thread.finish(patience);
     }
 }
 
@@ -215,13 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn all_is_found_by_the_time_its_owner_is_gone() {
+    fn all_is_found_by_the_time_it_is_finished() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, found) = channel();
         let sink = move |it| {
             let _ = sender.send(it);
         };
-        drop(Capture::start(interpreter(&["python"]), dir.path().into(), sink).unwrap());
+        let capture = Capture::start(interpreter(&["python"]), dir.path().into(), sink);
+        capture.unwrap().finish(PATIENCE);
         let files: Vec<_> = found
             .iter()
             .filter_map(|it| match it {

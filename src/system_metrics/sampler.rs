@@ -105,7 +105,7 @@ impl Sampler {
         sink: impl Fn(Vec<(Key, f64)>, i64, i64) + Send + 'static,
     ) -> io::Result<Self> {
         let work = move |presence: &Presence| look(&config, presence, sink);
-        let thread = Companion::start("heimdall-system", Duration::ZERO, work)?;
+        let thread = Companion::start("heimdall-system", work)?;
         Ok(Self { _thread: thread })
     }
 }

@@ -1,11 +1,14 @@
 //! What is observed beside an active run, where it is asked for: the machine, and what the run was started with.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{Session, Tracker};
 use crate::{
     delivery::background::KeepWaiting,
-    environment::{Capture, Found, source_folder},
+    environment::{self, Capture, Found, source_folder},
     error::{Error, Result},
     journal::JournalError,
     record::Record,
@@ -13,27 +16,37 @@ use crate::{
     system_metrics::{self, Sampler},
 };
 
-/// The observers of one run; dropping this ends them, and must come before the record of the run's end.
+/// The observers of one run, which end before its end is recorded.
 #[derive(Debug, Default)]
 pub(super) struct Observation {
-    _sampler: Option<Sampler>,
-    _capture: Option<Capture>,
+    sampler: Option<Sampler>,
+    capture: Option<Capture>,
+}
+
+impl Observation {
+    /// Ends them. What the run was started with is waited for, for at most `patience`.
+    pub(super) fn end(self, patience: Duration) {
+        drop(self.sampler);
+        if let Some(capture) = self.capture {
+            capture.finish(patience.min(environment::PATIENCE));
+        }
+    }
 }
 
 impl Tracker {
     /// Observes a run that starts. That this cannot be done is told, and no reason not to start.
     pub(super) fn observe_start(&self, run: RunId) -> Observation {
         Observation {
-            _sampler: self.sample(run, 0),
-            _capture: self.capture(run),
+            sampler: self.sample(run, 0),
+            capture: self.capture(run),
         }
     }
 
     /// Observes a run that goes on; `first_step` is of its next system metrics. What it was started with stays.
     pub(super) fn observe_resumed(&self, run: RunId, first_step: i64) -> Observation {
         Observation {
-            _sampler: self.sample(run, first_step),
-            _capture: None,
+            sampler: self.sample(run, first_step),
+            capture: None,
         }
     }
 
