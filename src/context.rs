@@ -1,6 +1,8 @@
 //! Who runs what: the tags that MLflow's own client adds to a run.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
+
+use crate::environment::{Interpreter, source_folder};
 
 /// Tag that holds the name of a run.
 pub const RUN_NAME_TAG: &str = "mlflow.runName";
@@ -22,6 +24,8 @@ pub struct RunContext {
     pub git_commit: Option<String>,
     /// Name of this machine.
     pub hostname: String,
+    /// The interpreter, where what a run was started with is recorded.
+    pub interpreter: Option<Interpreter>,
 }
 
 impl RunContext {
@@ -33,6 +37,7 @@ impl RunContext {
             git_commit: git_commit(&source_name),
             source_type: if in_notebook { "NOTEBOOK" } else { "LOCAL" },
             source_name,
+            interpreter: None,
         }
     }
 
@@ -49,15 +54,15 @@ impl RunContext {
                 .clone()
                 .map(|commit| ("mlflow.source.git.commit", commit)),
         );
+        tags.extend(self.interpreter.iter().flat_map(Interpreter::tags));
         tags
     }
 }
 
 fn git_commit(source: &str) -> Option<String> {
-    let folder = Path::new(source).parent().filter(|folder| folder.is_dir());
     let output = Command::new("git")
         .args(["rev-parse", "--verify", "HEAD"])
-        .current_dir(folder.unwrap_or(Path::new(".")))
+        .current_dir(source_folder(source))
         .output()
         .ok()
         .filter(|output| output.status.success())?;

@@ -10,12 +10,17 @@
 //! call → record (validate) → journal (append) ┆ delivery worker → store / artifacts → position moved
 //! ```
 //!
+//! Beside an active run, where they are asked for, [`system_metrics`] are sampled and its [`environment`] is
+//! found, each by a thread that ends with the run.
+//!
 //! Everything here is free of Python but the `python` module, which the feature of that name adds.
 
 pub mod artifacts;
+pub mod companion;
 pub mod config;
 pub mod context;
 pub mod delivery;
+pub mod environment;
 pub mod error;
 pub mod journal;
 pub mod process;
@@ -24,6 +29,7 @@ pub mod registry;
 pub mod run;
 pub mod signals;
 pub mod store;
+pub mod system_metrics;
 pub mod tracker;
 
 #[cfg(feature = "python")]

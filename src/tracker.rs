@@ -1,5 +1,6 @@
 //! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
 
+mod observation;
 mod questions;
 
 use std::{
@@ -38,6 +39,7 @@ use crate::{
     store::{Experiment, StoreError, TrackingStore, deferred::DeferredStore},
 };
 
+use observation::Observation;
 pub use questions::Search;
 
 /// Tags of every run, unless the caller sets others.
@@ -78,7 +80,7 @@ struct Session {
     is_terminated: AtomicBool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct ActiveRun {
     id: RunId,
     /// Params logged so far, to refuse a change before it is written.
@@ -87,9 +89,21 @@ struct ActiveRun {
     before: Option<Arc<RunInfo>>,
     /// Whether this process ends it. A fork, or another rank, leaves that to the one that has started it.
     is_owned: bool,
+    observation: Observation,
 }
 
 impl ActiveRun {
+    /// This run in a process that has not started it.
+    fn attached(&self) -> Self {
+        Self {
+            id: self.id,
+            params: self.params.clone(),
+            before: self.before.clone(),
+            is_owned: false,
+            observation: Observation::default(),
+        }
+    }
+
     /// Those of some params that the run does not have yet.
     fn new_params(&self, params: Vec<(String, String)>) -> Result<Vec<(Key, String)>> {
         let mut new: Vec<(Key, String)> = Vec::with_capacity(params.len());
@@ -177,15 +191,12 @@ impl Tracker {
     /// [`Error::Configuration`] when the system gives no thread.
     pub fn in_fork(&self) -> Result<Self> {
         // A thread of the parent's that held the lock does not exist here to release it.
-        let mut active: Vec<ActiveRun> = self
+        let active: Vec<ActiveRun> = self
             .session
             .active
             .try_lock()
-            .map(|active| active.clone())
+            .map(|active| active.iter().map(ActiveRun::attached).collect())
             .unwrap_or_default();
-        for run in &mut active {
-            run.is_owned = false;
-        }
         let attached: Vec<Record> = active
             .iter()
             .map(|run| Record::RunAttached { run: run.id })
@@ -268,11 +279,13 @@ impl Tracker {
             },
         ])?;
         lock(&self.session.started).insert(id);
+        let observation = self.observe_start(id);
         lock(&self.session.active).push(ActiveRun {
             id,
             params: HashMap::new(),
             before: None,
             is_owned: true,
+            observation,
         });
         Ok(id)
     }
@@ -301,6 +314,7 @@ impl Tracker {
             params: HashMap::new(),
             before: None,
             is_owned: false,
+            observation: Observation::default(),
         });
         Ok(())
     }
@@ -355,6 +369,7 @@ impl Tracker {
                 action: "resume()",
             });
         }
+        let first_step = self.next_system_step(id, keep_waiting)?;
         let mut records = vec![Record::RunResumed { run: id }];
         if !tags.is_empty() {
             records.push(Record::Tags {
@@ -370,11 +385,13 @@ impl Tracker {
             .filter_map(|(key, value)| Some((Key::parse("param key", key).ok()?, value.clone())))
             .collect();
         lock(&self.session.started).insert(id);
+        let observation = self.observe_resumed(id, first_step);
         lock(&self.session.active).push(ActiveRun {
             id,
             params,
             before: Some(Arc::new(found)),
             is_owned: true,
+            observation,
         });
         Ok(id)
     }
@@ -420,13 +437,14 @@ impl Tracker {
         Ok(Some(id))
     }
 
-    /// Ends the innermost active run; without one it does nothing.
+    /// Ends the innermost active run; without one it does nothing. Waits for what is still being found of its
+    /// environment, where that is recorded.
     ///
     /// # Errors
     /// Those of the journal.
     pub fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
         self.check_process()?;
-        self.session.end_run(status)
+        self.session.end_run(status, Duration::MAX)
     }
 
     /// Id of the innermost active run.
@@ -663,24 +681,7 @@ impl Tracker {
         self.check_process()?;
         let run = self.active("log_artifact")?;
         let path = file_path(path)?;
-        let Some(delivery) = &self.session.delivery else {
-            return Ok(());
-        };
-        let record = match delivery.journal().stage_bytes(content)? {
-            Staged::Copied { name, size } => Record::Artifact {
-                run,
-                staged: name,
-                path,
-                size,
-            },
-            // In memory, then, like everything that the disk does not take.
-            Staged::Refused(_) => Record::ArtifactInline {
-                run,
-                content: content.to_owned(),
-                path,
-            },
-        };
-        delivery.accept(record)
+        self.session.accept_bytes(run, path, content)
     }
 
     fn log_files(&self, run: RunId, files: Vec<(PathBuf, ArtifactPath)>) -> Result<()> {
@@ -792,7 +793,11 @@ impl Tracker {
             self.settled.experiment_name.clone(),
         );
         let location = self.settled.artifact_location();
-        let asked = async move { store.get_or_create_experiment(&name, location.as_deref()).await };
+        let asked = async move {
+            store
+                .get_or_create_experiment(&name, location.as_deref())
+                .await
+        };
         let experiment = self.ask(asked, keep_waiting)?;
         Ok(self.experiment.get_or_init(|| experiment).id.clone())
     }
@@ -865,7 +870,9 @@ impl Parts {
         let patience = self.settled.options.connect_timeout;
         let destination = self.settled.tracking.uri();
         let reached = async move {
-            let experiment = store.get_or_create_experiment(&name, location.as_deref()).await?;
+            let experiment = store
+                .get_or_create_experiment(&name, location.as_deref())
+                .await?;
             match registry.reach().await {
                 Err(StoreError::Unavailable { .. }) | Ok(()) => Ok(experiment),
                 Err(error) => Err(error),
@@ -961,23 +968,26 @@ impl Drop for Tracker {
 }
 
 impl Session {
-    /// Ends the innermost active run; its id, if there was one.
-    fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
+    /// Ends the innermost active run; its id, if there was one. `patience` is for what is still being found of it.
+    fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
         let Some(run) = lock(&self.active).pop() else {
             return Ok(None);
         };
+        let end_time = now_ms();
+        // Nothing of the run comes behind its end.
+        run.observation.end(patience);
         if run.is_owned && !self.is_terminated.load(Ordering::Acquire) {
-            self.end(run.id, status)?;
+            self.end(run.id, status, end_time)?;
         }
         Ok(Some(run.id))
     }
 
-    fn end(&self, run: RunId, status: RunStatus) -> Result<()> {
+    fn end(&self, run: RunId, status: RunStatus, end_time: i64) -> Result<()> {
         match &self.delivery {
             Some(delivery) => delivery.accept_beyond_limits(Record::RunEnded {
                 run,
                 status,
-                end_time: now_ms(),
+                end_time,
             }),
             None => Ok(()),
         }
@@ -988,6 +998,27 @@ impl Session {
             Some(delivery) => delivery.accept(record),
             None => Ok(()),
         }
+    }
+
+    fn accept_bytes(&self, run: RunId, path: ArtifactPath, content: &[u8]) -> Result<()> {
+        let Some(delivery) = &self.delivery else {
+            return Ok(());
+        };
+        let record = match delivery.journal().stage_bytes(content)? {
+            Staged::Copied { name, size } => Record::Artifact {
+                run,
+                staged: name,
+                path,
+                size,
+            },
+            // In memory, then, like everything that the disk does not take.
+            Staged::Refused(_) => Record::ArtifactInline {
+                run,
+                content: content.to_owned(),
+                path,
+            },
+        };
+        delivery.accept_beyond_limits(record)
     }
 
     fn accept_all(&self, records: Vec<Record>) -> Result<()> {
@@ -1008,7 +1039,7 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
     let mut told = Vec::new();
     for session in &sessions {
         loop {
-            match session.end_run(status) {
+            match session.end_run(status, timeout) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => told.push(error.to_string()),
@@ -1036,7 +1067,7 @@ pub fn terminate(grace: Duration) -> Vec<String> {
             .map(|run| run.id)
             .collect();
         for run in active {
-            if let Err(error) = session.end(run, RunStatus::Killed) {
+            if let Err(error) = session.end(run, RunStatus::Killed, now_ms()) {
                 told.push(error.to_string());
             }
         }

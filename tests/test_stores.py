@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker, NotFoundError
-from helpers import free_port, serving
+from helpers import free_port, serving, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -352,3 +352,18 @@ def test_what_a_killed_process_had_logged_arrives_and_its_run_is_failed(store, n
     tracker.flush()
     assert len(tracker.get_metric_history(run_id, "m")) == 500
     assert tracker.get_run(run_id).status == "FAILED"
+
+
+def test_the_system_metrics_of_a_resumed_run_go_on_behind_their_last_step(store, name, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
+    tracker = MLflowTracker(store, experiment_name=name, system_metrics=True)
+    key = "system/cpu_utilization_percentage"
+    with tracker.run("long") as run:
+        # Of no concern to the steps: another key, and one that only begins alike.
+        tracker.log_metrics({"loss": 1, "system_loss": 1, "SYSTEM/loss": 1}, step=1000)
+        wait_until(lambda: len(tracker.get_metric_history(run.run_id, key)) >= 2, "there are points")
+    before = len(tracker.get_metric_history(run.run_id, key))
+    with tracker.run(run_id=run.run_id):
+        wait_until(lambda: len(tracker.get_metric_history(run.run_id, key)) > before, "it goes on")
+    steps = [point.step for point in tracker.get_metric_history(run.run_id, key)]
+    assert steps == list(range(len(steps)))

@@ -178,6 +178,8 @@ class MLflowTracker:
         s3_access_key_id: str | None = None,
         s3_secret_access_key: str | None = None,
         experiment_name: str = "heimdall-localization",
+        system_metrics: bool | None = None,
+        environment: bool | None = None,
     ) -> None: ...
     @property
     def tracking_uri(self) -> str:

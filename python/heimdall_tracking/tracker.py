@@ -42,10 +42,23 @@ class MLflowTracker(_native.MLflowTracker):
         s3_access_key_id: Its access key. Never shown.
         s3_secret_access_key: Its secret key. Never shown.
         experiment_name: Experiment, 1 to 256 characters; created if it does not exist.
+        system_metrics: Whether active runs get MLflow's system metrics, `system/cpu_utilization_percentage`
+            and the like: processor, memory, disk, network and, where NVIDIA's driver is installed, GPUs.
+            Sampled every 10 s by a thread that never holds the GIL. As in MLflow,
+            `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`, `MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING` and
+            `MLFLOW_SYSTEM_METRICS_NODE_ID` say how often and under which name.
+            Default: what `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says, else off.
+        environment: Whether runs that start get what they were started with: tags `heimdall.python`,
+            `heimdall.hostname`, `heimdall.command_line`, `heimdall.git.branch`, `heimdall.git.dirty` and
+            `heimdall.git.remote`, and artifacts `environment/packages.txt`, `environment/system.json` and,
+            where the source differs from its last commit, `environment/git_diff.patch` (up to 1 MiB). What
+            looks like a password, token or key is masked, and environment variables are not recorded. All but
+            the first three tags is found in the background; the end of the run waits for it, at most 10 s.
+            Default: what `HEIMDALL_LOG_ENVIRONMENT` says, else off.
 
     Raises:
         ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
-            database, the experiment is deleted.
+            database, the experiment is deleted, a variable of the environment makes no sense.
         InvalidInputError: The experiment name is empty or too long.
         JournalError: `HEIMDALL_DIR` (default `.heimdall` in the working directory) cannot be written.
 

@@ -6,7 +6,7 @@ mod uri;
 
 use std::{fmt, path::PathBuf};
 
-use crate::{error::Error, record};
+use crate::{error::Error, record, system_metrics};
 pub use access::ServerAccess;
 pub use options::{GivenOptions, Mode, Options, Ranks};
 use uri::absolute;
@@ -68,6 +68,10 @@ pub struct TrackerConfig {
     pub fresh_schema: FreshSchema,
     /// How the tracker works.
     pub options: Options,
+    /// Whether active runs get system metrics; `None` is what `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says.
+    pub system_metrics: Option<bool>,
+    /// Whether runs get what they were started with; `None` is what `HEIMDALL_LOG_ENVIRONMENT` says.
+    pub environment: Option<bool>,
 }
 
 /// Which MLflow release's schema a fresh database gets.
@@ -109,9 +113,18 @@ pub(crate) struct Settled {
     pub fresh_schema: FreshSchema,
     pub mirrors: Vec<Destination>,
     pub options: Options,
+    pub system_metrics: Option<system_metrics::Config>,
 }
 
 impl TrackerConfig {
+    /// Whether a run's environment is to be recorded.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when `HEIMDALL_LOG_ENVIRONMENT` is neither true nor false.
+    pub fn wants_environment(&self) -> Result<bool, Error> {
+        switch(self.environment, "HEIMDALL_LOG_ENVIRONMENT")
+    }
+
     /// Checks everything that can be checked without touching a store.
     pub(crate) fn settle(&self) -> Result<Settled, Error> {
         let given = |uri: &Option<String>| uri.clone().filter(|uri| !uri.is_empty());
@@ -151,6 +164,9 @@ impl TrackerConfig {
         let artifacts = given(&self.artifact_uri)
             .map(|uri| ArtifactUri::parse(&uri))
             .transpose()?;
+        let system_metrics = switch(self.system_metrics, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")?
+            .then(system_metrics::Config::from_env)
+            .transpose()?;
         Ok(Settled {
             tracking,
             registry,
@@ -160,7 +176,21 @@ impl TrackerConfig {
             fresh_schema: self.fresh_schema.clone(),
             mirrors,
             options: self.options.clone(),
+            system_metrics,
         })
+    }
+}
+
+/// What was given, else what the environment says in MLflow's words; off where it says nothing.
+fn switch(given: Option<bool>, variable: &'static str) -> Result<bool, Error> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let text = std::env::var(variable).unwrap_or_default();
+    match text.to_lowercase().as_str() {
+        "true" | "1" => Ok(true),
+        "" | "false" | "0" => Ok(false),
+        _ => Err(Error::configuration(variable, &text, "it is true or false")),
     }
 }
 

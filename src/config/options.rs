@@ -125,12 +125,7 @@ pub struct GivenOptions {
 }
 
 /// Variables by which launchers tell a process its rank: torchrun and Lightning, Slurm, Open MPI, MPICH.
-const RANK_VARIABLES: [&str; 4] = [
-    "RANK",
-    "SLURM_PROCID",
-    "OMPI_COMM_WORLD_RANK",
-    "PMI_RANK",
-];
+const RANK_VARIABLES: [&str; 4] = ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"];
 /// Lightning starts its other processes itself and tells them this alone, and which node they are on.
 const LOCAL_RANK_VARIABLES: [&str; 2] = ["LOCAL_RANK", "NODE_RANK"];
 
@@ -164,10 +159,9 @@ impl Options {
             rank: rank(&set),
             durability: word(given.durability.or_else(|| set("HEIMDALL_DURABILITY")))?
                 .unwrap_or_default(),
-            connect_timeout: connect_timeout
-                .map_or(defaults.connect_timeout, |seconds: f64| {
-                    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-                }),
+            connect_timeout: connect_timeout.map_or(defaults.connect_timeout, |seconds: f64| {
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+            }),
             journal_limit: number("HEIMDALL_JOURNAL_LIMIT", &set)?
                 .map_or(defaults.journal_limit, |bytes: f64| bytes as u64),
             memory_limit: number("HEIMDALL_MEMORY_LIMIT", &set)?
@@ -180,10 +174,7 @@ fn word<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Option<T>, Erro
     text.map(|text| text.parse()).transpose()
 }
 
-fn number(
-    name: &'static str,
-    set: &impl Fn(&str) -> Option<String>,
-) -> Result<Option<f64>, Error> {
+fn number(name: &'static str, set: &impl Fn(&str) -> Option<String>) -> Result<Option<f64>, Error> {
     let Some(text) = set(name) else {
         return Ok(None);
     };

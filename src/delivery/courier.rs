@@ -151,7 +151,8 @@ impl Courier {
             }
             self.deliver(&reader, &batch.entries, &letters).await?;
             reader.advance(&batch.entries).map_err(Left::Journal)?;
-            self.recovered.fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
+            self.recovered
+                .fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
             if is_last {
                 break;
             }

@@ -383,7 +383,14 @@ impl Delivery {
 
     /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
     pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
-        if !std::mem::replace(&mut *self.common.room_told.lock().unwrap_or_else(PoisonError::into_inner), true) {
+        if !std::mem::replace(
+            &mut *self
+                .common
+                .room_told
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+            true,
+        ) {
             self.common.notices.tell(format!(
                 "the journal in {} is as large as it may get (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds \
                  is delivered",
@@ -585,6 +592,10 @@ pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
     }
     LIVE.lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .retain(|kept| !live.iter().any(|it| std::ptr::eq(kept.as_ptr(), Arc::as_ptr(it))));
+        .retain(|kept| {
+            !live
+                .iter()
+                .any(|it| std::ptr::eq(kept.as_ptr(), Arc::as_ptr(it)))
+        });
     told
 }

@@ -232,7 +232,9 @@ fn wait(
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
     let delivered = || {
-        let delivered = works.iter().map(|work| work.recovered.load(Ordering::Relaxed));
+        let delivered = works
+            .iter()
+            .map(|work| work.recovered.load(Ordering::Relaxed));
         delivered.sum()
     };
     let mut goes_on = true;

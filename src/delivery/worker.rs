@@ -87,8 +87,7 @@ impl Worker {
                 _ => batch.entries,
             };
             if !entries.is_empty() {
-                let letters =
-                    DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.destination);
+                let letters = DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.destination);
                 self.courier.deliver(reader, &entries, &letters).await?;
                 if let Err(error) = reader.advance(&entries) {
                     // Delivered all the same; a next start would only deliver it again.

@@ -19,8 +19,8 @@
 //! delivered from there, and move to the disk as soon as it takes them. Where neither takes more, callers wait.
 
 pub mod frame;
-pub mod ledger;
 pub mod inspect;
+pub mod ledger;
 mod mapped;
 pub mod reader;
 pub mod recovery;
@@ -515,8 +515,7 @@ impl Journal {
             return Err(NotWritten::Limit);
         }
         let path = segment::path(&home.dir, writer.segment + 1);
-        let spare =
-            spare.filter(|_| fs::rename(home.dir.join(segment::SPARE), &path).is_ok());
+        let spare = spare.filter(|_| fs::rename(home.dir.join(segment::SPARE), &path).is_ok());
         let tail = match spare {
             Some(spare) => spare,
             None => Tail::create(&path, least as u64).map_err(NotWritten::Io)?,
@@ -630,10 +629,7 @@ impl Journal {
         if !is_lost && !writer.memory.is_empty() {
             self.spill(&mut writer);
         }
-        if !is_lost
-            && writer.memory.is_empty()
-            && writer.trouble.take().is_some()
-            && told.is_none()
+        if !is_lost && writer.memory.is_empty() && writer.trouble.take().is_some() && told.is_none()
         {
             told = Some("the journal is on the disk again".to_owned());
         }
@@ -645,7 +641,12 @@ impl Journal {
         {
             spare.populate();
             let mut writer = self.writer();
-            if writer.home.as_ref().map(|home| home.dir.join(segment::SPARE)) == Some(path) {
+            if writer
+                .home
+                .as_ref()
+                .map(|home| home.dir.join(segment::SPARE))
+                == Some(path)
+            {
                 writer.spare = Some(spare);
             }
         }

@@ -306,7 +306,9 @@ fn check_header(file: &File) -> io::Result<()> {
     let reason = if header[..8] != MAGIC {
         "it is no journal segment".to_owned()
     } else if version != FORMAT_VERSION {
-        format!("it is a journal segment of format {version}, and this version reads {FORMAT_VERSION}")
+        format!(
+            "it is a journal segment of format {version}, and this version reads {FORMAT_VERSION}"
+        )
     } else {
         return Ok(());
     };

@@ -264,7 +264,10 @@ fn a_staged_file_stays_until_the_last_destination_has_it() {
     };
     let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
     let mut deliver = |reader: usize| {
-        let entries = readers[reader].read(journal.end().position).unwrap().entries;
+        let entries = readers[reader]
+            .read(journal.end().position)
+            .unwrap()
+            .entries;
         readers[reader].advance(&entries).unwrap();
     };
     let there = |names: &[PathBuf]| names.iter().map(|it| it.exists()).collect::<Vec<_>>();
@@ -326,7 +329,10 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     assert!(journal.trouble().is_some());
     let run = RunId::random();
     for step in 0..3 {
-        assert!(!matches!(journal.append(metrics(run, step)), Ok(Appended::OnDisk) | Err(_)));
+        assert!(!matches!(
+            journal.append(metrics(run, step)),
+            Ok(Appended::OnDisk) | Err(_)
+        ));
     }
     let mut reader = Reader::live(Arc::clone(&journal), 0);
     let first = reader.in_memory();
@@ -339,7 +345,10 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     assert!(told.contains("on the disk again"), "{told}");
     assert_eq!((journal.end().in_memory, journal.trouble()), (0, None));
     journal.append(metrics(run, 3)).unwrap();
-    assert_eq!(steps(&read_all(&mut reader, journal.end().position)), [2, 3]);
+    assert_eq!(
+        steps(&read_all(&mut reader, journal.end().position)),
+        [2, 3]
+    );
 }
 
 #[test]
@@ -384,7 +393,10 @@ fn with_power_durability_records_are_there_as_well() {
         journal.append(metrics(run, step)).unwrap();
     }
     let mut reader = Reader::live(Arc::clone(&journal), 0);
-    assert_eq!(steps(&read_all(&mut reader, journal.end().position)), [0, 1, 2]);
+    assert_eq!(
+        steps(&read_all(&mut reader, journal.end().position)),
+        [0, 1, 2]
+    );
 }
 
 #[test]

@@ -10,7 +10,12 @@ use crate::{config::FreshSchema, context::RunContext};
 pub fn context(py: Python<'_>) -> PyResult<RunContext> {
     let ((source, in_notebook), user) = (source(py)?, user(py)?);
     let hostname = py.import("socket")?.call_method0("gethostname")?;
-    Ok(RunContext::of(user, source, in_notebook, hostname.extract()?))
+    Ok(RunContext::of(
+        user,
+        source,
+        in_notebook,
+        hostname.extract()?,
+    ))
 }
 
 /// Id of the run that rank 0 has started last. Waits for it, as other ranks may be faster.
@@ -100,4 +105,3 @@ pub fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
         None => FreshSchema::Newest,
     })
 }
-

@@ -5,6 +5,7 @@ mod answers;
 mod caller;
 mod errors;
 mod exit;
+mod interpreter;
 mod status;
 mod sync;
 mod tracker;

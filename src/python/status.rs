@@ -67,7 +67,11 @@ impl Status {
             .journal_error
             .or_else(|| destinations.iter().find_map(|it| it.last_error.clone()));
         Self {
-            mode: if status.is_offline { "offline" } else { "online" },
+            mode: if status.is_offline {
+                "offline"
+            } else {
+                "online"
+            },
             pending: primary.as_ref().map_or(0, |it| it.pending),
             parked: destinations.iter().map(|it| it.parked).sum(),
             degraded: last_error.is_some(),
@@ -88,7 +92,10 @@ fn waiting(pending: u64, oldest: Option<i64>) -> String {
         count => format!("{count} records wait"),
     };
     match oldest {
-        Some(at) => format!("{records}, the oldest since {} s", (now_ms() - at).max(0) / 1000),
+        Some(at) => format!(
+            "{records}, the oldest since {} s",
+            (now_ms() - at).max(0) / 1000
+        ),
         None => records,
     }
 }
@@ -101,7 +108,12 @@ impl Status {
             "mode" => self.mode.into_pyobject(py)?.into_any().unbind(),
             "pending" => self.pending.into_pyobject(py)?.into_any().unbind(),
             "parked" => self.parked.into_pyobject(py)?.into_any().unbind(),
-            "degraded" => self.degraded.into_pyobject(py)?.to_owned().into_any().unbind(),
+            "degraded" => self
+                .degraded
+                .into_pyobject(py)?
+                .to_owned()
+                .into_any()
+                .unbind(),
             "last_error" => self.last_error.as_ref().into_pyobject(py)?.unbind(),
             "journal" => self.journal.as_str().into_pyobject(py)?.into_any().unbind(),
             "in_memory" => self.in_memory.into_pyobject(py)?.into_any().unbind(),
@@ -118,7 +130,11 @@ impl Status {
             waiting(self.pending, self.oldest),
             if self.degraded { ", degraded" } else { "" },
         )];
-        lines.extend(self.destinations.iter().map(|it| format!("  {}", it.line())));
+        lines.extend(
+            self.destinations
+                .iter()
+                .map(|it| format!("  {}", it.line())),
+        );
         if self.in_memory > 0 {
             lines.push(format!("  {} records are in memory only", self.in_memory));
         }

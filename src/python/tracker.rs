@@ -16,6 +16,7 @@ use super::{
     caller,
     errors::to_python,
     exit::tell,
+    interpreter,
     status::Status,
     values,
 };
@@ -24,6 +25,7 @@ use crate::{
         self, DEFAULT_EXPERIMENT, Destination, GivenOptions, Options, S3Config, Secret,
         TrackerConfig,
     },
+    context::RunContext,
     delivery::background::KeepWaiting,
     error::{Error, Result},
     journal::JournalError,
@@ -48,7 +50,7 @@ pub struct MLflowTracker {
 #[pymethods]
 impl MLflowTracker {
     #[new]
-    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned(), mode=None, mirrors=None, ranks=None, durability=None))]
+    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned(), mode=None, mirrors=None, ranks=None, durability=None, system_metrics=None, environment=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "the signature that existing scripts call"
@@ -67,6 +69,8 @@ impl MLflowTracker {
         mirrors: Option<Vec<String>>,
         ranks: Option<String>,
         durability: Option<String>,
+        system_metrics: Option<bool>,
+        environment: Option<bool>,
     ) -> PyResult<Self> {
         let given = GivenOptions {
             mode,
@@ -89,8 +93,13 @@ impl MLflowTracker {
             heimdall_dir: config::heimdall_dir(),
             fresh_schema: caller::fresh_schema(py)?,
             options,
+            system_metrics,
+            environment,
         };
-        let context = caller::context(py)?;
+        let context = RunContext {
+            interpreter: interpreter::asked_for(py, &config)?,
+            ..caller::context(py)?
+        };
         let tracker = waiting(py, |keep_waiting| {
             Tracker::open(&config, context, keep_waiting)
         })?;
@@ -228,7 +237,8 @@ impl MLflowTracker {
     #[pyo3(signature = (status="FINISHED"))]
     fn end_run(&self, py: Python<'_>, status: &str) -> PyResult<()> {
         let tracker = self.tracker(py)?;
-        let ended = RunStatus::parse_final(status).and_then(|status| tracker.end_run(status));
+        let ended =
+            RunStatus::parse_final(status).and_then(|status| py.detach(|| tracker.end_run(status)));
         if self.answer(py, ended)?.is_some() {
             self.tell_follower(py)?;
         }
@@ -470,8 +480,7 @@ impl MLflowTracker {
     ) -> PyResult<String> {
         let tags = self.answer(py, values::tags(tags)?)?;
         let version = self.ask(py, |tracker, keep_waiting| {
-            tracker
-                .register_model(model_name, model_uri, description, tags, keep_waiting)
+            tracker.register_model(model_name, model_uri, description, tags, keep_waiting)
         })?;
         Ok(version.to_string())
     }
@@ -485,8 +494,7 @@ impl MLflowTracker {
     ) -> PyResult<()> {
         let version = version.str()?.to_string();
         self.ask(py, |tracker, keep_waiting| {
-            tracker
-                .transition_model_stage(model_name, &version, stage, keep_waiting)
+            tracker.transition_model_stage(model_name, &version, stage, keep_waiting)
         })
     }
 
@@ -603,32 +611,28 @@ impl MLflowTracker {
     fn delete_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
         self.ask(py, |tracker, keep_waiting| {
-            tracker
-                .set_run_stage(&run_id, LifecycleStage::Deleted, keep_waiting)
+            tracker.set_run_stage(&run_id, LifecycleStage::Deleted, keep_waiting)
         })
     }
 
     fn restore_run(&self, py: Python<'_>, run_id: &Bound<'_, PyString>) -> PyResult<()> {
         let run_id = self.answer(py, values::argument("run id", run_id))?;
         self.ask(py, |tracker, keep_waiting| {
-            tracker
-                .set_run_stage(&run_id, LifecycleStage::Active, keep_waiting)
+            tracker.set_run_stage(&run_id, LifecycleStage::Active, keep_waiting)
         })
     }
 
     fn delete_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
         let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
         self.ask(py, |tracker, keep_waiting| {
-            tracker
-                .set_experiment_stage(&wanted, LifecycleStage::Deleted, keep_waiting)
+            tracker.set_experiment_stage(&wanted, LifecycleStage::Deleted, keep_waiting)
         })
     }
 
     fn restore_experiment(&self, py: Python<'_>, name_or_id: &Bound<'_, PyString>) -> PyResult<()> {
         let wanted = self.answer(py, values::argument("experiment", name_or_id))?;
         self.ask(py, |tracker, keep_waiting| {
-            tracker
-                .set_experiment_stage(&wanted, LifecycleStage::Active, keep_waiting)
+            tracker.set_experiment_stage(&wanted, LifecycleStage::Active, keep_waiting)
         })
     }
 
@@ -647,7 +651,9 @@ impl MLflowTracker {
             })
             .transpose();
         let timeout = self.answer(py, timeout)?;
-        self.ask(py, |tracker, keep_waiting| tracker.flush(timeout, keep_waiting))
+        self.ask(py, |tracker, keep_waiting| {
+            tracker.flush(timeout, keep_waiting)
+        })
     }
 
     fn status(&self, py: Python<'_>) -> PyResult<Status> {

@@ -97,7 +97,9 @@ impl TrackingStore for DeferredStore {
         artifact_location: Option<&str>,
     ) -> Result<Experiment, StoreError> {
         let store = self.store().await?;
-        store.get_or_create_experiment(name, artifact_location).await
+        store
+            .get_or_create_experiment(name, artifact_location)
+            .await
     }
 
     async fn experiment(&self, id: &str) -> Result<Experiment, StoreError> {
@@ -158,6 +160,10 @@ impl TrackingStore for DeferredStore {
         key: &str,
     ) -> Result<Vec<MetricPoint>, StoreError> {
         self.store().await?.metric_history(run_id, key).await
+    }
+
+    async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError> {
+        self.store().await?.latest_step(run_id, prefix).await
     }
 
     fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {

@@ -95,6 +95,9 @@ pub trait TrackingStore: fmt::Debug + Send + Sync {
     async fn metric_history(&self, run_id: &str, key: &str)
     -> Result<Vec<MetricPoint>, StoreError>;
 
+    /// Largest step of the latest points of a run's metrics whose keys begin with `prefix`, if it has any.
+    async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError>;
+
     /// The store of artifacts that is reached through this one, if the URI names one.
     fn artifacts(&self, _uri: &str) -> Option<Box<dyn ArtifactStore>> {
         None

@@ -86,9 +86,9 @@ impl RestStore {
         known.insert(run, id.to_owned());
     }
 
-    async fn get_run(&self, run_id: &str) -> Result<RunInfo, Failure> {
+    async fn get_run(&self, run_id: &str) -> Result<wire::Run, Failure> {
         let answer: wire::OneRun = self.client.get("runs/get", &[("run_id", run_id)]).await?;
-        Ok(answer.run.into())
+        Ok(answer.run)
     }
 
     /// The server's id of a run that has an id of ours, or the server's own.
@@ -103,6 +103,10 @@ impl RestStore {
 
     /// A run by the server's id or ours.
     async fn find(&self, run_id: &str) -> Result<RunInfo, StoreError> {
+        self.found(run_id).await.map(RunInfo::from)
+    }
+
+    async fn found(&self, run_id: &str) -> Result<wire::Run, StoreError> {
         let known = run_id.parse().ok().and_then(|run| self.known(run));
         let id = known.as_deref().unwrap_or(run_id);
         match self.get_run(id).await {
@@ -129,7 +133,7 @@ impl RestStore {
                 .await
                 .map_err(|failure| self.error(failure))?;
             if let Some(found) = answer.runs.into_iter().next() {
-                return Ok(found.into());
+                return Ok(found);
             }
         }
         Err(not_found())
@@ -219,7 +223,7 @@ impl RestStore {
 
     /// Why a batch was refused, as the run itself tells.
     async fn explain(&self, run_id: &str, request: &Value, refusal: Failure) -> StoreError {
-        let Ok(run) = self.get_run(run_id).await else {
+        let Ok(run) = self.get_run(run_id).await.map(RunInfo::from) else {
             return self.error(refusal);
         };
         if run.lifecycle_stage == LifecycleStage::Deleted.as_str() {
@@ -601,6 +605,10 @@ impl TrackingStore for RestStore {
             }
             token = page.next_page_token;
         }
+    }
+
+    async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError> {
+        Ok(self.found(run_id).await?.latest_step(prefix))
     }
 
     fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {

@@ -215,6 +215,15 @@ struct Dataset {
     profile: Option<String>,
 }
 
+impl Run {
+    /// Largest step of the latest points of the metrics whose keys begin with `prefix`.
+    pub fn latest_step(&self, prefix: &str) -> Option<i64> {
+        let metrics = self.data.metrics.iter();
+        let found = metrics.filter(|metric| metric.key.starts_with(prefix));
+        found.map(|metric| metric.point().step).max()
+    }
+}
+
 impl From<Run> for RunInfo {
     fn from(it: Run) -> Self {
         let pairs = |pairs: Vec<Pair>| pairs.into_iter().map(|it| (it.key, it.value)).collect();

@@ -194,6 +194,17 @@ impl TrackingStore for SqlStore {
         }
         Ok(points)
     }
+
+    async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError> {
+        // LIKE would be blind to case in SQLite.
+        let query = Statement::new(
+            "SELECT MAX(step) FROM latest_metrics WHERE run_uuid = $1 AND SUBSTR(key, 1, LENGTH($2)) = $2",
+        )
+        .bind(run_id)
+        .bind(prefix);
+        let steps = self.ask(query, |row| row.int(0)).await?;
+        Ok(steps.into_iter().next().flatten())
+    }
 }
 
 impl SqlStore {

@@ -1,0 +1,215 @@
+//! A thread beside an active run, which ends with it.
+//!
+//! Dropping a [`Companion`] stops the thread, [`Companion::finish`] lets it finish first; both wait for a bounded
+//! time. From then on nothing that the thread does is seen: what it finds goes through [`Presence::hand_over`].
+//! In a fork the thread does not exist, and the end of its owner there does nothing.
+
+use std::{
+    io, process,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// How long the end of a run waits for a thread that was told to stop: one look at a slow driver.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Owner of the thread.
+#[derive(Debug)]
+pub struct Companion {
+    presence: Presence,
+    thread: Option<JoinHandle<()>>,
+    pid: u32,
+}
+
+/// What the thread knows of its owner.
+#[derive(Clone, Debug)]
+pub struct Presence(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Not in the mutex, as the owner may be dropped by what is handed over, under the lock.
+    stopping: AtomicBool,
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Companion {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(name: &str, work: impl FnOnce(&Presence) + Send + 'static) -> io::Result<Self> {
+        let presence = Presence(Arc::default());
+        let theirs = presence.clone();
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            // Also where the work panics.
+            let _end = End(&theirs);
+            work(&theirs);
+        })?;
+        Ok(Self {
+            presence,
+            thread: Some(thread),
+            pid: process::id(),
+        })
+    }
+
+    /// Waits for the end of the work, for at most `patience`, and stops it then.
+    pub fn finish(self, patience: Duration) {
+        let waits_for_itself =
+            |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if self.pid == process::id() && !self.thread.as_ref().is_some_and(waits_for_itself) {
+            self.presence.0.wait_for_end(patience);
+        }
+    }
+}
+
+impl Presence {
+    /// Waits for `pause`; false, at once, when the work is to stop.
+    pub fn wait(&self, pause: Duration) -> bool {
+        let shared = &*self.0;
+        let (guard, waited) = shared
+            .changed
+            .wait_timeout_while(shared.ended(), pause, |_| !shared.is_stopping())
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(guard);
+        waited.timed_out() && !shared.is_stopping()
+    }
+
+    /// Hands over what was found, unless the work is to stop; whether it did. The owner's end waits for it.
+    pub fn hand_over(&self, give: impl FnOnce()) -> bool {
+        let _guard = self.0.ended();
+        if self.0.is_stopping() {
+            return false;
+        }
+        give();
+        true
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn ended(&self) -> MutexGuard<'_, bool> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the end of the work; whether it has come.
+    fn wait_for_end(&self, patience: Duration) -> bool {
+        *self
+            .changed
+            .wait_timeout_while(self.ended(), patience, |ended| !*ended)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    fn stop(&self) {
+        let guard = self.ended();
+        self.stopping.store(true, Ordering::Release);
+        drop(guard);
+        self.changed.notify_all();
+    }
+}
+
+struct End<'a>(&'a Presence);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        *self.0.0.ended() = true;
+        self.0.0.changed.notify_all();
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let shared = &*self.presence.0;
+        if self.pid != process::id() {
+            // The thread, and maybe the lock that it held, are the parent's.
+            std::mem::forget(thread);
+        } else if thread.thread().id() == thread::current().id() {
+            // It cannot wait for itself.
+            shared.stopping.store(true, Ordering::Release);
+        } else {
+            shared.stop();
+            // A thread that hangs in a driver is left alone.
+            if shared.wait_for_end(PATIENCE) {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{channel, sync_channel};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_pause_ends_with_the_owner_and_the_thread_with_it() {
+        let (told, hears) = channel();
+        let companion = Companion::start("test", move |presence| {
+            let _ = told.send(presence.wait(LONG));
+        });
+        drop(companion.unwrap());
+        assert!(!hears.recv().unwrap());
+        assert!(hears.recv().is_err(), "the thread has ended");
+    }
+
+    #[test]
+    fn work_is_finished_by_an_owner_with_patience() {
+        let (told, hears) = channel();
+        let (go, goes) = sync_channel::<()>(0);
+        let companion = Companion::start("test", move |presence| {
+            let _ = goes.recv();
+            assert!(presence.hand_over(|| {
+                let _ = told.send(());
+            }));
+        })
+        .unwrap();
+        let finishing = thread::spawn(move || companion.finish(LONG));
+        go.send(()).unwrap();
+        finishing.join().unwrap();
+        assert!(hears.try_recv().is_ok());
+    }
+
+    #[test]
+    fn nothing_is_handed_over_once_the_owner_is_gone() {
+        let (told, hears) = channel();
+        let companion = Companion::start("test", move |presence| {
+            presence.wait(LONG);
+            let _ = told.send(presence.hand_over(|| unreachable!("the run has ended")));
+        });
+        companion.unwrap().finish(Duration::ZERO);
+        assert!(!hears.recv().unwrap());
+    }
+
+    #[test]
+    fn an_owner_that_its_own_thread_drops_waits_for_nobody() {
+        let (give, given) = channel::<Companion>();
+        let (told, hears) = channel();
+        let companion = Companion::start("test", move |presence| {
+            let owner = given.recv().unwrap();
+            assert!(presence.hand_over(|| owner.finish(LONG)));
+            let _ = told.send(presence.wait(LONG));
+        });
+        give.send(companion.unwrap()).unwrap();
+        assert!(!hears.recv().unwrap());
+    }
+
+    #[test]
+    fn work_that_panics_has_ended() {
+        let companion = Companion::start("test", |_| panic!("as it may"));
+        companion.unwrap().finish(LONG);
+    }
+}
