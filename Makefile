@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc' -not -name '*.so')
 TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: help setup demo ui test test-rust test-python test-compat lint format bench clean
+.PHONY: help setup demo ui test test-rust test-python test-compat test-kills lint format bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,9 @@ test-python: setup $(STAMPS)/dev
 test-compat: setup $(STAMPS)/dev  ## Try every MLflow release that is supported, not just two of them
 	HEIMDALL_COMPAT=all python -m pytest tests/compat
 
+test-kills: setup $(STAMPS)/dev  ## Kill a logging process 2,000 times and count what is lost; HEIMDALL_KILLS says how often
+	python tests/faults/kills.py
+
 lint: setup $(STAMPS)/dev  ## Check format, clippy, ruff, types, licences and advisories
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
@@ -49,6 +52,7 @@ format: $(STAMPS)/dev  ## Format everything
 
 bench: setup $(STAMPS)/dev  ## Measure, side by side with the peer; figures are kept in BENCHMARKS.md
 	python benches/import_time.py
+	python benches/calls.py
 	python benches/log_metrics.py
 	python benches/stores.py
 	python benches/train_loop.py

@@ -1,0 +1,269 @@
+"""What one logging call costs the training, beside a call that does nothing and the stock client's.
+
+Run it with `make bench`, or `python benches/calls.py [calls] [loop] [memory]` where both are installed.
+
+* calls: microseconds around each call, journal on, default durability, SQLite, while delivery runs as fast as
+  it can. "floor" is a function of ours that takes the same dict and does nothing; "empty" is what reading the
+  clock twice costs, which is in every figure. The stock client is measured with fewer calls: it takes that
+  long.
+* loop: steps per second of a training loop on one thread with ten metrics a step, with and without the
+  tracker, in turns.
+* memory: what the process has resident after a million and after ten million points.
+
+HEIMDALL_BENCH_CALLS says how many calls there are of the first kind; the others follow from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+logging.disable(logging.WARNING)  # the stock client's migrations
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from heimdall_tracking import MLflowTracker, _native  # noqa: E402
+
+SCRIPT = Path(__file__).resolve()
+CALLS = int(os.environ.get("HEIMDALL_BENCH_CALLS", "1000000"))
+STOCK_CALLS = {"sqlite": 200, "server": 100, "asynchronous": 300}
+ONE, THREE = {"loss": 0.5}, {"train/loss": 0.5, "val/loss": 0.25, "lr": 1e-3}
+TWENTY = {f"metric {i}": i / 7 for i in range(20)}
+MEMORY_POINTS = (1_000_000, 10_000_000)
+
+
+def nanoseconds(call: Callable[..., object], arguments: Iterable[tuple]) -> array[int]:
+    """How long each call took."""
+    now, taken = time.perf_counter_ns, array("q")
+    note = taken.append
+    for each in arguments:
+        before = now()
+        call(*each)
+        after = now()
+        note(after - before)
+    return taken
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def empty(count: int) -> array[int]:
+    now, taken = time.perf_counter_ns, array("q")
+    note = taken.append
+    for _ in range(count):
+        before = now()
+        after = now()
+        note(after - before)
+    return taken
+
+
+def show(name: str, taken: array[int], over: float = 0.0) -> float:
+    ordered = sorted(taken)
+
+    def quantile(part: float) -> str:
+        # Of few calls there is no thousandth.
+        enough = len(ordered) * (1 - part) >= 1
+        return f"{ordered[int(part * (len(ordered) - 1))] / 1e3:10,.2f}" if enough else f"{'':>10}"
+
+    median = statistics.median(ordered) / 1e3
+    ratio = f"{median / over:10,.1f}" if over else ""
+    figures = [f"{median:10,.2f}", quantile(0.99), quantile(0.999), f"{ordered[-1] / 1e3:12,.1f}"]
+    print(f"{name:50} {len(ordered):>9,} {' '.join(figures)} {ratio}", flush=True)
+    return median
+
+
+def metrics(values: dict[str, float], count: int) -> Iterator[tuple]:
+    return ((values, step) for step in range(count))
+
+
+def params(count: int) -> Iterator[tuple]:
+    return (({f"p{i}": i, f"q{i}": 0.5, f"r{i}": "sgd"},) for i in range(count))
+
+
+def tags(count: int) -> Iterator[tuple]:
+    return (({"phase": f"epoch {i}", "best": str(i), "host": "here"},) for i in range(count))
+
+
+def kinds(
+    client: object, count: int, few: int
+) -> Iterator[tuple[str, Callable[..., object], Iterator[tuple]]]:
+    """The calls that are measured, by the names that both clients have for them."""
+    yield "log_metrics, 1 key", client.log_metrics, metrics(ONE, count)
+    yield "log_metrics, 3 keys", client.log_metrics, metrics(THREE, count)
+    yield "log_metrics, 20 keys", client.log_metrics, metrics(TWENTY, max(few, count // 10))
+    yield "log_params, 3 keys", client.log_params, params(few)
+    yield "set_tags, 3 keys", client.set_tags, tags(few)
+
+
+class Fluent:
+    """The stock client's fluent API, told to wait or not to."""
+
+    def __init__(self, uri: str, *, synchronous: bool) -> None:
+        import mlflow
+
+        self.mlflow, self.synchronous = mlflow, synchronous
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("stock")
+        mlflow.start_run()
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.mlflow.log_metrics(values, step=step, synchronous=self.synchronous)
+
+    def log_params(self, values: dict[str, object]) -> None:
+        self.mlflow.log_params(values, synchronous=self.synchronous)
+
+    def set_tags(self, values: dict[str, str]) -> None:
+        self.mlflow.set_tags(values, synchronous=self.synchronous)
+
+    def finish(self) -> None:
+        self.mlflow.flush_async_logging()
+        self.mlflow.end_run()
+
+
+def calls(folder: Path) -> None:
+    from helpers import free_port, serving
+
+    heads = f"{'median':>10} {'99 %':>10} {'99.9 %':>10} {'max':>12} {'over ours':>10}"
+    print(f"{'µs per call':50} {'calls':>9} {heads}")
+    show("empty", empty(CALLS))
+    floors = {"a Python function": nothing}
+    if hasattr(_native, "_floor"):
+        floors["floor"] = _native._floor
+    for name, floor in floors.items():
+        for kind, values in (("1 key", ONE), ("3 keys", THREE), ("20 keys", TWENTY)):
+            show(f"{name}, {kind}", nanoseconds(floor, metrics(values, CALLS)))
+
+    tracker = MLflowTracker(f"sqlite:///{folder / 'ours.db'}", experiment_name="ours")
+    medians: dict[str, float] = {}
+    for kind, call, arguments in kinds(tracker, CALLS, max(1_000, CALLS // 50)):
+        tracker.start_run()
+        tracker.flush()
+        medians[kind] = show(f"heimdall_tracking, {kind}", nanoseconds(call, arguments))
+        tracker.end_run()
+        begun = time.perf_counter()
+        tracker.flush()
+        print(f"    the rest is delivered after another {time.perf_counter() - begun:.1f} s", flush=True)
+
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'served.db'}"]
+    server, database = f"http://127.0.0.1:{port}", f"sqlite:///{folder / 'theirs.db'}"
+    with serving(command, server, folder / "log"):
+        for name, uri, synchronous, count in (
+            ("mlflow, SQLite", database, True, STOCK_CALLS["sqlite"]),
+            ("mlflow, server", server, True, STOCK_CALLS["server"]),
+            ("mlflow, SQLite, asynchronous", database, False, STOCK_CALLS["asynchronous"]),
+        ):
+            client = Fluent(uri, synchronous=synchronous)
+            for kind, call, arguments in kinds(client, count, count):
+                warm = itertools.islice(arguments, 5)
+                nanoseconds(call, warm)
+                show(f"{name}, {kind}", nanoseconds(call, arguments), medians[kind])
+            client.finish()
+
+
+def loop(folder: Path, rounds: int = 12, steps: int = 500) -> None:
+    """A network of 256-512-512-10 on batches of 128, as small as a training step reasonably is."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = (256, 512, 512)
+    layers = [layer for i in range(2) for layer in (torch.nn.Linear(sizes[i], sizes[i + 1]), torch.nn.ReLU())]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(512, 10))
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch, truth = torch.randn(128, 256), torch.randint(10, (128,))
+    tracker = MLflowTracker(f"sqlite:///{folder / 'loop.db'}", experiment_name="loop")
+    tracker.start_run()
+    tracker.flush()
+    count = itertools.count()
+
+    def train(log: Callable[[dict[str, float], int], object]) -> float:
+        begun = time.perf_counter()
+        for _ in range(steps):
+            loss = torch.nn.functional.cross_entropy(model(batch), truth)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            value = loss.item()
+            log({f"metric {i}": value + i for i in range(10)}, next(count))
+        return steps / (time.perf_counter() - begun)
+
+    train(nothing)
+    without, with_tracker, ratios = [], [], []
+    for turn in range(rounds):
+        # Who goes first changes, so that a machine that warms up or slows down favours neither.
+        if turn % 2:
+            with_tracker.append(train(tracker.log_metrics))
+            without.append(train(nothing))
+        else:
+            without.append(train(nothing))
+            with_tracker.append(train(tracker.log_metrics))
+        tracker.flush()
+        ratios.append(with_tracker[-1] / without[-1])
+    print(f"{'steps/s, 10 metrics a step':50} {'median':>10} {'min':>10} {'max':>10}")
+    for name, figures in (("without a tracker", without), ("heimdall_tracking", with_tracker)):
+        print(f"{name:50} {statistics.median(figures):10,.1f} {min(figures):10,.1f} {max(figures):10,.1f}")
+    ordered = sorted(100 * (ratio - 1) for ratio in ratios)
+    median = statistics.median(ordered)
+    print(f"{'difference of neighbours':50} {median:9.2f}% {ordered[0]:9.2f}% {ordered[-1]:9.2f}%")
+    tracker.end_run()
+
+
+def resident() -> tuple[float, float]:
+    """MiB that this process has resident now, and had at most."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    now, most = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return now, most
+
+
+def log_and_show_memory(folder: Path) -> None:
+    tracker = MLflowTracker(f"sqlite:///{folder / 'memory.db'}", experiment_name="memory")
+    tracker.start_run()
+    tracker.flush()
+    values = {f"metric {i}": i / 7 for i in range(10)}
+    print(f"{'MiB resident':50} {'now':>10} {'at most':>10} {'pending':>12}")
+    print(f"{'before':50} {resident()[0]:10.1f} {resident()[1]:10.1f} {0:12,}", flush=True)
+    logged = 0
+    for points in MEMORY_POINTS:
+        for step in range(logged // 10, points // 10):
+            tracker.log_metrics(values, step=step)
+        logged = points
+        pending = tracker.status()["pending"]
+        now, most = resident()
+        print(f"{f'after {points:,} points':50} {now:10.1f} {most:10.1f} {pending:12,}", flush=True)
+    begun = time.perf_counter()
+    tracker.flush()
+    now, most = resident()
+    print(f"{'all delivered':50} {now:10.1f} {most:10.1f} {0:12,}")
+    print(f"    after another {time.perf_counter() - begun:.0f} s", flush=True)
+    tracker.end_run()
+
+
+def memory(folder: Path) -> None:
+    # In a process of its own: what the other figures have left behind does not count.
+    subprocess.run([sys.executable, SCRIPT, "log_and_show_memory"], check=True, cwd=folder)
+
+
+def main() -> None:
+    for name in sys.argv[1:] or ("calls", "loop", "memory"):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            os.chdir(place)
+            os.environ["HEIMDALL_DIR"] = str(Path(place) / "heimdall")
+            globals()[name](Path(place))
+            os.chdir("/")
+        print()
+
+
+if __name__ == "__main__":
+    main()
