@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,8 +46,9 @@ class Server:
 
             def respond(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                sent = json.loads(body) if body else {}
-                path = self.path.partition("?")[0].partition("/api/2.0/mlflow/")[2]
+                path, _, query = self.path.partition("?")
+                path = path.partition("/api/2.0/mlflow/")[2]
+                sent = json.loads(body) if body else dict(urllib.parse.parse_qsl(query))
                 outer.requests.append((path, dict(self.headers), sent))
                 answered = answer(path, sent)
                 if answered is None:
@@ -228,6 +230,36 @@ def test_what_the_server_forbids_is_parked_and_the_rest_goes_on():
         batches = [sent.get("metrics", []) for path, _, sent in server.requests if path == "runs/log-batch"]
         sent = {metric["key"] for batch in batches for metric in batch}
         assert {"a", "b"} <= sent
+
+
+def test_answers_in_pages_are_read_to_their_end_and_no_further():
+    def page(sent: dict, name: str, entries: list) -> tuple[int, dict[str, str], bytes]:
+        first = int(sent.get("page_token") or 0)
+        last = first + min(2, int(sent.get("max_results", 2)))
+        following = {"next_page_token": str(last)} if last < len(entries) else {}
+        return ok({name: entries[first:last]} | following)
+
+    def answer(path: str, sent: dict) -> tuple[int, dict[str, str], bytes]:
+        match path:
+            case "runs/search":
+                return page(sent, "runs", [{"info": {"run_id": f"{i:032}"}} for i in range(7)])
+            case "experiments/search":
+                return page(
+                    sent, "experiments", [{"experiment_id": str(i), "name": f"e{i}"} for i in range(7)]
+                )
+            case "metrics/get-history":
+                return page(sent, "metrics", [{"key": "m", "value": 1.0, "step": str(i)} for i in range(7)])
+            case _:
+                return mlflow(path, sent)
+
+    with Server(answer) as server:
+        tracker = MLflowTracker(server.url, experiment_name="e")
+        assert [int(run.run_id) for run in tracker.search_runs()] == list(range(7))
+        assert [int(it.experiment_id) for it in tracker.list_experiments()] == list(range(7))
+        assert [point.step for point in tracker.get_metric_history("a" * 32, "m")] == list(range(7))
+        server.requests.clear()
+        assert len(tracker.search_runs(max_results=3)) == 3
+        assert [sent["max_results"] for path, _, sent in server.requests if path == "runs/search"] == [3, 1]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import postgres
 from heimdall_tracking import (
     ConfigurationError,
+    InvalidInputError,
     MLflowTracker,
     PermissionDeniedError,
     StoreUnavailableError,
@@ -58,6 +60,21 @@ def test_tables_of_others_in_the_database_are_left_alone(postgres_server, postgr
     tracker.start_run()
     tracker.flush()
     assert postgres_server.execute("SELECT count(*) FROM recordings", database) == [(0,)]
+
+
+def test_an_artifact_location_that_leaves_no_room_for_its_runs_is_refused_at_once(
+    postgres_server, postgres_uri, tmp_path
+):
+    # A run's URI has 43 characters more, and its column 200.
+    longest = f"/{'a' * 156}"
+    with MLflowTracker(postgres_uri, longest, experiment_name="longest").run():
+        pass
+    for location in (f"{longest}a", f"/{'é' * 300}"):
+        with pytest.raises(InvalidInputError, match="shorter artifact URI"):
+            MLflowTracker(postgres_uri, location, experiment_name="too long")
+    names = postgres_server.execute("SELECT name FROM experiments", postgres_uri.rpartition("/")[2])
+    assert sorted(names) == [("Default",), ("longest",)]
+    assert MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", location).experiment_id
 
 
 def test_a_wrong_password_is_an_error_of_the_configuration_without_the_password(postgres_server):
@@ -120,6 +137,21 @@ def test_a_connection_that_is_killed_again_and_again_costs_nothing(postgres_serv
     assert points == [(10_000, 10_000)]
     assert tracker.status()["parked"] == 0
     assert len(tracker.get_run(run_id).metrics) == 7
+
+
+def test_however_many_threads_ask_there_are_two_connections(postgres_server, postgres_uri):
+    tracker = MLflowTracker(postgres_uri)
+    run_id = tracker.start_run()
+
+    def ask(number: int) -> int:
+        tracker.log_metric("m", 1.0, step=number)
+        return len(tracker.get_metric_history(run_id, "m"))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert max(pool.map(ask, range(100))) == 100
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'heimdall-tracking'"
+    count += " AND datname = current_database()"
+    assert postgres_server.execute(count, postgres_uri.rpartition("/")[2]) <= [(2,)]
 
 
 def test_a_server_that_crashes_and_comes_back_has_everything_once(tmp_path, caplog):

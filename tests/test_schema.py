@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.store.db import utils as stock
 from mlflow.store.db.base_sql_model import Base
 
-from heimdall_tracking import MLflowTracker
+from heimdall_tracking import ConfigurationError, MLflowTracker
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +167,32 @@ def test_the_stock_client_opens_a_fresh_database(our_database: Path):
     client = MlflowClient(f"sqlite:///{our_database}")
 
     assert client.get_experiment("0").name == "Default"
+
+
+@pytest.fixture
+def another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed mlflow whose schema is not shipped, as far as its version tells."""
+    (tmp_path / "site" / "mlflow-99.1.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+@pytest.mark.usefixtures("another_release")
+def test_an_mlflow_whose_schema_is_not_shipped_makes_its_tables_itself(uri, stock_database):
+    with MLflowTracker(uri, experiment_name="e").run() as run:
+        pass
+    MLflowTracker(uri, experiment_name="e").flush()
+    for read in (columns, statements):
+        assert by_table(Path(uri.removeprefix("sqlite:///")), read) == by_table(stock_database, read)
+    assert MlflowClient(uri, uri).get_run(run.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("another_release")
+def test_an_mlflow_that_does_not_make_its_tables_is_named_with_what_to_do(uri, tmp_path, monkeypatch):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'ImportError: no sqlalchemy' >&2; exit 1")
+    broken.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(broken))
+    with pytest.raises(ConfigurationError, match=r"99\.1\.0.*no sqlalchemy.*HEIMDALL_MLFLOW_VERSION"):
+        MLflowTracker(uri)
+    monkeypatch.setenv("HEIMDALL_MLFLOW_VERSION", "3.1.4")
+    assert MLflowTracker(uri).experiment_id == "1"

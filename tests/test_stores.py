@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mlflow.entities import Metric, ViewType
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker, NotFoundError
 from helpers import free_port, serving, wait_until
@@ -160,6 +165,114 @@ def test_the_latest_point_has_the_greatest_step_then_time_then_value(tracker, st
     assert stock.get_run(run_id).data.metrics == {"m": 3.0}
 
 
+def test_points_in_any_order_are_what_they_are_for_the_stock_client(tracker, stock):
+    rng = random.Random(3)
+    values = [0.0, -0.0, 1.5, -1.5, math.nan, math.inf, -math.inf, 5e-324, sys.float_info.max]
+    points = [
+        (rng.choice(values), rng.randint(-1, 1) * 2 ** rng.choice([0, 62]), rng.randint(0, 2))
+        for _ in range(150)
+    ]
+    theirs = stock.create_run(tracker.experiment_id).info.run_id
+    ours = tracker.start_run()
+    for start in range(0, 150, 30):
+        batch = points[start : start + 30]
+        stock.log_batch(theirs, [Metric("m", value, time, step) for value, step, time in batch])
+        tracker.log_batch(metrics=[("m", *point) for point in batch])
+        tracker.flush()
+
+    def history(run_id: str) -> list[tuple]:
+        found = stock.get_metric_history(run_id, "m")
+        return sorted((point.step, point.timestamp, str(point.value + 0.0)) for point in found)
+
+    assert history(ours) == history(theirs)
+    mine, stocks = (stock.get_run(run_id).data.metrics["m"] for run_id in (ours, theirs))
+    assert str(mine + 0.0) == str(stocks + 0.0)
+    read = [(p.step, p.timestamp, str(p.value + 0.0)) for p in tracker.get_metric_history(theirs, "m")]
+    assert sorted(read) == history(theirs)
+
+
+def test_the_longest_of_everything_arrives_whole(tracker, stock, store, name):
+    long = MLflowTracker(store, experiment_name=f"{name} ".ljust(256, "é"))
+    key, path = "é" * 250, f"{'k' * 100}/{'é' * 149}"
+    with long.run("ñ" * 250, {key: "ü" * 8000}, description="n" * 8000) as run:
+        long.log_batch(metrics=[(key, 1.0), (path, 2.0)], params={key: "漢" * 6000, path: ""})
+        dataset = Dataset("s3://b/x", name="é" * 500, digest="d" * 36, schema=["s" * 10_000])
+        long.log_input(dataset, tags={"é" * 255: "ü" * 500})
+    long.flush()
+    assert long.status()["parked"] == 0
+    found = stock.get_run(run.run_id)
+    assert stock.get_experiment(found.info.experiment_id).name == f"{name} ".ljust(256, "é")
+    assert found.info.run_name == "ñ" * 250
+    assert found.data.tags[key] == "ü" * 8000
+    assert found.data.params == {key: "漢" * 6000, path: ""}
+    assert found.data.metrics == {key: 1.0, path: 2.0}
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("é" * 500, "d" * 36)
+    assert given.dataset.schema == json.dumps(["s" * 10_000])
+    assert [(tag.key, tag.value) for tag in given.tags] == [("é" * 255, "ü" * 500)]
+
+
+KEYS = ["val/loss", "a.b-c_d:e f", "größe/µ", "日本", "٣", "1", "order by", "Loss", "loss", " a", "a "]
+
+
+def test_keys_of_all_kinds_are_kept_apart_and_found(tracker, stock):
+    with tracker.run("worse") as worse:
+        tracker.log_metrics(dict.fromkeys(KEYS, math.nan))
+        tracker.log_metrics({key: 1000.0 + i for i, key in enumerate(KEYS)}, step=1)
+    with tracker.run("better") as better:
+        tracker.log_batch(
+            metrics=[(key, float(i), 0, 7) for i, key in enumerate(KEYS)],
+            params={key: f"p {key}" for key in KEYS},
+            tags={key: f"t {key}" for key in KEYS},
+        )
+    tracker.flush()
+    found = stock.get_run(better.run_id).data
+    assert found.metrics == {key: float(i) for i, key in enumerate(KEYS)}
+    assert found.params == {key: f"p {key}" for key in KEYS}
+    assert {f"t {key}" for key in KEYS} <= set(found.tags.values())
+    for i, key in enumerate(KEYS):
+        assert [point.value for point in tracker.get_metric_history(better.run_id, key)] == [float(i)]
+        assert tracker.get_best_run(key, min)["run_id"] == better.run_id
+        best = tracker.get_best_run(key, max)
+        assert (best["run_id"], best["metric_value"]) == (worse.run_id, 1000.0 + i)
+        found = tracker.search_runs(f"metrics.`{key}` < 500 AND params.`{key}` = 'p {key}'")
+        assert [run.run_id for run in found] == [better.run_id]
+
+
+QUOTED = [
+    "it's",
+    'say "a"',
+    "100%",
+    "a_b",
+    "back\\slash",
+    "; DROP TABLE runs --",
+    "$1",
+    "?",
+    "{}",
+    "é ü",
+    " ",
+]
+
+
+def test_values_with_quotes_and_wildcards_are_found_as_they_are(tracker, stock):
+    runs = {}
+    for value in QUOTED:
+        with tracker.run(value, {"t": value}) as run:
+            tracker.log_param("p", value)
+            tracker.log_metric("m", 1.0)
+        runs[value] = run.run_id
+    for value, run_id in runs.items():
+        quote = '"' if "'" in value else "'"
+        for field in ("params.p", "tags.t", "attributes.run_name"):
+            text = f"{field} = {quote}{value}{quote}"
+            assert [run.run_id for run in tracker.search_runs(text)] == [run_id], text
+            best = tracker.get_best_run("m", min, filter=text)
+            assert (best["run_id"], best["params"]) == (run_id, {"p": value})
+        assert stock.get_run(run_id).data.params == {"p": value}
+        assert tracker.resume(value) == run_id
+        tracker.end_run()
+
+
 def test_batches_over_mlflows_limits_arrive_whole(tracker, stock):
     with tracker.run() as run:
         tracker.log_batch(
@@ -247,6 +360,56 @@ def test_a_deleted_run_takes_nothing_and_a_restored_one_does(tracker, stock):
     assert (found.info.status, found.data.metrics) == ("FINISHED", {"m": 2.0})
 
 
+def test_what_a_deleted_run_is_sent_is_parked_and_the_rest_arrives(tracker, stock, caplog):
+    deleted = tracker.start_run()
+    tracker.flush()
+    stock.delete_run(deleted)
+    tracker.log_metric("m", 1.0)
+    tracker.log_param("p", 1)
+    tracker.set_tag("t", 1)
+    tracker.end_run()
+    with tracker.run() as kept:
+        tracker.log_metric("m", 2.0)
+    tracker.flush()
+    assert tracker.status()["parked"] > 0
+    assert [deleted in record.getMessage() for record in caplog.records].count(True) == 1
+    assert stock.get_run(kept.run_id).data.metrics == {"m": 2.0}
+    found = stock.get_run(deleted)
+    assert (found.data.metrics, found.data.params, "t" in found.data.tags) == ({}, {}, False)
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_has_the_status_and_the_times_of_its_end_and_of_its_resumption(tracker, stock, status):
+    before = time.time_ns() // 1_000_000
+    run_id = tracker.start_run()
+    tracker.flush()
+    running = stock.get_run(run_id).info
+    assert (running.status, running.end_time) == ("RUNNING", None)
+    tracker.end_run(status)
+    tracker.flush()
+    after = time.time_ns() // 1_000_000
+    ended = stock.get_run(run_id).info
+    assert ended.status == status
+    assert before <= running.start_time == ended.start_time <= ended.end_time <= after
+    tracker.resume(run_id)
+    tracker.flush()
+    assert stock.get_run(run_id).info.status == "RUNNING"
+    tracker.end_run()
+    tracker.flush()
+    again = stock.get_run(run_id).info
+    assert (again.status, again.start_time) == ("FINISHED", ended.start_time)
+    assert again.end_time >= ended.end_time
+
+
+def test_a_run_is_renamed_by_its_tag(tracker, stock):
+    with tracker.run("first") as run:
+        tracker.set_tag("mlflow.runName", "second")
+    tracker.flush()
+    found = stock.get_run(run.run_id)
+    assert (found.info.run_name, found.data.tags["mlflow.runName"]) == ("second", "second")
+    assert tracker.get_run(run.run_id).run_name == "second"
+
+
 def test_a_nested_run_names_its_parent(tracker, stock):
     with tracker.run("parent") as parent, tracker.run("child", nested=True) as child:
         tracker.log_metric("m", 1.0)
@@ -259,13 +422,56 @@ def test_experiments_are_listed_deleted_and_restored(tracker, stock, store, name
     other = MLflowTracker(store, experiment_name=f"{name} other")
     listed = [experiment.name for experiment in tracker.list_experiments()]
     assert {name, f"{name} other"} <= set(listed)
+    with other.run() as run:
+        other.log_metric("m", 1.0)
+    other.flush()
     tracker.delete_experiment(f"{name} other")
     assert stock.get_experiment(other.experiment_id).lifecycle_stage == "deleted"
+    assert stock.get_run(run.run_id).info.lifecycle_stage == "deleted"
     assert f"{name} other" not in [experiment.name for experiment in tracker.list_experiments()]
     with pytest.raises(ValueError, match="deleted"):
         MLflowTracker(store, experiment_name=f"{name} other")
     tracker.restore_experiment(f"{name} other")
-    assert MLflowTracker(store, experiment_name=f"{name} other").experiment_id == other.experiment_id
+    again = MLflowTracker(store, experiment_name=f"{name} other")
+    assert again.experiment_id == other.experiment_id
+    assert again.get_best_run("m")["run_id"] == run.run_id
+    with again.run():
+        again.log_metric("m", 0.5)
+    assert len(again.search_runs()) == 2
+
+
+def test_a_run_in_an_experiment_that_somebody_has_deleted_is_refused(tracker, stock, name, caplog):
+    tracker.flush()
+    stock.delete_experiment(tracker.experiment_id)
+    with contextlib.suppress(InvalidInputError):
+        tracker.start_run()
+        tracker.log_metric("m", 1.0)
+        tracker.end_run()
+        tracker.flush()
+        assert tracker.status()["parked"] > 0
+        assert "deleted" in caplog.text
+    assert stock.search_runs([tracker.experiment_id], run_view_type=ViewType.ALL) == []
+    stock.restore_experiment(tracker.experiment_id)
+    with tracker.run() as run:
+        tracker.log_metric("m", 2.0)
+    tracker.flush()
+    assert stock.get_run(run.run_id).data.metrics == {"m": 2.0}
+
+
+@pytest.mark.usefixtures("fluent")
+def test_the_stock_client_of_the_tracker_and_the_fluent_api_write_to_the_same_store(tracker, stock):
+    import mlflow
+
+    run_id = tracker.start_run()
+    tracker.log_metric("ours", 1.0)
+    assert tracker.client.get_run(run_id).data.metrics == {"ours": 1.0}
+    mlflow.log_metric("theirs", 2.0)
+    mlflow.log_text("text", "a.txt")
+    tracker.end_run()
+    tracker.flush()
+    found = stock.get_run(run_id)
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"ours": 1.0, "theirs": 2.0})
+    assert [file.path for file in stock.list_artifacts(run_id)] == ["a.txt"]
 
 
 def test_a_model_version_is_registered_and_staged(tracker, stock, name):

@@ -77,7 +77,7 @@ pub struct TrackerConfig {
 /// Which MLflow release's schema a fresh database gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FreshSchema {
-    /// The newest that this package ships.
+    /// The newest that this package ships of a release whose packages install whole.
     #[default]
     Newest,
     /// That of the release which the user names, for example `2.22.4`.

@@ -225,10 +225,11 @@ impl OrderBy {
 
     /// The order by a metric.
     pub fn metric(key: &str, ascending: bool) -> Self {
-        // A key has no back-quotes: they are not among the characters that MLflow takes.
+        // A key has no quotes: they are not among the characters that MLflow takes. A server peels off one pair of
+        // them with the direction, and would lose a blank at the end of a key without a second pair.
         let direction = if ascending { "ASC" } else { "DESC" };
         Self {
-            text: format!("metrics.`{key}` {direction}"),
+            text: format!("metrics.'`{key}`' {direction}"),
             field: Field::Metric(key.to_owned()),
             ascending,
         }

@@ -58,6 +58,15 @@ def catalog(uri: str) -> dict[str, list]:
     return dict(sqlite_catalog(uri) if uri.startswith("sqlite") else postgres_catalog(uri))
 
 
+def rows(uri: str, query: str) -> list[tuple]:
+    """Return what a database answers; what SQLite calls 0 and 1 equals PostgreSQL's booleans."""
+    if uri.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+            return connection.execute(query).fetchall()
+    with psycopg.connect(uri) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
 def postgres_catalog(uri: str) -> Iterator[tuple[str, list]]:
     with psycopg.connect(uri) as connection:
         for aspect, query in POSTGRES.items():

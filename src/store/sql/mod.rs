@@ -14,9 +14,7 @@ pub mod schema;
 mod search;
 mod write;
 
-use std::{collections::HashMap, sync::Mutex};
-
-use super::{Experiment, StoreError};
+use super::StoreError;
 use crate::config::{Destination, FreshSchema};
 use database::{Database, Fault, Row, Statement, Transaction, is_misconfigured};
 use layout::Layout;
@@ -27,7 +25,6 @@ pub struct SqlStore {
     destination: Destination,
     database: Database,
     layout: Layout,
-    experiments: Mutex<HashMap<String, Experiment>>,
 }
 
 impl SqlStore {
@@ -74,7 +71,6 @@ impl SqlStore {
             destination: destination.clone(),
             database,
             layout,
-            experiments: Mutex::default(),
         })
     }
 

@@ -41,8 +41,8 @@ impl TrackingStore for SqlStore {
         let experiment = self
             .get_or_create_experiment_in(&mut tx, name, artifact_location)
             .await?;
+        self.check_location(&experiment.artifact_location)?;
         self.commit(tx).await?;
-        self.remember(name, &experiment);
         Ok(experiment)
     }
 
@@ -96,9 +96,7 @@ impl TrackingStore for SqlStore {
             .push_bind(deleted_time(stage, now));
         update.push(" WHERE experiment_id = ").push_bind(number);
         self.execute(&mut tx, update).await?;
-        self.commit(tx).await?;
-        self.forget_experiments();
-        Ok(())
+        self.commit(tx).await
     }
 
     async fn create_run(

@@ -141,16 +141,11 @@ impl SqlStore {
         name: &str,
         artifact_location: Option<&str>,
     ) -> Result<Experiment, StoreError> {
-        let known = self
-            .experiments
-            .lock()
-            .ok()
-            .and_then(|known| known.get(name).cloned());
-        if let Some(known) = known {
-            return Ok(known);
-        }
         if let Some(found) = self.experiment_named(tx, name).await? {
             return found;
+        }
+        if let Some(location) = artifact_location {
+            self.check_location(location)?;
         }
         let now = now_ms();
         let created = self
@@ -208,18 +203,25 @@ impl SqlStore {
         }))
     }
 
-    /// Notes an experiment that is committed, so that later runs need not look it up.
-    pub(super) fn remember(&self, name: &str, experiment: &Experiment) {
-        if let Ok(mut known) = self.experiments.lock() {
-            known.insert(name.to_owned(), experiment.clone());
+    /// That the artifact URIs of runs below a location fit into their column, whose width PostgreSQL insists on.
+    pub(super) fn check_location(&self, location: &str) -> Result<(), StoreError> {
+        let longest = artifact_uri(location, &RunId::random().to_string());
+        let (length, width) = (
+            longest.chars().count(),
+            self.layout.width("runs", "artifact_uri"),
+        );
+        if length <= width || self.database.dialect() == Dialect::Sqlite {
+            return Ok(());
         }
-    }
-
-    /// Forgets what was noted: an experiment has been deleted or restored.
-    pub(super) fn forget_experiments(&self) {
-        if let Ok(mut known) = self.experiments.lock() {
-            known.clear();
-        }
+        Err(StoreError::Refused {
+            destination: self.destination.uri(),
+            source: format!(
+                "the artifact location {location:?} is too long: the artifact URIs of its runs would have \
+                 {length} characters, and this database has room for {width}; use an experiment with a \
+                 shorter artifact URI"
+            )
+            .into(),
+        })
     }
 
     async fn start_run(&self, tx: &mut Transaction, start: &RunStart) -> Result<(), StoreError> {
@@ -228,7 +230,6 @@ impl SqlStore {
             .get_or_create_experiment_in(tx, &start.experiment, location)
             .await?;
         let run_id = start.run.to_string();
-        let root = experiment.artifact_location.trim_end_matches('/');
         let insert = Statement::new(
             "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, \
              status, start_time, source_version, lifecycle_stage, artifact_uri, experiment_id) \
@@ -239,7 +240,7 @@ impl SqlStore {
         .bind(start.name.as_str())
         .bind(start.user.as_str())
         .bind(start.start_time)
-        .bind(format!("{root}/{run_id}/artifacts"))
+        .bind(artifact_uri(&experiment.artifact_location, &run_id))
         .bind(experiment.id.parse::<i64>().ok());
         self.execute(tx, insert).await?;
         Ok(())
@@ -547,6 +548,10 @@ impl SqlStore {
         }
         Ok(())
     }
+}
+
+fn artifact_uri(location: &str, run_id: &str) -> String {
+    format!("{}/{run_id}/artifacts", location.trim_end_matches('/'))
 }
 
 fn column<T, Row>(rows: &[Row], of_row: impl Fn(&Row) -> T) -> Vec<T> {

@@ -17,20 +17,25 @@ mod mlflow_2_8_1;
 #[rustfmt::skip]
 mod mlflow_3_17_2;
 #[rustfmt::skip]
+mod mlflow_3_18_0;
+#[rustfmt::skip]
 mod mlflow_3_1_4;
 
 
 /// Every schema that is shipped, the oldest one first.
-pub fn all() -> [&'static Schema; 4] {
+pub fn all() -> [&'static Schema; 5] {
     [
         &mlflow_2_8_1::SCHEMA,
         &mlflow_2_22_4::SCHEMA,
         &mlflow_3_1_4::SCHEMA,
         newest(),
+        &mlflow_3_18_0::SCHEMA,
     ]
 }
 
-/// The newest schema that is shipped.
+/// What a database gets where nothing says of which release: the newest schema that is shipped, but for that of
+/// 3.18.0, whose packages do not install whole. A release refuses a database that is newer than itself, and
+/// upgrades an older one.
 pub fn newest() -> &'static Schema {
     &mlflow_3_17_2::SCHEMA
 }
