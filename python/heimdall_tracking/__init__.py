@@ -10,7 +10,16 @@ The training loop is ``heimdall_tracking.training``; importing this package load
 """
 
 from ._finish import register as _register_finish
-from ._native import ActiveRun, DatasetInput, Experiment, MetricPoint, Run, __version__
+from ._native import (
+    ActiveRun,
+    DatasetInput,
+    DestinationStatus,
+    Experiment,
+    MetricPoint,
+    Run,
+    Status,
+    __version__,
+)
 from .errors import (
     ArtifactError,
     ArtifactNotFoundError,
@@ -42,6 +51,7 @@ __all__ = [
     "ConfigurationError",
     "Dataset",
     "DatasetInput",
+    "DestinationStatus",
     "Experiment",
     "HeimdallError",
     "InvalidInputError",
@@ -55,6 +65,7 @@ __all__ = [
     "RunList",
     "RunStateError",
     "Settings",
+    "Status",
     "StoreUnavailableError",
     "UndeliveredError",
     "WrongTypeError",

@@ -24,14 +24,73 @@ class BestRun(TypedDict):
     metric_value: float
     params: dict[str, str]
 
-class Status(TypedDict):
-    """How delivery stands."""
+class DestinationStatus:
+    """How a destination stood when it was asked."""
 
-    pending: int
-    parked: int
-    degraded: bool
-    last_error: str | None
-    journal: str
+    @property
+    def uri(self) -> str:
+        """Its URI, without credentials."""
+
+    @property
+    def pending(self) -> int:
+        """Records that wait for it in the journal."""
+
+    @property
+    def parked(self) -> int:
+        """Records that it refused for good; they are kept in `HEIMDALL_DIR/dead_letter`."""
+
+    @property
+    def last_error(self) -> str | None:
+        """What it answers, while it takes nothing."""
+
+    @property
+    def since(self) -> int | None:
+        """Since when it takes nothing, milliseconds since 1970."""
+
+    @property
+    def oldest(self) -> int | None:
+        """When the first record was recorded that waits, milliseconds since 1970."""
+
+class Status:
+    """How delivery stood when it was asked. Its members are items as well: `status["pending"]`."""
+
+    @property
+    def mode(self) -> Literal["online", "offline", "silent"]:
+        """`offline`: nothing is tried; `silent`: a rank of a distributed training that records nothing."""
+
+    @property
+    def pending(self) -> int:
+        """Records that wait for the primary destination."""
+
+    @property
+    def parked(self) -> int:
+        """Records that a destination refused for good; they are kept in `HEIMDALL_DIR/dead_letter`."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a destination or the journal's disk takes nothing at present."""
+
+    @property
+    def last_error(self) -> str | None:
+        """What it answers, while it takes nothing."""
+
+    @property
+    def journal(self) -> str:
+        """Folder of the journal."""
+
+    @property
+    def in_memory(self) -> int:
+        """Records that are in memory only, as the disk takes nothing: lost if the process dies."""
+
+    @property
+    def oldest(self) -> int | None:
+        """When the first record was recorded that waits for the primary one, milliseconds since 1970."""
+
+    @property
+    def destinations(self) -> list[DestinationStatus]:
+        """The destinations, the primary one first."""
+
+    def __getitem__(self, key: str) -> Any: ...
 
 class Run:
     """A run as the store had it when it was asked."""
@@ -178,6 +237,10 @@ class MLflowTracker:
         s3_access_key_id: str | None = None,
         s3_secret_access_key: str | None = None,
         experiment_name: str = "heimdall-localization",
+        mode: Literal["online", "offline"] | None = None,
+        mirrors: Sequence[str] | None = None,
+        ranks: Literal["zero", "all"] | None = None,
+        durability: Literal["process", "power"] | None = None,
         system_metrics: bool | None = None,
         environment: bool | None = None,
     ) -> None: ...
@@ -674,17 +737,29 @@ class MLflowTracker:
         """
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything recorded so far is in the store.
+        """Wait until all that was recorded so far, and what dead processes had left, is in the store.
+
+        Mirrors are not waited for: `status()` tells how they stand.
 
         Args:
             timeout: Seconds to wait at most; None is without end.
 
         Raises:
-            UndeliveredError: The time is over; what is left stays in the journal.
+            UndeliveredError: The time is over, or the tracker is offline; what is left stays in the journal.
         """
 
     def status(self) -> Status:
-        """How delivery stands: records pending and parked, what the store answers, where the journal is."""
+        """How delivery stands: records pending and parked, what the destinations answer, where the journal is.
+
+        Returns:
+            What a terminal and a notebook show readably.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> tracker.flush()
+            >>> tracker.status().pending
+            0
+        """
 
     def _search_runs(
         self,
@@ -725,11 +800,69 @@ class ActiveRun:
         traceback: TracebackType | None,
     ) -> bool: ...
 
-def finish(status: str, timeout: float) -> None:
-    """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit."""
+def finish(status: str, timeout: float, progress: Callable[[int], object] | None = None) -> None:
+    """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit.
+
+    While that takes, `progress` is told how many records wait.
+    """
 
 def forget_parent() -> None:
     """Forget, in a child after a fork, the trackers of its parent."""
 
 def without_credentials(uri: str) -> str:
     """Return a URI as it may be shown: user and password replaced by `***`."""
+
+class Synced(TypedDict):
+    """What `sync` has done."""
+
+    delivered: int
+    parked: int
+    left: dict[str, tuple[int, str]]
+    notices: list[str]
+
+class JournalInfo(TypedDict):
+    """A journal on this disk.
+
+    A destination is its URI, the records that wait for it, and when the first of these was recorded.
+    """
+
+    journal: str
+    pid: int
+    created: int
+    alive: bool
+    destinations: list[tuple[str, int, int | None]]
+
+def sync(
+    heimdall_dir: str | PathLike[str],
+    known_uris: Sequence[str],
+    uri: str | None = None,
+    timeout: float | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Synced:
+    """Deliver the journals of processes that are gone, as `heimdall sync` does.
+
+    Args:
+        heimdall_dir: Folder of the journals.
+        known_uris: URIs with the credentials that journals do not hold.
+        uri: Where everything goes, whatever the journals name.
+        timeout: Seconds to work at most; None is without end.
+        progress: Told how many records are delivered, of how many.
+
+    Raises:
+        ConfigurationError: `uri` is none that can be recorded to.
+    """
+
+def journals(heimdall_dir: str | PathLike[str]) -> list[JournalInfo]:
+    """Return the journals of a folder, oldest first, as `heimdall status` shows them."""
+
+def dead_letters(heimdall_dir: str | PathLike[str]) -> list[tuple[str, int]]:
+    """Return the files of records that were refused for good, and how many each has."""
+
+def inspect(file: str | PathLike[str], line: Callable[[str], object]) -> None:
+    """Call `line` with each line that describes a segment of a journal.
+
+    Raises:
+        JournalError: The file cannot be read or is no segment.
+    """
+
+def _floor(metrics: Mapping[str, Any], step: int | None = None) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 # Longest wait of a rank for rank 0 to start its run; it may have to load a dataset first.
 PATIENCE = timedelta(minutes=5)
@@ -38,9 +39,9 @@ def run_of_rank_zero() -> str:
         key = f"heimdall/run/{_attached}"
         try:
             store.wait([key], PATIENCE)
-            run_id = store.get(key).decode()
+            found: bytes = store.get(key)
             _attached += 1
-            return run_id
+            return found.decode()
         except Exception as error:
             reason = f"rank 0 has not started a run within {PATIENCE}: {error}"
     from .errors import RunStateError
@@ -51,7 +52,7 @@ def run_of_rank_zero() -> str:
     )
 
 
-def _store():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _store() -> Any:
     """Return the key-value store that torch.distributed's processes share, if there is one."""
     import sys
 

@@ -24,10 +24,14 @@ class MLflowTracker(_native.MLflowTracker):
 
     Calls that log something check their arguments, append to a journal on local disk and return; a thread
     delivers in the background, in order, and tries again for as long as the store is away. What a call has
-    accepted survives the end of the process: the next tracker with the same `HEIMDALL_DIR` delivers it.
-    Calls that ask something deliver first and wait for the answer.
+    accepted survives the end of the process: the next tracker with the same `HEIMDALL_DIR` delivers it, or
+    `heimdall sync` does. Calls that ask something deliver first and wait for the answer.
 
-    All methods may be called from any thread. After a fork the child needs a tracker of its own.
+    A store that cannot be reached is waited for at construction for 5 s (`HEIMDALL_CONNECT_TIMEOUT`); then
+    training goes on, and all that is recorded arrives when the store is there.
+
+    All methods may be called from any thread. After a fork the child goes on with the tracker: what it logs
+    lands in the same run, which remains the parent's to end. A spawned process makes a tracker of its own.
 
     Args:
         tracking_uri: Where runs are recorded: a SQLite database, `sqlite:///<path>` (relative) or
@@ -42,6 +46,17 @@ class MLflowTracker(_native.MLflowTracker):
         s3_access_key_id: Its access key. Never shown.
         s3_secret_access_key: Its secret key. Never shown.
         experiment_name: Experiment, 1 to 256 characters; created if it does not exist.
+        mode: `offline` records into the journal alone and never tries a store; `heimdall sync` delivers.
+            Default: what `HEIMDALL_MODE` says, else `online`.
+        mirrors: URIs of further destinations for the same runs, each delivered to at its own pace. Default:
+            `MLFLOW_MIRROR_URIS`, separated by commas or blanks, else none.
+        ranks: Which ranks of a distributed training (torchrun, Slurm, Lightning's DDP, MPI) record: `zero`,
+            where calls on the others check their arguments and do nothing more, or `all`, where the others
+            record into rank 0's run and are named by its tags `heimdall.rank.<n>`. Default: what
+            `HEIMDALL_RANKS` says, else `zero`.
+        durability: What a logged value survives once the call has returned: `process`, the end of the
+            process, however it comes; or `power`, a power cut as well, for which each call waits for the
+            disk. Default: what `HEIMDALL_DURABILITY` says, else `process`.
         system_metrics: Whether active runs get MLflow's system metrics, `system/cpu_utilization_percentage`
             and the like: processor, memory, disk, network and, where NVIDIA's driver is installed, GPUs.
             Sampled every 10 s by a thread that never holds the GIL. As in MLflow,
@@ -59,8 +74,8 @@ class MLflowTracker(_native.MLflowTracker):
     Raises:
         ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
             database, the experiment is deleted, a variable of the environment makes no sense.
+        PermissionDeniedError: The store knows us and does not let us, or does not know us.
         InvalidInputError: The experiment name is empty or too long.
-        JournalError: `HEIMDALL_DIR` (default `.heimdall` in the working directory) cannot be written.
 
     Example:
         >>> tracker = MLflowTracker("sqlite:///mlflow.db")

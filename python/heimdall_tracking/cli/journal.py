@@ -16,8 +16,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "inspect",
         help="print the records of a segment",
         description=(
-            "Print the records of a segment, one a line: number, time, run, what it says. Credentials of stores are "
-            "in no journal; what the training itself has logged is shown as it is."
+            "Print the records of a segment, one a line: number, time, run, what it says. Credentials of "
+            "stores are in no journal; what the training itself has logged is shown as it is."
         ),
     )
     inspect.add_argument("file", type=Path, help="a .segment file, or the folder of a journal")

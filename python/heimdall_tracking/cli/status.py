@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "status",
         help="show what waits, where, how old, why",
-        description="Show what waits in the journals of a folder, for which destination, since when, and why.",
+        description="Show what waits in the journals of a folder, for which destination, and since when.",
     )
     parser.add_argument("dir", nargs="?", help="folder of the journals; HEIMDALL_DIR, else .heimdall")
     parser.set_defaults(run=run)
@@ -26,8 +26,12 @@ def run(given: argparse.Namespace) -> int:
     folder = heimdall_dir(given.dir)
     journals = _native.journals(folder)
     for journal in journals:
-        state = "its process lives" if journal["alive"] else "its process is gone: `heimdall sync` delivers it"
-        print(f"{journal['journal']}\n  process {journal['pid']}, begun {_ago(journal['created'])} ago; {state}")
+        state = (
+            "its process lives" if journal["alive"] else "its process is gone: `heimdall sync` delivers it"
+        )
+        print(
+            f"{journal['journal']}\n  process {journal['pid']}, begun {_ago(journal['created'])} ago; {state}"
+        )
         for uri, pending, oldest in journal["destinations"]:
             if not pending:
                 print(f"  {uri}: all delivered")

@@ -17,9 +17,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "sync",
         help="deliver what is journaled",
         description=(
-            "Deliver the journals of processes that are gone: those of offline runs, of outages, of kills. Journals "
-            "hold no credentials; they are taken from the environment as a tracker takes them (MLFLOW_TRACKING_URI, "
-            "POSTGRES_*, MLFLOW_MIRROR_URIS, MLFLOW_TRACKING_USERNAME, PGPASSWORD, ...) or from --uri."
+            "Deliver the journals of processes that are gone: those of offline runs, of outages, of kills. "
+            "Journals hold no credentials; these are taken from the environment as a tracker takes them "
+            "(MLFLOW_TRACKING_URI, POSTGRES_*, MLFLOW_MIRROR_URIS, MLFLOW_TRACKING_USERNAME, ...) or from --uri."
         ),
     )
     parser.add_argument("dir", nargs="?", help="folder of the journals; HEIMDALL_DIR, else .heimdall")
@@ -42,7 +42,9 @@ def run(given: argparse.Namespace) -> int:
     for notice in done["notices"]:
         print(f"heimdall: {notice}", file=sys.stderr)
     print(f"{_records(done['delivered'])} delivered", end="")
-    print(f", {_records(done['parked'])} refused and kept in {folder / 'dead_letter'}" if done["parked"] else "")
+    print(
+        f", {_records(done['parked'])} refused and kept in {folder / 'dead_letter'}" if done["parked"] else ""
+    )
     for uri, (count, reason) in done["left"].items():
         print(f"{_records(count)} left for {uri}: {reason}", file=sys.stderr)
     alive = [journal for journal in _native.journals(folder) if journal["alive"]]
