@@ -749,7 +749,7 @@ class MLflowTracker:
         """
 
     def status(self) -> Status:
-        """How delivery stands: records pending and parked, what the destinations answer, where the journal is.
+        """How delivery stands: records pending and parked, what destinations answer, where the journal is.
 
         Returns:
             What a terminal and a notebook show readably.

@@ -599,3 +599,6 @@ pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
         });
     told
 }
+
+#[cfg(test)]
+mod tests;

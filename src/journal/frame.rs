@@ -182,7 +182,7 @@ pub enum Decoded {
 
 /// Decodes the front of `bytes`, which are some.
 pub fn decode(bytes: &[u8]) -> Decoded {
-    let blank = bytes.iter().take_while(|byte| **byte == 0).count();
+    let blank = blank(bytes);
     if blank > 0 {
         return Decoded::Blank(blank);
     }
@@ -228,6 +228,18 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         entries,
         length: total,
     }
+}
+
+/// How many bytes at the front are zero.
+pub fn blank(bytes: &[u8]) -> usize {
+    const PAGE: [u8; 4096] = [0; 4096];
+    let mut rest = bytes;
+    // Most of a segment that was being written is blank.
+    while let Some(next) = rest.strip_prefix(&PAGE) {
+        rest = next;
+    }
+    let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+    bytes.len() - rest.len() + zeros
 }
 
 /// Whether bytes begin with a marker.

@@ -150,7 +150,7 @@ impl Reader {
             };
             match found {
                 Some((file, _)) if self.ahead.offset < length => {
-                    match segment::read(&file, self.ahead.offset, length) {
+                    match segment::read(&*file, self.ahead.offset, length) {
                         Ok(chunk) => self.take(chunk, &path, &mut batch),
                         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                             batch.damage.push(self.put_aside(&path, &error.to_string()));

@@ -177,6 +177,29 @@ pub fn copy_bytes(from: &File, to: &File, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Where a segment is read from.
+pub trait ReadAt {
+    /// Reads some bytes from `offset` on; none at the end.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl ReadAt for File {
+    fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(bytes, offset)
+    }
+}
+
+impl ReadAt for [u8] {
+    fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.get(at..));
+        let mut rest = rest.unwrap_or_default();
+        io::Read::read(&mut rest, bytes)
+    }
+}
+
 /// Frames read from one segment.
 #[derive(Debug, Default)]
 pub struct Chunk {
@@ -192,7 +215,7 @@ pub struct Chunk {
 ///
 /// # Errors
 /// Those of the file system, and [`io::ErrorKind::InvalidData`] for a file of another kind or version.
-pub fn read(file: &File, offset: u64, end: u64) -> io::Result<Chunk> {
+pub fn read(file: &(impl ReadAt + ?Sized), offset: u64, end: u64) -> io::Result<Chunk> {
     if offset == HEADER_LEN {
         check_header(file)?;
     }
@@ -269,10 +292,10 @@ fn without_blank_end(bytes: &[u8]) -> &[u8] {
 }
 
 /// Whether nothing has been written from `offset` to `end`.
-fn is_blank(file: &File, mut offset: u64, end: u64) -> io::Result<bool> {
+fn is_blank(file: &(impl ReadAt + ?Sized), mut offset: u64, end: u64) -> io::Result<bool> {
     while offset < end {
         let bytes = bytes_at(file, offset, (end - offset).min(READ_CHUNK))?;
-        if bytes.iter().any(|byte| *byte != 0) {
+        if frame::blank(&bytes) < bytes.len() {
             return Ok(false);
         }
         if bytes.is_empty() {
@@ -283,11 +306,11 @@ fn is_blank(file: &File, mut offset: u64, end: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-fn bytes_at(file: &File, offset: u64, wanted: u64) -> io::Result<Vec<u8>> {
+fn bytes_at(file: &(impl ReadAt + ?Sized), offset: u64, wanted: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(wanted).map_err(io::Error::other)?];
     let mut filled = 0;
     while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+        match file.read_some(&mut bytes[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -298,10 +321,11 @@ fn bytes_at(file: &File, offset: u64, wanted: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn check_header(file: &File) -> io::Result<()> {
-    let mut header = [0; HEADER_LEN as usize];
-    file.read_exact_at(&mut header, 0)
-        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+fn check_header(file: &(impl ReadAt + ?Sized)) -> io::Result<()> {
+    let header = bytes_at(file, 0, HEADER_LEN)?;
+    if header.len() < HEADER_LEN as usize {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
     let reason = if header[..8] != MAGIC {
         "it is no journal segment".to_owned()

@@ -19,7 +19,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=(
             "Deliver the journals of processes that are gone: those of offline runs, of outages, of kills. "
             "Journals hold no credentials; these are taken from the environment as a tracker takes them "
-            "(MLFLOW_TRACKING_URI, POSTGRES_*, MLFLOW_MIRROR_URIS, MLFLOW_TRACKING_USERNAME, ...) or from --uri."
+            "(MLFLOW_TRACKING_URI, POSTGRES_*, MLFLOW_MIRROR_URIS, ...) or from --uri."
         ),
     )
     parser.add_argument("dir", nargs="?", help="folder of the journals; HEIMDALL_DIR, else .heimdall")
