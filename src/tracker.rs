@@ -356,7 +356,7 @@ impl Tracker {
             tags.push((RUN_NAME_TAG.to_owned(), name_of(new)?));
         }
         let tags = tag_values("tag key", tags)?;
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let found = self.find_run(run, keep_waiting)?;
         let id: RunId = found.run_id.parse()?;
         if found.lifecycle_stage == "deleted" {
@@ -739,6 +739,37 @@ impl Tracker {
         match &self.session.delivery {
             Some(delivery) => delivery.flush(timeout, keep_waiting),
             None => Ok(()),
+        }
+    }
+
+    /// Waits, before a question, until everything recorded so far is delivered.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store has taken nothing for as long as a start waits for it,
+    /// [`Error::Interrupted`].
+    fn settle(&self, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        self.check_process()?;
+        let Some(delivery) = self.session.delivery.as_ref() else {
+            return Ok(());
+        };
+        if self.settled.options.mode == Mode::Offline {
+            // The question itself says that nothing is asked.
+            return Ok(());
+        }
+        let patience = self.settled.options.connect_timeout;
+        loop {
+            match delivery.flush(Some(patience), keep_waiting) {
+                Err(Error::Undelivered { reason, .. }) => {
+                    if delivery.is_troubled_for(patience) {
+                        return Err(Error::Store(StoreError::Unavailable {
+                            destination: self.settled.tracking.uri(),
+                            source: reason.into(),
+                            retry_after: None,
+                        }));
+                    }
+                }
+                settled => return settled,
+            }
         }
     }
 

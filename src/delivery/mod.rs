@@ -475,6 +475,18 @@ impl Delivery {
         primary.is_some_and(|primary| primary.state().last_error.is_some())
     }
 
+    /// Whether the primary destination has taken nothing for as long as this.
+    pub fn is_troubled_for(&self, time: Duration) -> bool {
+        let since = self
+            .common
+            .destinations
+            .first()
+            .and_then(|primary| primary.state().since);
+        since.is_some_and(|since| {
+            u128::from((now_ms() - since).max(0).unsigned_abs()) >= time.as_millis()
+        })
+    }
+
     /// How it stands.
     pub fn status(&self) -> Status {
         let end = self.journal().end();

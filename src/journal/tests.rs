@@ -456,3 +456,104 @@ fn bytes_are_staged_as_a_file_of_their_own() {
     let reader = Reader::live(Arc::clone(&journal), 0);
     assert_eq!(fs::read(reader.staged(&name)).unwrap(), b"text");
 }
+
+/// Reads bytes as a segment, to the end.
+fn read_bytes(bytes: &[u8]) -> io::Result<(Vec<Entry>, u64)> {
+    let (mut entries, mut skipped) = (Vec::new(), 0);
+    let (mut offset, end) = (segment::HEADER_LEN, bytes.len() as u64);
+    while offset < end {
+        let chunk = segment::read(bytes, offset, end)?;
+        assert!(chunk.offset > offset, "no progress at {offset}");
+        entries.extend(chunk.entries.into_iter().map(|(_, entry, _)| entry));
+        skipped += chunk.skipped;
+        offset = chunk.offset;
+    }
+    Ok((entries, skipped))
+}
+
+#[test]
+fn the_corpus_of_the_fuzzer_is_read_to_the_end() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segment");
+    let mut read = 0;
+    for file in fs::read_dir(corpus).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let found = read_bytes(&fs::read(&path).unwrap());
+        match name.as_str() {
+            "whole" => assert_eq!(found.unwrap().0.len(), 3),
+            "torn" => assert!(matches!(found, Ok((entries, 0)) if entries.len() == 2)),
+            "flipped" => assert!(matches!(found, Ok((entries, 1..)) if entries.len() == 2)),
+            "foreign" | "of_format_1" => assert!(found.is_err()),
+            _ => drop(found),
+        }
+        read += 1;
+    }
+    assert!(read >= 5, "the corpus has {read} files");
+}
+
+/// Writes the corpus anew after a change of the format: `cargo test write_the_corpus -- --ignored`.
+#[test]
+#[ignore = "writes into the repository"]
+fn write_the_corpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(dir.path());
+    let run = RunId::random();
+    let mut ends = Vec::new();
+    for record in [
+        start(run),
+        metrics(run, 1),
+        Record::RunEnded {
+            run,
+            status: RunStatus::Finished,
+            end_time: 2,
+        },
+    ] {
+        journal.append(record).unwrap();
+        ends.push(usize::try_from(journal.end().position.offset).unwrap());
+    }
+    let mut whole = fs::read(segment::path(&journal.dir(), 1)).unwrap();
+    whole.truncate(ends[2] + 100);
+    let mut torn = whole.clone();
+    torn[ends[1]..ends[1] + 4].fill(0);
+    torn[ends[2] - 5..].fill(0);
+    let mut flipped = whole.clone();
+    flipped[ends[0] + 25] ^= 4;
+    let mut of_format_1 = whole.clone();
+    of_format_1[8] = 1;
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/segment");
+    for (name, bytes) in [
+        ("whole", whole),
+        ("torn", torn),
+        ("flipped", flipped),
+        ("of_format_1", of_format_1),
+        ("foreign", b"PK\x03\x04 is no journal".to_vec()),
+    ] {
+        fs::write(corpus.join(name), bytes).unwrap();
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_behind_a_header_are_read_to_the_end(
+        frames in proptest::collection::vec(0u8..4, 0..6),
+        noise in proptest::collection::vec((0usize..600, proptest::prelude::any::<u8>()), 0..12),
+        cut in 0usize..600,
+    ) {
+        let run = RunId::random();
+        let mut bytes = b"HEIMDALJ\x02\0\0\0".to_vec();
+        for (number, kind) in (0..).zip(frames) {
+            let mut buffer = Vec::new();
+            let mut draft = Draft::new(&mut buffer);
+            let record = if kind == 0 { start(run) } else { metrics(run, kind.into()) };
+            draft.push(&Entry { at: 1, record }).unwrap();
+            bytes.extend_from_slice(draft.sealed(number));
+        }
+        for (at, byte) in noise {
+            if let Some(hit) = bytes.get_mut(12 + at) {
+                *hit = byte;
+            }
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut).max(12));
+        read_bytes(&bytes).unwrap();
+    }
+}

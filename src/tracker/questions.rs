@@ -36,7 +36,7 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name, URI, description or tag MLflow would refuse; [`Error::Store`] when
-    /// the run does not exist or the registry fails; those of [`Tracker::flush`].
+    /// the run does not exist or the registry fails; [`Error::Store`] when the store takes nothing.
     pub fn register_model(
         &self,
         name: &str,
@@ -50,7 +50,7 @@ impl Tracker {
         let source = ModelSource::parse(uri)?;
         let description = registry::parse_description(description)?;
         let tags = tag_values("model version tag key", tags)?;
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let (source, run_id) = match source {
             ModelSource::Run { run_id, path } => {
                 let (store, id) = (Arc::clone(&self.store), run_id.clone());
@@ -102,9 +102,9 @@ impl Tracker {
     /// A run with its params, latest metrics and tags. Delivers first, then waits on the store.
     ///
     /// # Errors
-    /// [`Error::Store`] when there is no such run; those of [`Tracker::flush`].
+    /// [`Error::Store`] when there is no such run; [`Error::Store`] when the store takes nothing.
     pub fn run_info(&self, run_id: &str, keep_waiting: KeepWaiting<'_>) -> Result<RunInfo> {
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let (store, run_id) = (Arc::clone(&self.store), run_id.to_owned());
         self.ask(async move { store.run(&run_id).await }, keep_waiting)
     }
@@ -115,7 +115,7 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a filter or an order that MLflow would refuse; [`Error::Store`] for an experiment
-    /// that does not exist; those of [`Tracker::flush`].
+    /// that does not exist; [`Error::Store`] when the store takes nothing.
     pub fn search_runs(
         &self,
         search: &Search,
@@ -123,7 +123,7 @@ impl Tracker {
     ) -> Result<Vec<RunInfo>> {
         let filter = Filter::parse(&search.filter)?;
         let order_by = OrderBy::parse_all(&search.order_by)?;
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let store = Arc::clone(&self.store);
         let experiment_ids = match search.experiments.clone() {
             None => vec![self.experiment_id(keep_waiting)?],
@@ -197,7 +197,7 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Vec<MetricPoint>> {
         let key = Key::parse("metric key", key)?;
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let (store, run_id) = (Arc::clone(&self.store), run_id.to_owned());
         let history = async move { store.metric_history(&run_id, key.as_str()).await };
         self.ask(history, keep_waiting)
@@ -207,13 +207,13 @@ impl Tracker {
     /// store.
     ///
     /// # Errors
-    /// Those of [`Tracker::flush`] and of the store.
+    /// [`Error::Store`].
     pub fn experiments(
         &self,
         view: ViewType,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Vec<Experiment>> {
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let store = Arc::clone(&self.store);
         self.ask(async move { store.experiments(view).await }, keep_waiting)
     }
@@ -222,13 +222,13 @@ impl Tracker {
     /// Deleted ones are found, too. Delivers first, then waits on the store.
     ///
     /// # Errors
-    /// [`Error::Store`] when there is none; those of [`Tracker::flush`].
+    /// [`Error::Store`] when there is none; [`Error::Store`] when the store takes nothing.
     pub fn experiment(
         &self,
         name_or_id: Option<&str>,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Experiment> {
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let store = Arc::clone(&self.store);
         let own = match name_or_id {
             Some(_) => String::new(),
@@ -256,7 +256,7 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::RunActive`] for an active run of this tracker that is to be deleted; [`Error::Store`] when
-    /// there is no such run; those of [`Tracker::flush`].
+    /// there is no such run; [`Error::Store`] when the store takes nothing.
     pub fn set_run_stage(
         &self,
         run_id: &str,
@@ -274,7 +274,7 @@ impl Tracker {
             }
             lock(&self.session.started).remove(&id);
         }
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let (store, run_id) = (Arc::clone(&self.store), run_id.to_owned());
         self.ask(
             async move { store.set_run_stage(&run_id, stage).await },
@@ -287,7 +287,7 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::RunActive`] for the experiment that this tracker has an active run in; [`Error::Store`] when
-    /// there is no such experiment; those of [`Tracker::flush`].
+    /// there is no such experiment; [`Error::Store`] when the store takes nothing.
     pub fn set_experiment_stage(
         &self,
         name_or_id: &str,
@@ -326,7 +326,7 @@ impl Tracker {
     ) -> Result<Option<RunInfo>> {
         let metric = Key::parse("metric key", metric)?;
         let filter = Filter::parse(filter)?;
-        self.flush(None, keep_waiting)?;
+        self.settle(keep_waiting)?;
         let query = RunQuery {
             experiment_ids: vec![self.experiment_id(keep_waiting)?],
             filter,

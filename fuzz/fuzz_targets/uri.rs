@@ -1,0 +1,17 @@
+//! Any text as a URI: understood or refused, and no password in what is shown of it.
+#![no_main]
+
+use heimdall_tracking::config::{ArtifactUri, Destination, without_credentials};
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let _ = ArtifactUri::parse(text);
+    let _ = without_credentials(text);
+    let secret = format!("postgresql://user:hunter2-{}@host/db", text.len());
+    for uri in [text, &secret] {
+        let shown = match Destination::parse("URI", uri) {
+            Ok(destination) => destination.uri(),
+            Err(error) => error.to_string(),
+        };
+        assert!(!shown.contains("hunter2") || text.contains("hunter2"));
+    }
+});
