@@ -324,6 +324,12 @@ impl Tracker {
         self.settled.is_silent()
     }
 
+    /// Whether this is the rank 0 whose runs the other ranks record into.
+    pub fn leads(&self) -> bool {
+        let options = &self.settled.options;
+        options.rank == 0 && options.ranks == Ranks::All
+    }
+
     /// Whether this is a rank that records into the run of rank 0.
     pub fn attaches(&self) -> bool {
         let options = &self.settled.options;
@@ -1103,7 +1109,7 @@ pub fn terminate(grace: Duration) -> Vec<String> {
             }
         }
     }
-    told.extend(delivery::flush_all(grace));
+    told.extend(delivery::finish_while_recording(grace));
     told
 }
 

@@ -1,13 +1,32 @@
-"""Ranks of a distributed training: how those behind rank 0 come to know its run."""
+"""Ranks of a distributed training: how those behind rank 0 come to know its run.
+
+Rank 0 leaves the id of a run where the others look for it: in the key-value store that `torch.distributed` has,
+where that is initialised, and in a file beside the journals, whose name is that of the launch.
+"""
 
 from __future__ import annotations
 
+import atexit
+import hashlib
+import json
 import os
-from datetime import timedelta
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # Longest wait of a rank for rank 0 to start its run; it may have to load a dataset first.
-PATIENCE = timedelta(minutes=5)
+PATIENCE_S = 300.0
+# What names a launch: torchrun's and Lightning's variables, and Slurm's.
+LAUNCH = (
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+)
 
 _started = 0
 _attached = 0
@@ -19,6 +38,15 @@ def tell_other_ranks(run_id: str) -> None:
     store = _store()
     if store is not None:
         store.set(f"heimdall/run/{_started}", run_id)
+    file = _file(_started)
+    if file is not None:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = file.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps({"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid()}))
+            new.replace(file)
+            # Another launch of that name must not find it.
+            atexit.register(_remove, file, os.getpid())
     _started += 1
 
 
@@ -29,27 +57,63 @@ def run_of_rank_zero() -> str:
         RunStateError: Nothing says which run it is.
     """
     global _attached
-    store = _store()
-    if store is None:
-        run_id = os.environ.get("MLFLOW_RUN_ID")
-        if run_id:
-            return run_id
-        reason = "torch.distributed is not initialised"
-    else:
-        key = f"heimdall/run/{_attached}"
-        try:
-            store.wait([key], PATIENCE)
-            found: bytes = store.get(key)
-            _attached += 1
-            return found.decode()
-        except Exception as error:
-            reason = f"rank 0 has not started a run within {PATIENCE}: {error}"
     from .errors import RunStateError
 
-    raise RunStateError(
-        f"the run of rank 0 is not known here ({reason}): call torch.distributed.init_process_group() before "
-        "start_run(), or name the run by start_run(run_id=...) or MLFLOW_RUN_ID"
+    given = os.environ.get("MLFLOW_RUN_ID")
+    if given:
+        return given
+    hint = (
+        "call torch.distributed.init_process_group() before start_run(), or name the run by "
+        "start_run(run_id=...) or MLFLOW_RUN_ID"
     )
+    key, file = f"heimdall/run/{_attached}", _file(_attached)
+    if file is None and _store() is None:
+        raise RunStateError(f"nothing names the launch that rank 0 belongs to: {hint}")
+    give_up = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up:
+        store = _store()
+        run_id = None
+        if store is not None and store.check([key]):
+            run_id = store.get(key).decode()
+        run_id = run_id or _read(file)
+        if run_id is not None:
+            _attached += 1
+            return run_id
+        time.sleep(0.05)
+    raise RunStateError(f"rank 0 has not started a run within {PATIENCE_S:.0f} s: {hint}")
+
+
+def _file(number: int) -> Path | None:
+    """Return the file of the launch's run of that number, if anything names the launch."""
+    names = [f"{name}={os.environ[name]}" for name in LAUNCH if os.environ.get(name)]
+    if not names:
+        return None
+    launch = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return Path(os.environ.get("HEIMDALL_DIR") or ".heimdall") / "ranks" / f"{launch}-{number}.json"
+
+
+def _read(file: Path | None) -> str | None:
+    """Return the id in a file that the rank 0 of this launch has left, and no other before it."""
+    if file is None:
+        return None
+    try:
+        found = json.loads(file.read_text())
+        run_id: str = found["run_id"]
+        if found["host"] == socket.gethostname():
+            os.kill(found["pid"], 0)
+    except PermissionError:
+        return run_id
+    except (OSError, ValueError, KeyError):
+        return None
+    return run_id
+
+
+def _remove(file: Path, pid: int) -> None:
+    """Remove the file at the exit of the process that has made it."""
+    if os.getpid() == pid:
+        with suppress(OSError):
+            file.unlink()
+            file.parent.rmdir()
 
 
 def _store() -> Any:

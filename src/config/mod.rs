@@ -152,14 +152,9 @@ impl TrackerConfig {
             let mirror = Destination::parse("mirror URI", uri)?;
             // Twice the same would be twice the work for nothing.
             let is_known = mirrors.iter().any(|known| known.uri() == mirror.uri());
-            if mirror.uri() == tracking.uri() || is_known {
-                return Err(Error::configuration(
-                    "mirror URI",
-                    &mirror.uri(),
-                    "runs are recorded there already: name each destination once",
-                ));
+            if mirror.uri() != tracking.uri() && !is_known {
+                mirrors.push(mirror);
             }
-            mirrors.push(mirror);
         }
         let artifacts = given(&self.artifact_uri)
             .map(|uri| ArtifactUri::parse(&uri))

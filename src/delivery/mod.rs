@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     error::{Error, Result},
-    journal::{Appended, Journal, JournalConfig, frame::Draft},
+    journal::{Appended, Journal, JournalConfig, JournalError, frame::Draft, reader::Reader},
     record::Record,
     run::now_ms,
     store::TrackingStore,
@@ -47,6 +47,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(2);
 const ADOPT: Duration = Duration::from_secs(10);
 /// At the exit, a mirror that takes nothing is not waited for longer than this.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
+/// Before a signal ends the process, there is so much time at least for what was recorded last.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// Deliveries of this process that have not ended, so that its exit can wait for them.
 static LIVE: Mutex<Vec<Weak<Common>>> = Mutex::new(Vec::new());
@@ -69,7 +71,9 @@ struct Common {
     /// Nothing is tried: the journal is all there is.
     is_offline: bool,
     /// The user has been told that calls wait for room.
-    room_told: Mutex<bool>,
+    room_told: AtomicBool,
+    /// The user has been told that the journal's disk takes nothing.
+    disk_told: AtomicBool,
 }
 
 /// What one destination's worker and the callers both see.
@@ -156,16 +160,20 @@ impl Shared {
         Ok(true)
     }
 
-    fn status(&self, appended: u64) -> DestinationStatus {
+    fn status(&self, appended: u64, oldest: impl FnOnce() -> Option<i64>) -> DestinationStatus {
         let state = self.state().clone();
         let pending = appended.saturating_sub(state.delivered);
+        let oldest = match pending {
+            0 => None,
+            _ => state.oldest.or_else(oldest),
+        };
         DestinationStatus {
             uri: self.uri.clone(),
             pending,
             parked: state.parked,
             last_error: state.last_error,
             since: state.since,
-            oldest: state.oldest.filter(|_| pending > 0),
+            oldest,
         }
     }
 }
@@ -193,7 +201,15 @@ impl Common {
                 .map(|uri| Arc::new(Shared::new(uri)))
                 .collect(),
             is_offline,
-            room_told: Mutex::default(),
+            room_told: AtomicBool::new(false),
+            disk_told: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells the user, once until it is over, that the journal's disk takes nothing.
+    fn tell_disk(&self, text: String) {
+        if !self.disk_told.swap(true, Ordering::AcqRel) {
+            self.notices.tell(text);
         }
     }
 
@@ -225,6 +241,8 @@ impl Common {
         let (mut active, mut adopted) = (Instant::now(), Instant::now());
         loop {
             if let Some(told) = self.journal.maintain() {
+                self.disk_told
+                    .store(self.journal.trouble().is_some(), Ordering::Release);
                 self.notices.tell(told);
             }
             let appended = self.journal.appended();
@@ -303,15 +321,16 @@ impl Delivery {
         notices: Arc<Notices>,
     ) -> Self {
         let journal = Arc::new(Journal::create(config.clone()));
-        if let Some(error) = journal.trouble() {
-            notices.tell(format!(
+        let trouble = journal.trouble();
+        let common = Arc::new(Common::new(journal, &config, notices, stores.is_empty()));
+        if let Some(error) = trouble {
+            common.tell_disk(format!(
                 "tracking is degraded, training is not: the journal cannot be kept in {} ({error}); set \
                  HEIMDALL_DIR to a folder that can be written. Records are kept in memory until then; they are \
                  lost if this process dies before they are delivered",
                 config.heimdall_dir.display()
             ));
         }
-        let common = Arc::new(Common::new(journal, &config, notices, stores.is_empty()));
         let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|delivery| delivery.strong_count() > 0);
         live.push(Arc::downgrade(&common));
@@ -350,8 +369,7 @@ impl Delivery {
     /// # Errors
     /// Those of [`Journal::append`].
     pub fn accept(&self, record: Record) -> Result<()> {
-        self.accepted(self.journal().append(record)?);
-        Ok(())
+        self.accepted(self.journal().append(record))
     }
 
     /// Accepts records that belong together: all of them or, on an error, none.
@@ -359,8 +377,7 @@ impl Delivery {
     /// # Errors
     /// Those of [`Journal::append_all`].
     pub fn accept_all(&self, records: Vec<Record>) -> Result<()> {
-        self.accepted(self.journal().append_all(records)?);
-        Ok(())
+        self.accepted(self.journal().append_all(records))
     }
 
     /// Accepts a frame.
@@ -368,8 +385,7 @@ impl Delivery {
     /// # Errors
     /// Those of [`Journal::append_draft`].
     pub fn accept_draft(&self, draft: &mut Draft<'_>) -> Result<()> {
-        self.accepted(self.journal().append_draft(draft)?);
-        Ok(())
+        self.accepted(self.journal().append_draft(draft))
     }
 
     /// Accepts a record that must not wait for room: what it is about has been accepted before.
@@ -377,20 +393,12 @@ impl Delivery {
     /// # Errors
     /// [`crate::journal::JournalError::Encode`], [`crate::journal::JournalError::Sealed`].
     pub fn accept_beyond_limits(&self, record: Record) -> Result<()> {
-        self.accepted(self.journal().append_beyond_limits(record)?);
-        Ok(())
+        self.accepted(self.journal().append_beyond_limits(record))
     }
 
     /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
     pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
-        if !std::mem::replace(
-            &mut *self
-                .common
-                .room_told
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-            true,
-        ) {
+        if !self.common.room_told.swap(true, Ordering::AcqRel) {
             self.common.notices.tell(format!(
                 "the journal in {} is as large as it may get (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds \
                  is delivered",
@@ -417,14 +425,20 @@ impl Delivery {
         }
     }
 
-    fn accepted(&self, appended: Appended) {
-        if let Appended::InMemory(error) = appended {
-            self.common.notices.tell(format!(
+    fn accepted(&self, appended: std::result::Result<Appended, JournalError>) -> Result<()> {
+        if let Err(JournalError::Frozen) = appended {
+            loop {
+                std::thread::park();
+            }
+        }
+        if let Appended::InMemory(error) = appended? {
+            self.common.tell_disk(format!(
                 "tracking is degraded, training is not: the journal in {} cannot be written ({error}). \
                  Records are kept in memory until it can; they are lost if this process dies before",
                 self.journal().dir().display()
             ));
         }
+        Ok(())
     }
 
     /// Waits until the primary destination has everything accepted so far, and everything dead processes had left.
@@ -495,7 +509,10 @@ impl Delivery {
                 .common
                 .destinations
                 .iter()
-                .map(|shared| shared.status(end.appended))
+                .enumerate()
+                .map(|(place, shared)| {
+                    shared.status(end.appended, || Reader::oldest(&self.common.journal, place))
+                })
                 .collect(),
             journal: self.journal().dir(),
             journal_error: self.journal().trouble(),
@@ -523,21 +540,19 @@ pub(crate) fn forget_parent() {
 
 /// Records of this process that wait for the destination that is furthest behind.
 pub fn pending() -> u64 {
-    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
-    let live: Vec<Arc<Common>> = live.iter().filter_map(Weak::upgrade).collect();
-    live.iter()
+    live()
+        .iter()
         .filter(|it| !it.is_offline)
         .map(|it| it.pending())
         .sum()
 }
 
-/// Waits until all deliveries of this process have delivered what they have now. Returns what to tell the user.
-pub fn flush_all(timeout: Duration) -> Vec<String> {
-    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let live: Vec<Arc<Common>> = live.iter().filter_map(Weak::upgrade).collect();
+/// Waits, before a signal ends the process, until what it has recorded is delivered. Calls that record something are
+/// accepted meanwhile; at last no more of them return, and what is left goes out. Returns what to tell the user.
+pub fn finish_while_recording(grace: Duration) -> Vec<String> {
+    let live = live();
     let begun = Instant::now();
-    let until = begun.checked_add(timeout);
-    let mut told = Vec::new();
+    let until = begun.checked_add(grace);
     for delivery in live.iter().filter(|delivery| !delivery.is_offline) {
         let target = delivery.journal.appended();
         delivery.wake.notify_waiters();
@@ -546,12 +561,19 @@ pub fn flush_all(timeout: Duration) -> Vec<String> {
                 state.ended || state.delivered >= target || is_hopeless(place, state, begun)
             };
             let _ = shared.wait_for(until, &mut || true, over);
-            if shared.state().delivered < target {
-                told.push(left_behind(&shared.uri, &delivery.journal.dir()));
-            }
         }
     }
-    told
+    for delivery in &live {
+        delivery.journal.freeze();
+    }
+    let left = grace.saturating_sub(begun.elapsed());
+    finish(left.max(LAST_MOMENT.min(grace)), &mut || true)
+}
+
+/// The deliveries of this process that have not ended.
+fn live() -> Vec<Arc<Common>> {
+    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    live.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// Whether an exit waits in vain: a mirror that is down for a day must not hold it up; its part is in the journal.
@@ -570,8 +592,7 @@ fn left_behind(uri: &str, journal: &Path) -> String {
 /// Waits, at the end of the process, for all deliveries of it; what is not delivered in time stays in its
 /// journal for the next start. Returns what to tell the user.
 pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
-    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let live: Vec<Arc<Common>> = live.iter().filter_map(Weak::upgrade).collect();
+    let live = live();
     let begun = Instant::now();
     let until = begun.checked_add(timeout);
     for delivery in &live {

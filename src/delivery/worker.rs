@@ -155,8 +155,7 @@ impl Worker {
     fn tell_once(&mut self, error: &JournalError) {
         if !std::mem::replace(&mut self.told, true) {
             self.common
-                .notices
-                .tell(format!("tracking is degraded, training is not: {error}"));
+                .tell_disk(format!("tracking is degraded, training is not: {error}"));
         }
     }
 }

@@ -45,6 +45,11 @@ impl Ledger {
             .unwrap_or(u64::MAX)
     }
 
+    /// How far a destination has come.
+    pub fn place(&self, destination: usize) -> Option<Place> {
+        self.places().get(destination).copied()
+    }
+
     /// The least of all places.
     pub fn least(&self) -> Place {
         least(&self.places())

@@ -79,6 +79,9 @@ pub enum JournalError {
     /// Its tracker is closed.
     #[error("this tracker is closed: create a new one")]
     Sealed,
+    /// The process is about to die of a signal: the call must not return.
+    #[error("this process is about to end")]
+    Frozen,
     /// The record itself cannot be kept.
     #[error("the record cannot be journaled: {0}")]
     Encode(String),
@@ -201,6 +204,12 @@ impl JournalConfig {
     /// Most bytes in memory by default: 256 MiB.
     pub const MEMORY_LIMIT: usize = 256 << 20;
 
+    /// Bytes of its segments: some of them are within the limit.
+    fn segment_length(&self) -> u64 {
+        let (least, most) = segment::LENGTHS;
+        (self.disk_limit / 4).clamp(least, most)
+    }
+
     /// A journal for these destinations, otherwise as by default.
     pub fn new(heimdall_dir: &Path, destinations: Vec<String>) -> Self {
         Self {
@@ -256,6 +265,8 @@ struct Writer {
     /// When it was last looked whether the folder is there, and whether it was not.
     looked: Instant,
     is_lost: bool,
+    /// No call returns any more.
+    is_frozen: bool,
     /// What the disk answers while it takes nothing.
     trouble: Option<String>,
 }
@@ -321,6 +332,7 @@ impl Journal {
                 sealed: false,
                 looked: Instant::now(),
                 is_lost: false,
+                is_frozen: false,
                 trouble: None,
             }),
             room: Condvar::new(),
@@ -424,6 +436,9 @@ impl Journal {
         draft: &mut Draft<'_>,
         beyond_limits: bool,
     ) -> Result<Appended, JournalError> {
+        if writer.is_frozen {
+            return Err(JournalError::Frozen);
+        }
         if writer.sealed {
             return Err(JournalError::Sealed);
         }
@@ -510,7 +525,7 @@ impl Journal {
         // Two segments there may always be: one that is delivered and one that is written.
         if !beyond_limits
             && writer.segments.len() > 1
-            && self.on_disk(writer) + segment::LENGTH > self.config.disk_limit
+            && self.on_disk(writer) + self.config.segment_length() > self.config.disk_limit
         {
             return Err(NotWritten::Limit);
         }
@@ -518,7 +533,8 @@ impl Journal {
         let spare = spare.filter(|_| fs::rename(home.dir.join(segment::SPARE), &path).is_ok());
         let tail = match spare {
             Some(spare) => spare,
-            None => Tail::create(&path, least as u64).map_err(NotWritten::Io)?,
+            None => Tail::create(&path, self.config.segment_length(), least as u64)
+                .map_err(NotWritten::Io)?,
         };
         writer.segment += 1;
         writer.segments.insert(
@@ -561,7 +577,8 @@ impl Journal {
             let has_room = match writer.memory.is_empty() {
                 true => {
                     writer.segments.len() < 2
-                        || self.on_disk(&writer) + segment::LENGTH <= self.config.disk_limit
+                        || self.on_disk(&writer) + self.config.segment_length()
+                            <= self.config.disk_limit
                 }
                 false => writer.memory_bytes < self.config.memory_limit / 2,
             };
@@ -637,7 +654,7 @@ impl Journal {
         drop(writer);
         // Under a name of its own, as a caller may need the next segment while this one is made.
         if let Some(path) = ahead
-            && let Ok(spare) = Tail::create(&path, 0)
+            && let Ok(spare) = Tail::create(&path, self.config.segment_length(), 0)
         {
             spare.populate();
             let mut writer = self.writer();
@@ -656,7 +673,8 @@ impl Journal {
     /// Where the next segment is to be made, if it is time.
     fn wants_spare(&self, writer: &Writer) -> Option<PathBuf> {
         let (home, tail) = (writer.home.as_ref()?, writer.tail.as_ref()?);
-        let has_room = self.on_disk(writer) + segment::LENGTH <= self.config.disk_limit;
+        let has_room =
+            self.on_disk(writer) + self.config.segment_length() <= self.config.disk_limit;
         (writer.spare.is_none() && has_room && tail.offset() > tail.length() / 2)
             .then(|| home.dir.join(segment::SPARE))
     }
@@ -731,6 +749,11 @@ impl Journal {
         Ok(dir)
     }
 
+    /// Lets no call return any more: the process is about to die, and what a call has accepted is to be delivered.
+    pub(crate) fn freeze(&self) {
+        self.writer().is_frozen = true;
+    }
+
     /// Closes it for good, unless more than `appended` entries have come in.
     pub(crate) fn seal(&self, appended: u64) -> bool {
         let mut writer = self.writer();
@@ -743,7 +766,7 @@ impl Journal {
         let mut placed = Vec::new();
         let mut bytes = 0;
         for frame in &self.writer().memory {
-            if frame.number + frame.entries <= next || bytes > segment::LENGTH as usize {
+            if frame.number + frame.entries <= next || bytes > MAX_TOGETHER {
                 continue;
             }
             bytes += frame.frame.len();

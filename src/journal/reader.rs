@@ -62,6 +62,22 @@ impl Reader {
         Self::at(Source::Live(journal), destination, Progress::START)
     }
 
+    /// When the first record was recorded that a destination of this process' own journal does not have, in
+    /// milliseconds since 1970. Waits on the disk.
+    pub fn oldest(journal: &Arc<Journal>, destination: usize) -> Option<i64> {
+        let (position, next) = journal.ledger.place(destination)?;
+        let from = Progress {
+            position,
+            next,
+            ..Progress::START
+        };
+        let mut reader = Self::at(Source::Live(Arc::clone(journal)), destination, from);
+        reader.peeks = true;
+        let entries = reader.read(journal.end().position).ok()?.entries;
+        let first = entries.into_iter().chain(reader.in_memory()).next()?;
+        Some(first.entry.at)
+    }
+
     /// A reader of the journal in `dir`, whose process is dead, at its saved position.
     pub fn folder(dir: &Path, ledger: Arc<Ledger>, destination: usize) -> Self {
         let source = Source::Folder {

@@ -18,8 +18,8 @@ use super::{
 pub const HEADER_LEN: u64 = 12;
 /// Name of the next segment while it is not needed yet.
 pub const SPARE: &str = "spare";
-/// Bytes of a segment; one that must take a longer frame is longer.
-pub const LENGTH: u64 = 8 << 20;
+/// Bytes of a segment, at least and at most; one that must take a longer frame is longer.
+pub const LENGTHS: (u64, u64) = (1 << 14, 8 << 20);
 /// What is tried where the disk has no room for a whole one.
 const SHORT: [u64; 2] = [1 << 20, 1 << 17];
 
@@ -49,13 +49,15 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Creates an empty segment that can take at least `least` bytes of frames.
+    /// Creates an empty segment of `length` bytes, or less on a disk that is nearly full, that can take at least
+    /// `least` bytes of frames.
     ///
     /// # Errors
     /// Those of the file system, also when the segment is there already.
-    pub fn create(path: &Path, least: u64) -> io::Result<Self> {
+    pub fn create(path: &Path, length: u64, least: u64) -> io::Result<Self> {
         let least = least + HEADER_LEN;
-        let mut lengths = std::iter::once(LENGTH).chain(SHORT);
+        let shorter = SHORT.into_iter().filter(|short| *short < length);
+        let mut lengths = std::iter::once(length).chain(shorter);
         loop {
             let length = lengths.next().unwrap_or(least);
             let created = Self::try_create(path, length.max(least));
@@ -65,7 +67,7 @@ impl Tail {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
                 )
             });
-            if !is_full || length <= least.max(SHORT[1]) {
+            if !is_full || length <= least {
                 return created;
             }
         }

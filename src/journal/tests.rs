@@ -355,7 +355,7 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
 fn at_its_limits_a_journal_takes_no_more_until_something_is_delivered() {
     let dir = tempfile::tempdir().unwrap();
     let limits = JournalConfig {
-        disk_limit: 2 * segment::LENGTH,
+        disk_limit: 200_000,
         ..config(dir.path())
     };
     let journal = Arc::new(Journal::create(limits));

@@ -24,14 +24,10 @@ pub fn run_of_rank_zero(py: Python<'_>) -> PyResult<String> {
     ranks.call_method0("run_of_rank_zero")?.extract()
 }
 
-/// Tells the other ranks of a distributed training, where there are some, which run has started.
+/// Tells the other ranks of a distributed training which run has started.
 pub fn tell_other_ranks(py: Python<'_>, run_id: &str) -> PyResult<()> {
-    let modules = py.import("sys")?.getattr("modules")?;
-    // Whoever trains on several ranks has imported it.
-    if modules.contains("torch.distributed")? {
-        let ranks = py.import("heimdall_tracking._ranks")?;
-        ranks.call_method1("tell_other_ranks", (run_id,))?;
-    }
+    let ranks = py.import("heimdall_tracking._ranks")?;
+    ranks.call_method1("tell_other_ranks", (run_id,))?;
     Ok(())
 }
 

@@ -11,7 +11,21 @@ mod sync;
 mod tracker;
 mod values;
 
-use pyo3::prelude::*;
+use pyo3::{exceptions::PyImportError, prelude::*};
+
+/// What is static here belongs to one interpreter.
+fn check_interpreter() -> PyResult<()> {
+    // SAFETY: called while attached to the interpreter that imports, which both functions ask for nothing else than.
+    #[allow(unsafe_code)]
+    let id = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
+    if id == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "heimdall_tracking works in the main interpreter only, and this is a subinterpreter: import it in the main \
+         one, or in a process of its own",
+    ))
+}
 
 #[pymodule]
 mod _native {
@@ -29,6 +43,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods;
+        super::check_interpreter()?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

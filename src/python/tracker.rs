@@ -213,7 +213,7 @@ impl MLflowTracker {
                 tracker.start_run(&new, keep_waiting)
             })?
         };
-        if !tracker.attaches() && !tracker.is_silent() {
+        if tracker.leads() {
             caller::tell_other_ranks(py, &run.to_string())?;
         }
         self.tell_follower(py)?;

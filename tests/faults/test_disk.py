@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, wait_until
+from helpers import PATIENCE_S, clean_environment, contents, wait_until
 
 
 @pytest.fixture
@@ -140,15 +140,19 @@ def test_a_process_that_dies_on_a_full_disk_has_what_was_on_disk_before(
     assert tracker.get_run(run_id).status == "FAILED"
 
 
-def test_an_artifact_that_does_not_fit_raises_and_the_rest_goes_on(at_the_disk, uri, tmp_path):
+def test_an_artifact_that_does_not_fit_is_uploaded_from_where_it_is(at_the_disk, uri, db, tmp_path, caplog):
     (tmp_path / "weights").write_bytes(b"x" * 2_000_000)
-    tracker = MLflowTracker(uri, experiment_name="tests")
+    fill(at_the_disk)
+    tracker = MLflowTracker(uri, str(tmp_path / "artifacts"), experiment_name="tests")
     run_id = tracker.start_run()
-    with pytest.raises(OSError, match=r"copied|space"):
-        tracker.log_artifact(tmp_path / "weights")
+    tracker.log_artifact(tmp_path / "weights", "")
+    tracker.log_text("small", "small.txt")
     tracker.log_metrics({"loss": 1})
     tracker.flush(PATIENCE_S)
     assert tracker.get_run_info(run_id)["metrics"] == {"loss": 1.0}
+    found = contents(tmp_path / "artifacts" / run_id / "artifacts")
+    assert found == {"weights": b"x" * 2_000_000, "small.txt": b"small"}
+    assert any("weights" in text and "leave it there" in text for text in warnings_of(caplog))
 
 
 def test_a_full_disk_at_the_start_is_told_and_costs_nothing(at_the_disk, uri, caplog):

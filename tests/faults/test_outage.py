@@ -153,8 +153,10 @@ def test_a_run_without_its_store_exits_in_time_and_goes_out_with_the_next_start(
     assert "next start" in run.err
 
     absent.present()
-    MLflowTracker(absent.uri).flush(PATIENCE_S)
+    tracker = MLflowTracker(absent.uri)
+    tracker.flush(PATIENCE_S)
     check_one_run(absent, 100)
+    assert tracker.status().pending == 0
     assert len(list((heimdall_dir / "journal").iterdir())) == 1, "only the journal of the tracker that lives"
 
 

@@ -335,9 +335,9 @@ def steps_of(process: subprocess.Popen, at_least: int) -> str:
 
 
 def last_step(out: str) -> int:
-    """The last whole number of what a process had said."""
-    whole = out[: out.rindex("\n")].splitlines()
-    return int(whole[-1])
+    """The last whole number of what a process had said, 0 where that was read before."""
+    whole = out[: max(out.rfind("\n"), 0)].splitlines()
+    return int(whole[-1]) if whole else 0
 
 
 def test_ctrl_c_ends_the_run_within_a_step_as_killed_with_everything(uri, db, start_script):
