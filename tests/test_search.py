@@ -218,6 +218,11 @@ def test_the_first_of_many_runs_are_those_of_the_stock_client(store, values):
         for i, value in enumerate(values)
     ]
     experiment = logged(store, given_runs)
+    if store.uri.startswith("postgresql"):
+        # Of so few runs the planner would rather join them all.
+        no_joins = "options=-cenable_hashjoin%3Doff%20-cenable_mergejoin%3Doff"
+        tracker = MLflowTracker(f"{store.uri}?{no_joins}", experiment_name="first")
+        store = SimpleNamespace(uri=store.uri, stock=store.stock, tracker=tracker)
     for text, order, count in itertools.product(["", "tags.odd = '1'"], ["ASC", "DESC"], [1, 5, 50, 80, 200]):
         orders = [f"metrics.m {order}", "tags.odd DESC"]
         ours, theirs = both(store, experiment, text, orders, count)
