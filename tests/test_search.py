@@ -209,3 +209,21 @@ def test_an_arbitrary_filter_is_answered_as_the_stock_client_does_or_refused(sto
     # Blanks alone, which the stock client refuses, are as good as nothing.
     ours, theirs = both(store, store.arbitrary, text if text.strip() else "", [], 100)
     assert ours is None or ours == theirs
+
+
+@pytest.mark.parametrize("values", [[0.5] * 150, [i // 3 for i in range(150)], [math.nan] * 60 + [1, 2] * 45])
+def test_the_first_of_many_runs_are_those_of_the_stock_client(store, values):
+    given_runs = [
+        {"name": "a", "tags": {"odd": str(i % 2)}, "params": {}, "metrics": {"m": value}, "dataset": None}
+        for i, value in enumerate(values)
+    ]
+    experiment = logged(store, given_runs)
+    if store.uri.startswith("postgresql"):
+        # Of so few runs the planner would rather join them all.
+        no_joins = "options=-cenable_hashjoin%3Doff%20-cenable_mergejoin%3Doff"
+        tracker = MLflowTracker(f"{store.uri}?{no_joins}", experiment_name="first")
+        store = SimpleNamespace(uri=store.uri, stock=store.stock, tracker=tracker)
+    for text, order, count in itertools.product(["", "tags.odd = '1'"], ["ASC", "DESC"], [1, 5, 50, 80, 200]):
+        orders = [f"metrics.m {order}", "tags.odd DESC"]
+        ours, theirs = both(store, experiment, text, orders, count)
+        assert ours == theirs, (text, orders, count)

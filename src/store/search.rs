@@ -225,11 +225,15 @@ impl OrderBy {
 
     /// The order by a metric.
     pub fn metric(key: &str, ascending: bool) -> Self {
-        // A key has no quotes: they are not among the characters that MLflow takes. A server peels off one pair of
-        // them with the direction, and would lose a blank at the end of a key without a second pair.
         let direction = if ascending { "ASC" } else { "DESC" };
+        // A key has no quotes: they are not among the characters that MLflow takes. A server peels off one pair of
+        // them before it trims what is left, so a blank at the end needs a second pair.
+        let quoted = match key.ends_with(' ') {
+            true => format!("'`{key}`'"),
+            false => format!("`{key}`"),
+        };
         Self {
-            text: format!("metrics.'`{key}`' {direction}"),
+            text: format!("metrics.{quoted} {direction}"),
             field: Field::Metric(key.to_owned()),
             ascending,
         }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{Experiment, StoreError, TrackingStore, search::RunQuery};
@@ -37,6 +38,8 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_METRICS: usize = 1_000;
 const MAX_PARAMS_OR_TAGS: usize = 100;
 const MAX_BYTES: usize = 900_000;
+/// Requests that are on their way at a time.
+const TOGETHER: usize = 2;
 /// Entries of a page of an answer.
 const PAGE: usize = 1_000;
 const HISTORY_PAGE: usize = 25_000;
@@ -188,23 +191,12 @@ impl RestStore {
         for request in &requests {
             self.log_batch(&run_id, request).await?;
         }
-        for requests in together.chunks(2) {
-            match requests {
-                [first, second] => {
-                    futures_util::future::try_join(
-                        self.log_batch(&run_id, first),
-                        self.log_batch(&run_id, second),
-                    )
-                    .await?;
-                }
-                alone => {
-                    for request in alone {
-                        self.log_batch(&run_id, request).await?;
-                    }
-                }
-            }
-        }
-        Ok(())
+        let run_id = &run_id;
+        stream::iter(together)
+            .map(|request| async move { self.log_batch(run_id, &request).await })
+            .buffer_unordered(TOGETHER)
+            .try_collect::<()>()
+            .await
     }
 
     async fn log_batch(&self, run_id: &str, request: &Value) -> Result<(), StoreError> {

@@ -22,6 +22,9 @@ pub(super) enum Scope {
     /// The same, for PostgreSQL: the metric's values are sorted before any run is looked up, which is quick where
     /// most of them match and slow where few do.
     NumbersSortedFirst,
+    /// Of those, and by the same way, only runs that are sure to be before all others: of so many values those that
+    /// are better than the last.
+    FirstNumbers(usize),
 }
 
 /// Whether the runs at the top of a query's answer are those with the best numbers of a metric.
@@ -32,7 +35,15 @@ pub(super) fn is_by_metric(query: &RunQuery) -> bool {
 
 /// The statement that finds the runs of a query, in its order, as rows of [`RUN_COLUMNS`].
 pub(super) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Statement {
-    let mut statement = Statement::new(format!("SELECT {RUN_COLUMNS} FROM runs r"));
+    let mut statement = Statement::new("");
+    if let Scope::FirstNumbers(count) = scope
+        && let Some(order) = query.order_by.first()
+    {
+        statement.push("WITH first AS MATERIALIZED (");
+        push_sorted(&mut statement, order);
+        statement.push(&format!(" LIMIT {count}) "));
+    }
+    statement.push(&format!("SELECT {RUN_COLUMNS} FROM runs r"));
     for (number, order) in query.order_by.iter().enumerate() {
         let scope = if number == 0 { scope } else { Scope::Every };
         join_ordered(&mut statement, number, order, scope);
@@ -43,6 +54,16 @@ pub(super) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Sta
     for comparison in &query.filter.comparisons {
         statement.push(" AND ");
         push_condition(&mut statement, comparison, dialect);
+    }
+    if let Scope::FirstNumbers(count) = scope {
+        // Runs that are level with the last of the values may be missing among them.
+        let is_better = match query.order_by.first() {
+            Some(order) if !order.ascending => "> (SELECT min(value) FROM first)",
+            _ => "< (SELECT max(value) FROM first)",
+        };
+        statement.push(&format!(
+            " AND (o0.value {is_better} OR (SELECT count(*) FROM first) < {count})"
+        ));
     }
     statement.push(" ORDER BY ");
     for (number, order) in query.order_by.iter().enumerate() {
@@ -79,15 +100,25 @@ fn join_ordered(statement: &mut Statement, number: usize, order: &OrderBy, scope
             statement.push_bind(key.as_str());
         }
         Scope::NumbersSortedFirst => {
-            statement.push(&format!(
-                " JOIN (SELECT run_uuid, value FROM {table} WHERE NOT is_nan AND key = "
-            ));
-            statement.push_bind(key.as_str());
+            statement.push(" JOIN (");
+            push_sorted(statement, order);
             // OFFSET keeps the planner from merging this with the rest.
-            let direction = direction(order);
-            statement.push(&format!(" ORDER BY value {direction} OFFSET 0) {on}"));
+            statement.push(&format!(" OFFSET 0) {on}"));
+        }
+        Scope::FirstNumbers(_) => {
+            statement.push(&format!(" JOIN first {on}"));
         }
     }
+}
+
+/// The numbers of the metric that an order is by, sorted, with their runs.
+fn push_sorted(statement: &mut Statement, order: &OrderBy) {
+    let (Field::Metric(key) | Field::Param(key) | Field::Tag(key)) = &order.field else {
+        return;
+    };
+    statement.push("SELECT run_uuid, value FROM latest_metrics WHERE NOT is_nan AND key = ");
+    statement.push_bind(key.as_str());
+    statement.push(&format!(" ORDER BY value {}", direction(order)));
 }
 
 /// Values first, then (of metrics) NaN, then runs that have none, whichever way the values go.
