@@ -1,6 +1,6 @@
 """Ranks of a distributed training: how those behind rank 0 come to know its run.
 
-Rank 0 leaves the id of a run where the others look for it: in the key-value store that `torch.distributed` has,
+Rank 0 leaves the id of a run where the others look for it: in the key-value store of `torch.distributed`,
 where that is initialised, and in a file beside the journals, whose name is that of the launch.
 """
 

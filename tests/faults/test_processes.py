@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -143,7 +145,7 @@ def test_children_of_children_log_into_the_same_run(uri, db, run_script):
 def test_children_forked_while_other_threads_log_do_not_hang(uri, db, run_script):
     run = run_script(
         """
-        import os, sys, threading
+        import os, sys, threading, time
         from heimdall_tracking import MLflowTracker
         tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
         tracker.start_run("family")
@@ -154,6 +156,7 @@ def test_children_forked_while_other_threads_log_do_not_hang(uri, db, run_script
             while not stop.is_set():
                 tracker.log_metrics({f"thread{thread}": 1}, step=logged[thread])
                 logged[thread] += 1
+                time.sleep(0.0001)  # So that they do not log more than can be delivered at the exit.
 
         threads = [threading.Thread(target=log, args=[thread]) for thread in range(3)]
         [thread.start() for thread in threads]
@@ -187,12 +190,10 @@ def test_a_pool_of_processes_logs_everything(uri, db, tmp_path, method):
 
             def work(i):
                 if tracker is None:
-                    with MLflowTracker(sys.argv[1], experiment_name="tests").run(f"child {i}") as run:
-                        run.tracker if False else None
-                        own = MLflowTracker(sys.argv[1], experiment_name="tests")
-                        with own.run(f"work {i}"):
-                            own.log_metrics({"work": i}, step=i)
-                        own.flush()
+                    own = MLflowTracker(sys.argv[1], experiment_name="tests")
+                    with own.run(f"work {i}"):
+                        own.log_metrics({"work": i}, step=i)
+                    own.flush()
                 else:
                     tracker.log_metrics({"work": i}, step=i)
                 return i
@@ -316,8 +317,10 @@ BUSY = """
     from heimdall_tracking import MLflowTracker
 
     tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
-    print(tracker.start_run("busy"), flush=True)
+    tracker.start_run("busy")
     tracker.flush()
+    print("ready", flush=True)
+    sys.stdin.readline()
     step = 0
     while True:
         tracker.log_metrics({"loss": step}, step=step)
@@ -326,29 +329,28 @@ BUSY = """
 """
 
 
-def steps_of(process: subprocess.Popen, at_least: int) -> str:
-    """The run's id; the process has said that it made so many steps."""
-    run_id = process.stdout.readline().strip()
-    while int(process.stdout.readline()) < at_least:
-        pass
-    return run_id
-
-
-def last_step(out: str) -> int:
-    """The last whole number of what a process had said, 0 where that was read before."""
-    whole = out[: max(out.rfind("\n"), 0)].splitlines()
-    return int(whole[-1]) if whole else 0
+def logged_when(process: subprocess.Popen, at_least: int, end: Callable[[], object]) -> set[int]:
+    """The steps whose calls had returned in a process that is ended when it has made some."""
+    said = b""
+    while said.count(b"\n") <= at_least:
+        said += os.read(process.stdout.fileno(), 65536)
+    end()
+    # It waits while nobody reads.
+    while chunk := os.read(process.stdout.fileno(), 65536):
+        said += chunk
+    process.wait(PATIENCE_S)
+    # The last line may be torn.
+    return {int(line) - 1 for line in said.split(b"\n")[:-1] if line != b"ready"}
 
 
 def test_ctrl_c_ends_the_run_within_a_step_as_killed_with_everything(uri, db, start_script):
     process = start_script(BUSY, uri)
-    steps_of(process, 100)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    assert "KeyboardInterrupt" in err
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    logged = logged_when(process, 100, lambda: process.send_signal(signal.SIGINT))
+    assert "KeyboardInterrupt" in process.stderr.read()
     assert process.returncode in (130, -signal.SIGINT, 1)
-    found = {step for _, step in points(db, "loss")}
-    assert found >= set(range(last_step(out)))
+    assert {step for _, step in points(db, "loss")} >= logged
     assert rows(db, "SELECT status FROM runs") == [("KILLED",)]
 
 
@@ -356,12 +358,11 @@ def test_sigterm_delivers_everything_ends_the_run_as_killed_and_then_the_process
     uri, db, start_script, heimdall_dir
 ):
     process = start_script(BUSY, uri)
-    steps_of(process, 100)
-    process.terminate()
-    out, _ = process.communicate(timeout=PATIENCE_S)
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    logged = logged_when(process, 100, process.terminate)
     assert process.returncode == -signal.SIGTERM
-    found = {step for _, step in points(db, "loss")}
-    assert found >= set(range(last_step(out)))
+    assert {step for _, step in points(db, "loss")} >= logged
     ((status, ended),) = rows(db, "SELECT status, end_time FROM runs")
     assert status == "KILLED"
     assert ended is not None
@@ -370,16 +371,16 @@ def test_sigterm_delivers_everything_ends_the_run_as_killed_and_then_the_process
 
 def test_sigterm_waits_for_a_store_that_is_away_no_longer_than_the_grace(uri, db, locked, start_script):
     process = start_script(BUSY, uri, HEIMDALL_TERM_GRACE=0.3)
-    steps_of(process, 100)
+    assert os.read(process.stdout.fileno(), 6) == b"ready\n"
     with locked(db):
-        process.terminate()
+        process.stdin.write("go\n")
+        process.stdin.flush()
         # Still locked: only the grace can have ended it.
-        out, _ = process.communicate(timeout=PATIENCE_S)
+        logged = logged_when(process, 100, process.terminate)
     assert process.returncode == -signal.SIGTERM
     tracker = MLflowTracker(uri, experiment_name="tests")
     tracker.flush(PATIENCE_S)
-    found = {step for _, step in points(db, "loss")}
-    assert found >= set(range(last_step(out)))
+    assert {step for _, step in points(db, "loss")} >= logged
     assert rows(db, "SELECT status FROM runs") == [("KILLED",)]
 
 
@@ -489,11 +490,9 @@ def rank_variables(rank: int, port: int) -> dict[str, object]:
     }
 
 
-def run_ranks(start_script, uri: str, **variables: object) -> None:
+def run_ranks(start_script, uri: str) -> None:
     port = free_port()
-    processes = [
-        start_script(RANKED, uri, "RANK", **rank_variables(rank, port), **variables) for rank in range(2)
-    ]
+    processes = [start_script(RANKED, uri, "RANK", **rank_variables(rank, port)) for rank in range(2)]
     for process in processes:
         out, err = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, out) == (0, "checked\n"), err
@@ -507,13 +506,33 @@ def test_only_rank_zero_writes_the_run(uri, db, start_script):
     assert rows(db, "SELECT key FROM params") == [("lr/0",)]
 
 
-def test_all_ranks_write_the_same_run_where_that_is_asked_for(uri, db, start_script):
-    run_ranks(start_script, uri, HEIMDALL_RANKS="all")
+def test_a_rank_that_is_told_the_run_of_rank_zero_writes_it_too(uri, db, start_script):
+    code = """
+        import os, sys
+        from heimdall_tracking import MLflowTracker
+        rank = int(os.environ["RANK"])
+        tracker = MLflowTracker(sys.argv[1], experiment_name="tests", ranks="all")
+        print(tracker.start_run("ddp"), flush=True)
+        for step in range(50):
+            tracker.log_metrics({f"loss/{rank}": step}, step=step)
+        sys.stdin.readline()
+        tracker.end_run()
+    """
+    port = free_port()
+    first = start_script(code, uri, **rank_variables(0, port))
+    run_id = first.stdout.readline().strip()
+    second = start_script(code, uri, MLFLOW_RUN_ID=run_id, **rank_variables(1, port))
+    assert second.stdout.readline().strip() == run_id
+    _, err = second.communicate("end\n", timeout=PATIENCE_S)
+    assert second.returncode == 0, err
+    tracker = MLflowTracker(uri, experiment_name="tests")
+    assert tracker.get_run(run_id).status == "RUNNING"
+    _, err = first.communicate("end\n", timeout=PATIENCE_S)
+    assert first.returncode == 0, err
+    tracker.flush(PATIENCE_S)
     assert rows(db, "SELECT name, status FROM runs") == [("ddp", "FINISHED")]
     assert points(db, "loss") == [(f"loss/{rank}", step) for rank in range(2) for step in range(50)]
-    assert len(points(db, "shared")) == 100
-    tags = [key for (key,) in rows(db, "SELECT key FROM tags WHERE key LIKE 'heimdall.rank.%'")]
-    assert "heimdall.rank.1" in tags
+    assert "heimdall.rank.1" in tracker.get_run(run_id).tags
 
 
 @pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])
