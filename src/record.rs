@@ -124,6 +124,17 @@ pub enum Record {
         /// Where it goes, below the run's artifact URI.
         path: ArtifactPath,
     },
+    /// A run is about to be created at a server, which chooses its id; this is ours, which the server's run has as a
+    /// tag. Nothing to deliver; where the process dies before [`Record::RunNamed`], the run is found by it.
+    RunCreating {
+        /// Our id.
+        run: RunId,
+    },
+    /// That run has the server's id now, under which the other records have it.
+    RunNamed {
+        /// Our id.
+        run: RunId,
+    },
 }
 
 /// The beginning of a run.
@@ -157,9 +168,16 @@ impl Record {
             | Self::Input { run, .. }
             | Self::RunResumed { run }
             | Self::RunAttached { run }
+            | Self::RunCreating { run }
+            | Self::RunNamed { run }
             | Self::ArtifactInPlace { run, .. }
             | Self::ArtifactInline { run, .. } => *run,
         }
+    }
+
+    /// True for what is noted of a run's creation, under an id that the store may not know.
+    pub fn is_about_creation(&self) -> bool {
+        matches!(self, Self::RunCreating { .. } | Self::RunNamed { .. })
     }
 
     /// True for a file, which goes to the store of artifacts.
@@ -197,6 +215,8 @@ impl Record {
             Self::Input { dataset, .. } => format!("dataset {:?}", dataset.name),
             Self::RunResumed { .. } => "resumption of run".to_owned(),
             Self::RunAttached { .. } => "attachment to run".to_owned(),
+            Self::RunCreating { .. } => "creation of run".to_owned(),
+            Self::RunNamed { .. } => "id of run".to_owned(),
         }
     }
 }

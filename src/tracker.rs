@@ -51,6 +51,8 @@ const DEFAULT_TAGS: [(&str, &str); 3] = [
 
 /// Tag of a rank that records into the run of rank 0, before the rank.
 const RANK_TAG: &str = "heimdall.rank.";
+/// Largest file that is kept in memory while the disk takes no copy of it.
+const SMALL_FILE: u64 = 32 << 20;
 /// Points of one record, and params or tags: far below what a frame of the journal takes.
 const METRICS_OF_A_RECORD: usize = 10_000;
 const TEXTS_OF_A_RECORD: usize = 500;
@@ -254,11 +256,15 @@ impl Tracker {
             user: self.context.user.clone(),
             start_time: now_ms(),
         };
+        let mut ours = None;
         if let Destination::Server(_) = self.settled.tracking
             && let Some(delivery) = &self.session.delivery
             && self.store.is_open()
             && !delivery.is_troubled()
         {
+            // A process that dies in between leaves a run that is found by our id.
+            delivery.accept(Record::RunCreating { run: start.run })?;
+            ours = Some(start.run);
             let (store, begun, with) = (Arc::clone(&self.store), start.clone(), tags.clone());
             let created = async move { store.create_run(&begun, &with).await };
             match self.ask(created, keep_waiting) {
@@ -267,17 +273,25 @@ impl Tracker {
                 Err(Error::Store(error)) if error.is_transient() => {
                     delivery.tell_outage(&error.to_string());
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    delivery.accept_beyond_limits(Record::RunNamed { run: start.run })?;
+                    return Err(error);
+                }
             }
         }
         let id = start.run;
-        self.session.accept_all(vec![
+        let mut records = vec![
             Record::RunStarted(start),
             Record::Tags {
                 run: id,
                 values: tags,
             },
-        ])?;
+        ];
+        records.extend(
+            ours.filter(|ours| *ours != id)
+                .map(|run| Record::RunNamed { run }),
+        );
+        self.session.accept_all(records)?;
         lock(&self.session.started).insert(id);
         let observation = self.observe_start(id);
         lock(&self.session.active).push(ActiveRun {
@@ -715,6 +729,12 @@ impl Tracker {
                     staged: name,
                     path,
                     size,
+                },
+                Staged::Refused(_) if is_small(&file) => Record::ArtifactInline {
+                    run,
+                    content: fs::read(&file)
+                        .map_err(|source| JournalError::Stage { path: file, source })?,
+                    path,
                 },
                 Staged::Refused(error) => {
                     self.notices.tell(format!(
@@ -1172,6 +1192,11 @@ fn tag_values(
             Ok((Key::parse(what, &key)?, cut(value, MAX_TAG_VALUE_LENGTH)))
         })
         .collect()
+}
+
+/// Whether a file may be kept in memory while the disk takes no copy of it.
+fn is_small(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|metadata| metadata.len() <= SMALL_FILE)
 }
 
 /// The files below the last of `folders`, in order of their names, and where they go. The others are the

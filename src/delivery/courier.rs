@@ -192,7 +192,12 @@ impl Courier {
                     self.wait_out(&mut trouble, &error.into()).await?;
                 }
                 // A run that was deleted since needs no end.
-                Err(_) => break,
+                Err(StoreError::NotFound { .. } | StoreError::RunDeleted { .. }) => break,
+                Err(error) => {
+                    self.notices
+                        .tell(format!("run {run_id} cannot be marked FAILED: {error}"));
+                    break;
+                }
             }
         }
         self.trouble_over(&trouble);

@@ -1,7 +1,7 @@
-//! How records lie in a segment: marker, length, checksum, number, payload.
+//! How records lie in a segment: marker, checksum, length, number, payload.
 //!
 //! ```text
-//! frame = marker (4 bytes) length (u32 LE) crc32 (u32 LE, over length, number and payload)
+//! frame = marker (4 bytes) crc32 (u32 LE, over all that follows) length (u32 LE, of the payload)
 //!         number (u64 LE) payload
 //! ```
 //!
@@ -20,6 +20,8 @@ pub const MARKER_LEN: usize = 4;
 /// Longest payload that is written or believed.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
+/// Where what the checksum is of begins.
+const CHECKED: usize = 8;
 /// Not UTF-8 and not a small number, so it is rare in what people record.
 const MARKER: [u8; MARKER_LEN] = [0xF1, 0x4A, 0xC3, 0xD7];
 /// Place of `Record::Metrics` among the variants of a record.
@@ -107,10 +109,10 @@ impl<'a> Draft<'a> {
         let length = self.bytes.len() - HEADER_LEN;
         // `push` has refused longer ones.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        self.bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        self.bytes[8..12].copy_from_slice(&length.to_le_bytes());
         self.bytes[12..20].copy_from_slice(&number.to_le_bytes());
-        let crc = checksum(length, &self.bytes[12..]);
-        self.bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32fast::hash(&self.bytes[CHECKED..]);
+        self.bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         self.bytes
     }
 }
@@ -196,19 +198,19 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     let word = |at: usize| {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
-    let (length, crc) = (word(4), word(8));
+    let (crc, length) = (word(4), word(8));
     let number = u64::from(word(12)) | u64::from(word(16)) << 32;
     let total = HEADER_LEN + length as usize;
     if header[..MARKER_LEN] != MARKER || length as usize > MAX_PAYLOAD {
         return Decoded::Damaged(to_next_marker(bytes));
     }
-    let Some(numbered) = bytes.get(12..total) else {
+    let Some(checked) = bytes.get(CHECKED..total) else {
         return Decoded::Incomplete;
     };
-    if checksum(length, numbered) != crc {
+    if crc32fast::hash(checked) != crc {
         return Decoded::Damaged(to_next_marker(bytes));
     }
-    let mut payload = &numbered[HEADER_LEN - 12..];
+    let mut payload = &checked[HEADER_LEN - CHECKED..];
     let mut entries = Vec::with_capacity(1);
     while !payload.is_empty() {
         match postcard::take_from_bytes(payload) {
@@ -245,14 +247,6 @@ pub fn blank(bytes: &[u8]) -> usize {
 /// Whether bytes begin with a marker.
 pub fn has_marker(bytes: &[u8]) -> bool {
     bytes.starts_with(&MARKER)
-}
-
-/// Over the length and what follows the checksum itself.
-fn checksum(length: u32, numbered: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&length.to_le_bytes());
-    crc.update(numbered);
-    crc.finalize()
 }
 
 /// Distance to the next marker behind the first byte, or to the end.

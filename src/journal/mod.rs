@@ -147,10 +147,10 @@ impl Progress {
     pub fn observe(&mut self, entry: &Entry) {
         let run = entry.record.run().to_string();
         match &entry.record {
-            Record::RunStarted(_) | Record::RunResumed { .. } => {
+            Record::RunStarted(_) | Record::RunResumed { .. } | Record::RunCreating { .. } => {
                 self.open_runs.insert(run, entry.at);
             }
-            Record::RunEnded { .. } => {
+            Record::RunEnded { .. } | Record::RunNamed { .. } => {
                 self.open_runs.remove(&run);
             }
             _ => {
@@ -818,7 +818,7 @@ impl Journal {
     pub(crate) fn remove(&self) {
         let mut writer = self.writer();
         if let Some(home) = &writer.home {
-            let _ = fs::remove_dir_all(&home.dir);
+            remove(&home.dir);
         }
         writer.segments.clear();
     }
@@ -872,6 +872,16 @@ impl Home {
 /// Folder of the journals below `heimdall_dir`.
 pub fn root(heimdall_dir: &Path) -> PathBuf {
     heimdall_dir.join("journal")
+}
+
+/// Removes a journal's folder. It is hidden first, so that nobody finds half of it, whenever this process dies.
+pub(crate) fn remove(dir: &Path) {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = dir.with_file_name(format!(".{name}"));
+    let _ = match fs::rename(dir, &hidden) {
+        Ok(()) => fs::remove_dir_all(&hidden),
+        Err(_) => fs::remove_dir_all(dir),
+    };
 }
 
 /// Segment and offset in one word: a segment is shorter than 4 GiB, and there are fewer than 2^32.

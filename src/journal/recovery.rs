@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -17,6 +18,9 @@ use super::{
 pub const LOCK: &str = "lock";
 /// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
+
+/// A folder that is half made for so long is never finished.
+const HALF_MADE: Duration = Duration::from_secs(10);
 
 /// A journal whose process is gone, locked by this one.
 #[derive(Debug)]
@@ -44,7 +48,29 @@ impl Abandoned {
 
     /// Removes it.
     pub fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.dir);
+        super::remove(&self.dir);
+    }
+}
+
+/// Removes what is left of journals whose process died while it made or removed them: nothing in them is promised to
+/// anybody.
+fn sweep(heimdall_dir: &Path) {
+    let folders = fs::read_dir(root(heimdall_dir));
+    for folder in folders.into_iter().flatten().filter_map(Result::ok) {
+        let is_hidden = folder.file_name().as_encoded_bytes().starts_with(b".");
+        let dir = folder.path();
+        let is_old = folder
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > HALF_MADE));
+        // One without a manifest may be about to be locked by the process that makes it.
+        let is_dead = match File::open(dir.join(LOCK)) {
+            Ok(lock) => (is_old || dir.join(MANIFEST).exists()) && lock.try_lock().is_ok(),
+            Err(_) => is_old,
+        };
+        if is_hidden && is_dead {
+            let _ = fs::remove_dir_all(dir);
+        }
     }
 }
 
@@ -66,6 +92,7 @@ pub fn folders(heimdall_dir: &Path) -> Vec<PathBuf> {
 
 /// The journals below `heimdall_dir` whose processes are gone and that `wanted` wants, oldest first.
 pub fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec<Abandoned> {
+    sweep(heimdall_dir);
     folders(heimdall_dir)
         .iter()
         .filter_map(|dir| take(dir, &wanted))

@@ -660,6 +660,8 @@ impl RestStore {
             | Record::Params { .. }
             | Record::Tags { .. }
             | Record::RunAttached { .. }
+            | Record::RunCreating { .. }
+            | Record::RunNamed { .. }
             | Record::Artifact { .. }
             | Record::ArtifactInPlace { .. }
             | Record::ArtifactInline { .. } => Ok(()),

@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, TypeInfo,
     ValueRef,
+    pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
@@ -21,6 +22,8 @@ use crate::config::PostgresUri;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may say nothing while a statement waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// One connection writes while another one answers questions.
 const CONNECTIONS: u32 = 2;
 
@@ -323,15 +326,24 @@ impl Database {
         Ok(match self {
             // Immediate: one that first reads and then writes could find itself overtaken by another writer.
             Self::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
+            Self::Postgres(pool) => {
+                let mut session = Session::new(pool.acquire().await?);
+                session.run("BEGIN").await?;
+                Transaction::Postgres(session)
+            }
         })
     }
 
     pub async fn execute(&self, statement: Statement) -> Result<u64> {
-        Ok(match self {
-            Self::Sqlite(pool) => pool.execute(statement.sqlite()).await?.rows_affected(),
-            Self::Postgres(pool) => pool.execute(statement.postgres()).await?.rows_affected(),
-        })
+        match self {
+            Self::Sqlite(pool) => Ok(pool.execute(statement.sqlite()).await?.rows_affected()),
+            Self::Postgres(pool) => {
+                let mut session = Session::new(pool.acquire().await?);
+                let executed = session.execute(statement).await?;
+                session.release();
+                Ok(executed)
+            }
+        }
     }
 
     /// All rows, each turned into what is wanted of it as it comes.
@@ -349,21 +361,90 @@ impl Database {
                 }
             }
             Self::Postgres(pool) => {
-                let mut rows = pool.fetch(statement.postgres());
-                while let Some(row) = rows.try_next().await? {
-                    found.push(of_row(&Row::Postgres(row))?);
-                }
+                let mut session = Session::new(pool.acquire().await?);
+                session
+                    .fetch(statement, |row| {
+                        found.push(of_row(&row)?);
+                        Ok(())
+                    })
+                    .await?;
+                session.release();
             }
         }
         Ok(found)
     }
 }
 
+/// A connection to PostgreSQL for some statements. A server that says nothing for too long is given up with the
+/// connection, which is closed as well where the session ends before its [release](Session::release): the server
+/// rolls back then.
+#[derive(Debug)]
+pub(super) struct Session(Option<PoolConnection<Postgres>>);
+
+impl Session {
+    fn new(connection: PoolConnection<Postgres>) -> Self {
+        Self(Some(connection))
+    }
+
+    fn connection(&mut self) -> Result<&mut PgConnection> {
+        let connection = self.0.as_deref_mut();
+        connection.ok_or(sqlx::Error::PoolClosed)
+    }
+
+    async fn run(&mut self, sql: &'static str) -> Result<()> {
+        answered(self.connection()?.execute(sql)).await.map(|_| ())
+    }
+
+    async fn execute(&mut self, statement: Statement) -> Result<u64> {
+        let executed = answered(self.connection()?.execute(statement.postgres())).await?;
+        Ok(executed.rows_affected())
+    }
+
+    async fn fetch(
+        &mut self,
+        statement: Statement,
+        mut each: impl FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        let mut rows = self.connection()?.fetch(statement.postgres());
+        while let Some(row) = answered(rows.try_next()).await? {
+            each(Row::Postgres(row))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the connection back for others to use.
+    fn release(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Not given back: whoever was given it would wait for what this one has left there.
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// An answer of a server, waited for as long as one may take.
+async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let in_time = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    in_time.unwrap_or_else(|_| {
+        let seconds = ANSWER_TIMEOUT.as_secs();
+        let reason = format!("the server has not answered for {seconds} s");
+        Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            reason,
+        )))
+    })
+}
+
 /// A transaction; dropped without [`Transaction::commit`] it has changed nothing.
 #[derive(Debug)]
 pub(super) enum Transaction {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    Postgres(Session),
 }
 
 impl Transaction {
@@ -375,10 +456,10 @@ impl Transaction {
     }
 
     pub async fn execute(&mut self, statement: Statement) -> Result<u64> {
-        Ok(match self {
-            Self::Sqlite(tx) => tx.execute(statement.sqlite()).await?.rows_affected(),
-            Self::Postgres(tx) => tx.execute(statement.postgres()).await?.rows_affected(),
-        })
+        match self {
+            Self::Sqlite(tx) => Ok(tx.execute(statement.sqlite()).await?.rows_affected()),
+            Self::Postgres(session) => session.execute(statement).await,
+        }
     }
 
     pub async fn fetch<T>(
@@ -386,48 +467,70 @@ impl Transaction {
         statement: Statement,
         of_row: impl Fn(&Row) -> Result<T>,
     ) -> Result<Vec<T>> {
-        Ok(match self {
+        match self {
             Self::Sqlite(tx) => {
                 let rows = tx.fetch_all(statement.sqlite()).await?;
                 rows.into_iter()
                     .map(|row| of_row(&Row::Sqlite(row)))
-                    .collect::<Result<_>>()?
+                    .collect()
             }
-            Self::Postgres(tx) => {
-                let rows = tx.fetch_all(statement.postgres()).await?;
-                rows.into_iter()
-                    .map(|row| of_row(&Row::Postgres(row)))
-                    .collect::<Result<_>>()?
+            Self::Postgres(session) => {
+                let mut found = Vec::new();
+                session
+                    .fetch(statement, |row| {
+                        found.push(of_row(&row)?);
+                        Ok(())
+                    })
+                    .await?;
+                Ok(found)
             }
-        })
+        }
     }
 
     /// Copies rows into a table of PostgreSQL; false, and nothing copied, where one of them is there already.
     pub async fn copy(&mut self, copy: &str, rows: copy::Rows) -> Result<bool> {
-        let Self::Postgres(tx) = self else {
+        let Self::Postgres(session) = self else {
             return Ok(false);
         };
         // A COPY that fails would take the transaction with it.
-        let mut savepoint = tx.begin().await?;
-        let mut copying = savepoint.copy_in_raw(copy).await?;
-        copying.send(rows.finish()).await?;
-        match copying.finish().await {
+        session.run("SAVEPOINT points").await?;
+        let mut copying = answered(session.connection()?.copy_in_raw(copy)).await?;
+        answered(copying.send(rows.finish())).await?;
+        match answered(copying.finish()).await {
             Ok(_) => {
-                savepoint.commit().await?;
+                session.run("RELEASE SAVEPOINT points").await?;
                 Ok(true)
             }
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                savepoint.rollback().await?;
+                session.run("ROLLBACK TO SAVEPOINT points").await?;
                 Ok(false)
             }
             Err(error) => Err(error),
         }
     }
 
+    /// Undoes what it has done, and keeps the connection where that works.
+    pub async fn rollback(self) {
+        match self {
+            Self::Sqlite(tx) => {
+                let _ = tx.rollback().await;
+            }
+            Self::Postgres(mut session) => {
+                if session.run("ROLLBACK").await.is_ok() {
+                    session.release();
+                }
+            }
+        }
+    }
+
     pub async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(tx) => tx.commit().await,
-            Self::Postgres(tx) => tx.commit().await,
+            Self::Postgres(mut session) => {
+                session.run("COMMIT").await?;
+                session.release();
+                Ok(())
+            }
         }
     }
 }

@@ -57,18 +57,37 @@ type Points<'a> = Vec<(RunId, &'a Key, Point)>;
 impl SqlStore {
     pub(super) async fn write_batch(&self, records: &[&Record]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        for record in records {
-            if let Record::RunStarted(start) = record {
-                self.start_run(&mut tx, start).await?;
+        match self.write_in(&mut tx, records).await {
+            Ok(()) => self.commit(tx).await,
+            Err(error) => {
+                // What does not answer is not asked to forget, either.
+                if !error.is_transient() {
+                    tx.rollback().await;
+                }
+                Err(error)
             }
         }
-        let runs: BTreeSet<RunId> = records.iter().map(|record| record.run()).collect();
-        self.check_writable(&mut tx, &runs).await?;
+    }
+
+    async fn write_in(&self, tx: &mut Transaction, records: &[&Record]) -> Result<(), StoreError> {
+        for record in records {
+            if let Record::RunStarted(start) = record {
+                self.start_run(tx, start).await?;
+            }
+        }
+        let runs: BTreeSet<RunId> = records
+            .iter()
+            .filter(|record| !record.is_about_creation())
+            .map(|record| record.run())
+            .collect();
+        self.check_writable(tx, &runs).await?;
         let mut points: Points<'_> = Vec::new();
         for record in records {
             match record {
                 Record::RunStarted(_)
                 | Record::RunAttached { .. }
+                | Record::RunCreating { .. }
+                | Record::RunNamed { .. }
                 | Record::Artifact { .. }
                 | Record::ArtifactInPlace { .. }
                 | Record::ArtifactInline { .. } => {}
@@ -82,16 +101,16 @@ impl SqlStore {
                         .iter()
                         .map(|(key, value)| (*run, key, Point::new(*step, *timestamp, *value))),
                 ),
-                Record::Params { run, values } => self.write_params(&mut tx, *run, values).await?,
-                Record::Tags { run, values } => self.write_tags(&mut tx, *run, values).await?,
+                Record::Params { run, values } => self.write_params(tx, *run, values).await?,
+                Record::Tags { run, values } => self.write_tags(tx, *run, values).await?,
                 Record::TagDeleted { run, key } => {
                     let delete =
                         Statement::new("DELETE FROM tags WHERE key = $1 AND run_uuid = $2")
                             .bind(key.as_str())
                             .bind(run.to_string());
-                    self.execute(&mut tx, delete).await?;
+                    self.execute(tx, delete).await?;
                 }
-                Record::Input { run, dataset } => self.write_input(&mut tx, *run, dataset).await?,
+                Record::Input { run, dataset } => self.write_input(tx, *run, dataset).await?,
                 Record::RunEnded {
                     run,
                     status,
@@ -103,18 +122,17 @@ impl SqlStore {
                     .bind(status.as_str())
                     .bind(*end_time)
                     .bind(run.to_string());
-                    self.execute(&mut tx, end).await?;
+                    self.execute(tx, end).await?;
                 }
                 Record::RunResumed { run } => {
                     let resume =
                         Statement::new("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = $1")
                             .bind(run.to_string());
-                    self.execute(&mut tx, resume).await?;
+                    self.execute(tx, resume).await?;
                 }
             }
         }
-        self.write_points(&mut tx, points).await?;
-        self.commit(tx).await
+        self.write_points(tx, points).await
     }
 
     pub(super) async fn fail_open_run(
