@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc' -not -name '*.so')
 TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: help setup demo ui test test-rust test-python test-compat test-kills lint format bench clean
+.PHONY: help setup demo ui test test-rust test-python test-compat test-kills fuzz lint format bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,14 @@ test-compat: setup $(STAMPS)/dev  ## Try every MLflow release that is supported,
 
 test-kills: setup $(STAMPS)/dev  ## Kill a logging process 2,000 times and count what is lost; HEIMDALL_KILLS says how often
 	python tests/faults/kills.py
+
+# Sanitizers are unstable options, which a stable compiler takes only so.
+fuzz: export RUSTC_BOOTSTRAP := 1
+fuzz:  ## Feed the parsers with random bytes, each for a minute; FUZZ_SECONDS says how long
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	set -e; targets=$$(cargo fuzz list); for target in $$targets; do \
+		cargo fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),60); \
+	done
 
 lint: setup $(STAMPS)/dev  ## Check format, clippy, ruff, types, licences and advisories
 	cargo fmt --all --check
