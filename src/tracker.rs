@@ -25,7 +25,7 @@ use crate::{
     },
     error::{Error, Result},
     journal::{
-        JournalConfig, JournalError,
+        Journal, JournalConfig, JournalError,
         frame::{Draft, MetricsDraft},
         staging::Staged,
     },
@@ -263,7 +263,7 @@ impl Tracker {
             && !delivery.is_troubled()
         {
             // A process that dies in between leaves a run that is found by our id.
-            delivery.accept(Record::RunCreating { run: start.run })?;
+            delivery.accept_beyond_limits(Record::RunCreating { run: start.run })?;
             ours = Some(start.run);
             let (store, begun, with) = (Arc::clone(&self.store), start.clone(), tags.clone());
             let created = async move { store.create_run(&begun, &with).await };
@@ -291,7 +291,10 @@ impl Tracker {
             ours.filter(|ours| *ours != id)
                 .map(|run| Record::RunNamed { run }),
         );
-        self.session.accept_all(records)?;
+        if let Some(delivery) = &self.session.delivery {
+            // The store may have it already.
+            delivery.accept_all_beyond_limits(records)?;
+        }
         lock(&self.session.started).insert(id);
         let observation = self.observe_start(id);
         lock(&self.session.active).push(ActiveRun {
@@ -710,20 +713,34 @@ impl Tracker {
         };
         let journal = delivery.journal();
         let mut records: Vec<Record> = Vec::with_capacity(files.len());
-        for (file, path) in files {
-            let staged = match journal.stage_file(&file) {
-                Ok(staged) => staged,
-                Err(error) => {
-                    // All of a folder or nothing of it.
-                    for record in &records {
-                        if let Record::Artifact { staged, size, .. } = record {
-                            journal.discard(staged, *size);
-                        }
-                    }
-                    return Err(error.into());
+        let staged = files
+            .into_iter()
+            .try_for_each(|(file, path)| self.stage(journal, run, file, path, &mut records));
+        if let Err(error) = staged {
+            // All of a folder or nothing of it.
+            for record in &records {
+                if let Record::Artifact { staged, size, .. } = record {
+                    journal.discard(staged, *size);
                 }
-            };
-            records.push(match staged {
+            }
+            return Err(error);
+        }
+        for record in records {
+            delivery.accept_beyond_limits(record)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a file of the caller's as it is now, and adds its record.
+    fn stage(
+        &self,
+        journal: &Journal,
+        run: RunId,
+        file: PathBuf,
+        path: ArtifactPath,
+        records: &mut Vec<Record>,
+    ) -> Result<()> {
+        records.push(match journal.stage_file(&file)? {
                 Staged::Copied { name, size } => Record::Artifact {
                     run,
                     staged: name,
@@ -748,11 +765,7 @@ impl Tracker {
                         path,
                     }
                 }
-            });
-        }
-        for record in records {
-            delivery.accept_beyond_limits(record)?;
-        }
+        });
         Ok(())
     }
 
@@ -802,6 +815,17 @@ impl Tracker {
     /// How delivery stands; none on a rank that records nothing.
     pub fn status(&self) -> Option<Status> {
         self.session.delivery.as_ref().map(Delivery::status)
+    }
+
+    /// That the journal has room for a run to begin.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`].
+    pub fn has_room(&self) -> Result<()> {
+        match &self.session.delivery {
+            Some(delivery) => Ok(delivery.journal().check_room()?),
+            None => Ok(()),
+        }
     }
 
     /// Waits until the journal has room for more; false when `keep_waiting` says to stop.

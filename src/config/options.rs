@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use crate::{
     error::Error,
     journal::{Durability, JournalConfig},
+    signals,
 };
 
 /// Whether stores are talked to.
@@ -90,6 +91,8 @@ pub struct Options {
     pub durability: Durability,
     /// Longest wait for the stores at construction.
     pub connect_timeout: Duration,
+    /// Longest wait for delivery after a SIGTERM.
+    pub term_grace: Duration,
     /// Most bytes of the journal on the disk.
     pub journal_limit: u64,
     /// Most bytes of the journal in memory while the disk takes nothing.
@@ -105,6 +108,7 @@ impl Default for Options {
             rank: 0,
             durability: Durability::default(),
             connect_timeout: Duration::from_secs(5),
+            term_grace: signals::DEFAULT_GRACE,
             journal_limit: JournalConfig::DISK_LIMIT,
             memory_limit: JournalConfig::MEMORY_LIMIT,
         }
@@ -151,7 +155,12 @@ impl Options {
                 .map(str::to_owned)
                 .collect()
         });
-        let connect_timeout = number("HEIMDALL_CONNECT_TIMEOUT", &set)?;
+        let seconds = |name, default: Duration| {
+            let given = number(name, &set)?;
+            Ok::<_, Error>(given.map_or(default, |seconds| {
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+            }))
+        };
         Ok(Self {
             mode: word(given.mode.or_else(|| set("HEIMDALL_MODE")))?.unwrap_or_default(),
             mirrors,
@@ -159,9 +168,8 @@ impl Options {
             rank: rank(&set),
             durability: word(given.durability.or_else(|| set("HEIMDALL_DURABILITY")))?
                 .unwrap_or_default(),
-            connect_timeout: connect_timeout.map_or(defaults.connect_timeout, |seconds: f64| {
-                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-            }),
+            connect_timeout: seconds("HEIMDALL_CONNECT_TIMEOUT", defaults.connect_timeout)?,
+            term_grace: seconds("HEIMDALL_TERM_GRACE", defaults.term_grace)?,
             journal_limit: number("HEIMDALL_JOURNAL_LIMIT", &set)?
                 .map_or(defaults.journal_limit, |bytes: f64| bytes as u64),
             memory_limit: number("HEIMDALL_MEMORY_LIMIT", &set)?
@@ -251,6 +259,7 @@ mod tests {
             ("HEIMDALL_RANKS", "1"),
             ("HEIMDALL_DURABILITY", "high"),
             ("HEIMDALL_CONNECT_TIMEOUT", "soon"),
+            ("HEIMDALL_TERM_GRACE", "none"),
             ("HEIMDALL_JOURNAL_LIMIT", "-1"),
         ] {
             let error = options(GivenOptions::default(), &[variable]).unwrap_err();

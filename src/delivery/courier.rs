@@ -91,8 +91,8 @@ pub(super) struct Courier {
     notices: Arc<Notices>,
     deadline: watch::Sender<bool>,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
-    /// Runs that other processes have started, and since when they are waited for.
-    attached: HashMap<RunId, Instant>,
+    /// Runs that other processes have started, and since when the store has said that they are not there.
+    attached: HashMap<RunId, Option<Instant>>,
     /// Records of dead processes that were delivered or parked.
     pub recovered: Arc<AtomicU64>,
 }
@@ -213,7 +213,7 @@ impl Courier {
     ) -> Result<(), Closing> {
         for placed in entries {
             if let Record::RunAttached { run } = placed.entry.record {
-                self.attached.entry(run).or_insert_with(Instant::now);
+                self.attached.entry(run).or_default();
             }
         }
         let oldest = entries.first().map(|placed| placed.entry.at);
@@ -269,12 +269,18 @@ impl Courier {
     }
 
     /// Whether a run is not there only because the process that has started it has not delivered that yet.
-    fn is_early(&self, failure: &Failure, group: &[Placed]) -> bool {
-        let is_attached = |placed: &Placed| {
-            let since = self.attached.get(&placed.entry.record.run());
-            since.is_some_and(|since| since.elapsed() < ATTACHED_PATIENCE)
-        };
-        failure.is_not_found() && group.iter().any(is_attached)
+    fn is_early(&mut self, failure: &Failure, group: &[Placed]) -> bool {
+        if !failure.is_not_found() {
+            return false;
+        }
+        let mut is_early = false;
+        for placed in group {
+            if let Some(since) = self.attached.get_mut(&placed.entry.record.run()) {
+                let since = since.get_or_insert_with(Instant::now);
+                is_early |= since.elapsed() < ATTACHED_PATIENCE;
+            }
+        }
+        is_early
     }
 
     async fn put(&mut self, reader: &Reader, record: &Record) -> Result<(), Failure> {

@@ -396,6 +396,14 @@ impl Delivery {
         self.accepted(self.journal().append_beyond_limits(record))
     }
 
+    /// Accepts records that belong together and must not wait for room.
+    ///
+    /// # Errors
+    /// [`JournalError::Encode`], [`JournalError::Sealed`].
+    pub fn accept_all_beyond_limits(&self, records: Vec<Record>) -> Result<()> {
+        self.accepted(self.journal().append_all_beyond_limits(records))
+    }
+
     /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
     pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
         if !self.common.room_told.swap(true, Ordering::AcqRel) {

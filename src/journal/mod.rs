@@ -52,6 +52,8 @@ use segment::Tail;
 pub const FORMAT_VERSION: u32 = 2;
 /// Entries that belong together are in one frame up to this many bytes.
 const MAX_TOGETHER: usize = 16 << 20;
+/// Bytes that the beginning of a run may take.
+const MANY: usize = 4096;
 /// How often a caller that waits for room looks whether it should go on waiting.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often it is looked whether the journal's folder is there.
@@ -383,13 +385,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Encode`], [`JournalError::Sealed`].
     pub fn append_beyond_limits(&self, record: Record) -> Result<Appended, JournalError> {
-        let mut buffer = Vec::with_capacity(256);
-        let mut draft = Draft::new(&mut buffer);
-        let at = now_ms();
-        draft
-            .push(&Entry { at, record })
-            .map_err(JournalError::Encode)?;
-        self.append_to(&mut self.writer(), &mut draft, true)
+        self.append_together(vec![record], true)
     }
 
     /// Appends records that belong together: after a kill all of them are there or none, up to some megabytes.
@@ -397,6 +393,22 @@ impl Journal {
     /// # Errors
     /// Those of [`Journal::append`]; none of them is kept then.
     pub fn append_all(&self, records: Vec<Record>) -> Result<Appended, JournalError> {
+        self.append_together(records, false)
+    }
+
+    /// Appends records that belong together, beyond the limits: what they are about has been taken before.
+    ///
+    /// # Errors
+    /// [`JournalError::Encode`], [`JournalError::Sealed`].
+    pub fn append_all_beyond_limits(&self, records: Vec<Record>) -> Result<Appended, JournalError> {
+        self.append_together(records, true)
+    }
+
+    fn append_together(
+        &self,
+        records: Vec<Record>,
+        beyond_limits: bool,
+    ) -> Result<Appended, JournalError> {
         let at = now_ms();
         let mut frames: Vec<(Vec<u8>, u32)> = Vec::with_capacity(1);
         let mut buffer = Vec::with_capacity(256);
@@ -417,7 +429,7 @@ impl Journal {
         for (place, (mut bytes, entries)) in frames.into_iter().enumerate() {
             // What follows the first frame belongs to it, and is taken beyond the limits.
             let mut draft = Draft::of(&mut bytes, entries);
-            appended = self.append_to(&mut writer, &mut draft, place > 0)?;
+            appended = self.append_to(&mut writer, &mut draft, beyond_limits || place > 0)?;
         }
         Ok(appended)
     }
@@ -536,6 +548,10 @@ impl Journal {
             None => Tail::create(&path, self.config.segment_length(), least as u64)
                 .map_err(NotWritten::Io)?,
         };
+        if self.config.durability == Durability::Power {
+            let synced = tail.file().sync_all().and_then(|()| sync_folder(&home.dir));
+            synced.map_err(NotWritten::Io)?;
+        }
         writer.segment += 1;
         writer.segments.insert(
             writer.segment,
@@ -570,18 +586,32 @@ impl Journal {
         self.appended.load(Ordering::SeqCst)
     }
 
+    fn has_room(&self, writer: &Writer) -> bool {
+        if !writer.memory.is_empty() {
+            return writer.memory_bytes < self.config.memory_limit / 2;
+        }
+        writer.segments.len() < 2
+            || self.on_disk(writer) + self.config.segment_length() <= self.config.disk_limit
+    }
+
+    /// That there is room for more.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`].
+    pub fn check_room(&self) -> Result<(), JournalError> {
+        let writer = self.writer();
+        let fits = writer.tail.as_ref().is_some_and(|tail| tail.takes(MANY));
+        match fits || self.has_room(&writer) {
+            true => Ok(()),
+            false => Err(self.no_room(&writer)),
+        }
+    }
+
     /// Waits until there is room for more, which delivery makes; false when `keep_waiting` says to stop.
     pub fn wait_for_room(&self, keep_waiting: &mut dyn FnMut() -> bool) -> bool {
         let mut writer = self.writer();
         loop {
-            let has_room = match writer.memory.is_empty() {
-                true => {
-                    writer.segments.len() < 2
-                        || self.on_disk(&writer) + self.config.segment_length()
-                            <= self.config.disk_limit
-                }
-                false => writer.memory_bytes < self.config.memory_limit / 2,
-            };
+            let has_room = self.has_room(&writer);
             if has_room || writer.sealed {
                 return true;
             }
@@ -845,13 +875,20 @@ impl Home {
             pid,
             created,
         };
-        fs::write(
-            hidden.join(recovery::MANIFEST),
-            serde_json::to_vec_pretty(&manifest)?,
-        )?;
+        let mut file = File::create_new(hidden.join(recovery::MANIFEST))?;
+        file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
         fs::create_dir(staging::folder(&hidden))?;
         let dir = root.join(name);
+        if config.durability == Durability::Power {
+            file.sync_all()?;
+            sync_folder(&hidden)?;
+        }
         fs::rename(&hidden, &dir)?;
+        if config.durability == Durability::Power {
+            for folder in [&root, &config.heimdall_dir] {
+                sync_folder(folder)?;
+            }
+        }
         Ok(Self { dir, lock })
     }
 
@@ -874,10 +911,15 @@ pub fn root(heimdall_dir: &Path) -> PathBuf {
     heimdall_dir.join("journal")
 }
 
+/// Waits until the names in a folder are on the disk.
+fn sync_folder(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 /// Removes a journal's folder. It is hidden first, so that nobody finds half of it, whenever this process dies.
 pub(crate) fn remove(dir: &Path) {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = dir.with_file_name(format!(".{name}"));
+    let hidden = dir.with_file_name(format!("{}{name}", recovery::GONE));
     let _ = match fs::rename(dir, &hidden) {
         Ok(()) => fs::remove_dir_all(&hidden),
         Err(_) => fs::remove_dir_all(dir),

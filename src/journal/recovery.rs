@@ -19,6 +19,8 @@ pub const LOCK: &str = "lock";
 /// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
 
+/// How the name of a journal begins that is being removed.
+pub const GONE: &str = ".gone-";
 /// A folder that is half made for so long is never finished.
 const HALF_MADE: Duration = Duration::from_secs(10);
 
@@ -63,12 +65,16 @@ fn sweep(heimdall_dir: &Path) {
             .metadata()
             .and_then(|metadata| metadata.modified())
             .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > HALF_MADE));
+        let is_gone = folder
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(GONE.as_bytes());
         // One without a manifest may be about to be locked by the process that makes it.
         let is_dead = match File::open(dir.join(LOCK)) {
             Ok(lock) => (is_old || dir.join(MANIFEST).exists()) && lock.try_lock().is_ok(),
             Err(_) => is_old,
         };
-        if is_hidden && is_dead {
+        if is_gone || (is_hidden && is_dead) {
             let _ = fs::remove_dir_all(dir);
         }
     }

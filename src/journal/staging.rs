@@ -11,7 +11,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{Journal, JournalError};
+use super::{Durability, Journal, JournalError, sync_folder};
 
 /// What has become of a file to upload.
 #[derive(Debug)]
@@ -74,6 +74,14 @@ impl Journal {
         self.staged.fetch_add(size, Ordering::AcqRel);
         match fill(&target) {
             Ok(copied) => {
+                if self.config.durability == Durability::Power
+                    && let Err(error) = File::open(&target)
+                        .and_then(|file| file.sync_all())
+                        .and_then(|()| sync_folder(&folder))
+                {
+                    self.staged.fetch_sub(size, Ordering::AcqRel);
+                    return Ok(Staged::Refused(error));
+                }
                 // It may have grown or shrunk in between.
                 self.staged.fetch_add(copied, Ordering::AcqRel);
                 self.staged.fetch_sub(size, Ordering::AcqRel);

@@ -79,6 +79,7 @@ impl MLflowTracker {
             durability,
         };
         let options = Options::new(given).map_err(|error| to_python(py, &error))?;
+        let grace = options.term_grace;
         let config = TrackerConfig {
             tracking_uri,
             artifact_uri: artifact_uri.clone(),
@@ -103,7 +104,7 @@ impl MLflowTracker {
         let tracker = waiting(py, |keep_waiting| {
             Tracker::open(&config, context, keep_waiting)
         })?;
-        signals::watch(grace());
+        signals::watch(grace);
         tell(py, tracker.notices())?;
         let tracking = stock_uri(tracker.destination(), &config.tracking_uri);
         let registry = config.registry_uri.as_deref().filter(|uri| !uri.is_empty());
@@ -205,11 +206,11 @@ impl MLflowTracker {
             self.log(py, |tracker| tracker.attach_run(id, nested))?;
             id
         } else if let Some(run_id) = run_id.filter(|_| !tracker.is_silent()) {
-            self.ask(py, |tracker, keep_waiting| {
+            self.begin(py, |tracker, keep_waiting| {
                 tracker.resume_run(&run_id, &new, keep_waiting)
             })?
         } else {
-            self.ask(py, |tracker, keep_waiting| {
+            self.begin(py, |tracker, keep_waiting| {
                 tracker.start_run(&new, keep_waiting)
             })?
         };
@@ -227,7 +228,7 @@ impl MLflowTracker {
             nested,
             ..NewRun::default()
         };
-        let id = self.ask(py, |tracker, keep_waiting| {
+        let id = self.begin(py, |tracker, keep_waiting| {
             tracker.resume_run(&run, &new, keep_waiting)
         })?;
         self.tell_follower(py)?;
@@ -729,6 +730,16 @@ impl MLflowTracker {
         }
     }
 
+    /// As [`MLflowTracker::log`], for a call that waits on the store and begins a run.
+    fn begin<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl Fn(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        self.log(py, Tracker::has_room)?;
+        self.ask(py, call)
+    }
+
     fn wait_for_room(&self, py: Python<'_>) -> PyResult<()> {
         let mut told = false;
         self.ask(py, |tracker, keep_waiting| {
@@ -862,15 +873,6 @@ impl ActiveRun {
             self.run_id().unwrap_or_else(|| "not started".to_owned())
         )
     }
-}
-
-/// Longest time for delivery after a SIGTERM.
-fn grace() -> Duration {
-    let text = std::env::var("HEIMDALL_TERM_GRACE").ok();
-    let seconds = text.and_then(|text| text.trim().parse::<f64>().ok());
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .unwrap_or(signals::DEFAULT_GRACE)
 }
 
 /// What a call costs that takes the same arguments and does nothing with them; for benchmarks.

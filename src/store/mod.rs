@@ -132,6 +132,36 @@ pub async fn open(
 /// What a driver or a server says.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// Whether one side of a connection has refused the other's certificate: waiting does not help.
+pub(crate) fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let of_tls = |error: &rustls::Error| {
+        matches!(
+            error,
+            rustls::Error::InvalidCertificate(_)
+                | rustls::Error::NoCertificatesPresented
+                | rustls::Error::AlertReceived(_)
+        )
+    };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let found = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+            inner.downcast_ref::<rustls::Error>()
+        });
+        if found.is_some_and(of_tls) {
+            return true;
+        }
+        // An error of I/O has what it wraps as itself, not as its source.
+        next = match error.downcast_ref::<std::io::Error>() {
+            Some(io) => io
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    false
+}
+
 /// What a store can answer but success.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -113,8 +113,8 @@ def test_training_starts_without_the_store_is_told_once_and_all_arrives_in_order
     )
     told = [record.getMessage() for record in caplog.records]
     assert sum("degraded" in text for text in told) == 1, told
-    info = tracker.get_run_info(run_id)
-    assert (info["run_name"], info["metrics"]["loss"]) == ("patient", 499 / 7)
+    run = tracker.get_run(run_id)
+    assert (run.run_name, run.metrics["loss"]) == ("patient", 499 / 7)
 
 
 def test_training_starts_before_a_server_that_accepts_and_says_nothing(monkeypatch, caplog):

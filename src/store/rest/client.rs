@@ -262,6 +262,12 @@ impl Client {
     }
 
     fn unavailable(&self, source: Cause) -> Failure {
+        if crate::store::is_certificate_refused(&*source) {
+            return Failure::Store(self.open_error(format!(
+                "{}; check MLFLOW_TRACKING_SERVER_CERT_PATH and MLFLOW_TRACKING_CLIENT_CERT_PATH",
+                describe(source)
+            )));
+        }
         Failure::Store(StoreError::Unavailable {
             destination: self.base.clone(),
             source: describe(source),

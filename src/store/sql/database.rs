@@ -585,6 +585,7 @@ impl Fault {
 /// True when nothing but another name, user or database in the URI helps.
 pub(super) fn is_misconfigured(error: &sqlx::Error) -> bool {
     match error {
+        error if crate::store::is_certificate_refused(error) => true,
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
         sqlx::Error::Database(error) => {
             error
