@@ -14,7 +14,6 @@ from heimdall_tracking import (
     InvalidInputError,
     MLflowTracker,
     PermissionDeniedError,
-    StoreUnavailableError,
 )
 from helpers import free_port, wait_until
 

@@ -12,10 +12,8 @@ import pytest
 from heimdall_tracking import (
     ConfigurationError,
     InvalidInputError,
-    JournalError,
     MLflowTracker,
     Settings,
-    StoreUnavailableError,
     initialize_mlflow,
 )
 

@@ -823,14 +823,15 @@ class Synced(TypedDict):
 class JournalInfo(TypedDict):
     """A journal on this disk.
 
-    A destination is its URI, the records that wait for it, and when the first of these was recorded.
+    A destination is its URI, the records that wait for it, when the first of these was recorded, and why they
+    wait, as far as that is known.
     """
 
     journal: str
     pid: int
     created: int
     alive: bool
-    destinations: list[tuple[str, int, int | None]]
+    destinations: list[tuple[str, int, int | None, str | None]]
 
 def sync(
     heimdall_dir: str | PathLike[str],

@@ -388,6 +388,19 @@ fn percent_decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_corpus_of_the_fuzzer_is_understood_or_refused() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/uri");
+        for file in std::fs::read_dir(corpus).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap_or_default();
+            let shown = match Destination::parse("URI", &text) {
+                Ok(destination) => destination.uri(),
+                Err(error) => error.to_string(),
+            };
+            assert!(!shown.contains("pw"), "{shown}");
+        }
+    }
+
     fn sqlite(uri: &str) -> Result<Destination, Error> {
         Destination::parse("tracking URI", uri)
     }

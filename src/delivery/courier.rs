@@ -174,7 +174,7 @@ impl Courier {
         let is_missing = loop {
             match self.store.artifact_uri(&run.to_string()).await {
                 Err(error) if error.is_transient() => {
-                    self.wait_out(&mut trouble, &error.into()).await?;
+                    self.wait_out(&mut trouble, &error.into(), None).await?;
                 }
                 answer => break matches!(answer, Err(StoreError::NotFound { .. })),
             }
@@ -189,7 +189,7 @@ impl Courier {
             match self.store.fail_run(run_id, end_time).await {
                 Ok(()) => break,
                 Err(error) if error.is_transient() => {
-                    self.wait_out(&mut trouble, &error.into()).await?;
+                    self.wait_out(&mut trouble, &error.into(), None).await?;
                 }
                 // A run that was deleted since needs no end.
                 Err(StoreError::NotFound { .. } | StoreError::RunDeleted { .. }) => break,
@@ -258,9 +258,12 @@ impl Courier {
             };
             match outcome {
                 Err(failure) if failure.is_transient() || self.is_early(&failure, group) => {
-                    self.wait_out(&mut trouble, &failure).await?;
+                    self.wait_out(&mut trouble, &failure, Some(reader)).await?;
                 }
                 settled => {
+                    if trouble.told {
+                        reader.note_trouble(None);
+                    }
                     self.trouble_over(&trouble);
                     return Ok(settled);
                 }
@@ -332,7 +335,12 @@ impl Courier {
         Ok(store)
     }
 
-    async fn wait_out(&self, trouble: &mut Trouble, failure: &Failure) -> Result<(), Closing> {
+    async fn wait_out(
+        &self,
+        trouble: &mut Trouble,
+        failure: &Failure,
+        reader: Option<&Reader>,
+    ) -> Result<(), Closing> {
         let since = *trouble.since.get_or_insert_with(Instant::now);
         self.shared.update(|state| {
             state.last_error = Some(failure.to_string());
@@ -340,6 +348,9 @@ impl Courier {
         });
         if !trouble.told && since.elapsed() >= QUIET {
             trouble.told = true;
+            if let Some(reader) = reader {
+                reader.note_trouble(Some(&failure.to_string()));
+            }
             // Once for an outage, although every attempt at something else finds it anew.
             if self.shared.tell_outage() {
                 self.notices.tell(format!(
@@ -351,6 +362,9 @@ impl Courier {
         }
         let pause = trouble.backoff.pause().max(failure.retry_after());
         if self.wait_to_close(pause).await {
+            if let Some(reader) = reader {
+                reader.note_trouble(Some(&failure.to_string()));
+            }
             Err(Closing)
         } else {
             Ok(())

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     journal::{
         Entry,
-        reader::Reader,
+        reader::{self, Reader},
         recovery::{self, Abandoned},
     },
     store::{TrackingStore, deferred::DeferredStore},
@@ -40,8 +40,9 @@ pub struct Found {
     pub created: i64,
     /// Whether that process lives, and so delivers it itself.
     pub is_alive: bool,
-    /// URI, records that wait, and when the first of them was recorded, for each destination.
-    pub destinations: Vec<(String, u64, Option<i64>)>,
+    /// URI, records that wait, when the first of them was recorded, and why they wait as far as that is known, for
+    /// each destination.
+    pub destinations: Vec<(String, u64, Option<i64>, Option<String>)>,
 }
 
 /// The journals below `heimdall_dir`, oldest first. Reads them all; waits on the disk.
@@ -53,7 +54,7 @@ pub fn journals(heimdall_dir: &Path) -> Vec<Found> {
             let uris = manifest.destinations.iter().enumerate();
             let destinations = uris.map(|(place, uri)| {
                 let (pending, oldest) = pending(&dir, place);
-                (uri.clone(), pending, oldest)
+                (uri.clone(), pending, oldest, reader::trouble(&dir, place))
             });
             Some(Found {
                 destinations: destinations.collect(),
@@ -270,7 +271,15 @@ async fn deliver(mut courier: Courier, uri: String, all: Arc<Vec<Abandoned>>, sh
             for (place, _) in uris.filter(|(_, it)| **it == uri) {
                 match courier.deliver_abandoned(abandoned, place).await {
                     Ok(()) => {}
-                    Err(Left::Early) => early.push(abandoned),
+                    Err(Left::Early) => {
+                        shared.update(|state| {
+                            state.last_error = Some(
+                                "the run is not there, which another process has started: deliver its journal first"
+                                    .to_owned(),
+                            );
+                        });
+                        early.push(abandoned);
+                    }
                     Err(Left::Journal(error)) => courier.tell_damage(&[error.to_string()]),
                     Err(Left::Closing) => break 'journals,
                 }

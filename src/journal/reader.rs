@@ -291,6 +291,15 @@ impl Reader {
         saved.or_else(|_| self.save())
     }
 
+    /// Notes, for whoever looks at the journal later, why its destination takes nothing, or that it does again.
+    pub fn note_trouble(&self, why: Option<&str>) {
+        let path = trouble_path(&self.dir(), self.destination);
+        let _ = match why {
+            Some(why) => fs::write(path, why),
+            None => fs::remove_file(path),
+        };
+    }
+
     /// Saves that the runs a dead process left open are closed.
     ///
     /// # Errors
@@ -319,6 +328,15 @@ pub fn saved(dir: &Path, destination: usize) -> Progress {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or(Progress::START)
+}
+
+/// Why a destination of the journal in `dir` has taken nothing, as far as that was noted.
+pub fn trouble(dir: &Path, destination: usize) -> Option<String> {
+    fs::read_to_string(trouble_path(dir, destination)).ok()
+}
+
+fn trouble_path(dir: &Path, destination: usize) -> PathBuf {
+    dir.join(format!("trouble-{destination}.txt"))
 }
 
 fn position_path(dir: &Path, destination: usize) -> PathBuf {

@@ -595,6 +595,15 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_corpus_of_the_fuzzer_is_understood_or_refused() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/search");
+        for file in std::fs::read_dir(corpus).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap_or_default();
+            let _ = (Filter::parse(&text), OrderBy::parse_all(std::slice::from_ref(&text)));
+        }
+    }
+
     fn one(text: &str) -> Comparison {
         let mut filter = Filter::parse(text).unwrap();
         assert_eq!(filter.comparisons.len(), 1, "{text}");

@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "status",
         help="show what waits, where, how old, why",
-        description="Show what waits in the journals of a folder, for which destination, and since when.",
+        description="Show what waits in the journals of a folder, for which destination, since when, why.",
     )
     parser.add_argument("dir", nargs="?", help="folder of the journals; HEIMDALL_DIR, else .heimdall")
     parser.set_defaults(run=run)
@@ -32,12 +32,15 @@ def run(given: argparse.Namespace) -> int:
         print(
             f"{journal['journal']}\n  process {journal['pid']}, begun {_ago(journal['created'])} ago; {state}"
         )
-        for uri, pending, oldest in journal["destinations"]:
+        for uri, pending, oldest, why in journal["destinations"]:
             if not pending:
                 print(f"  {uri}: all delivered")
                 continue
             since = f", the oldest {_ago(oldest)} old" if oldest is not None else ""
-            print(f"  {uri}: {pending:,} records wait{since}")
+            records = "1 record waits" if pending == 1 else f"{pending:,} records wait"
+            print(f"  {uri}: {records}{since}")
+            if why:
+                print(f"    {why}")
     letters = _native.dead_letters(folder)
     for path, count in letters:
         print(f"{path}\n  {count:,} records were refused for good; each line says why")
