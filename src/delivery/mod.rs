@@ -38,11 +38,14 @@ use notices::Notices;
 use worker::Worker;
 
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How often the keeper looks for new records while there are some, so that a burst of calls becomes one
-/// transaction, and while there have been none for a while.
-const GATHER: Duration = Duration::from_millis(20);
-const IDLE: Duration = Duration::from_millis(100);
-const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// How often the keeper looks after the journal, and how often while calls come in thick.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_OFTEN: Duration = Duration::from_millis(20);
+/// For how long records are gathered that nobody waits for: a transaction costs a store, and the processor that trains
+/// beside it, the same for one record as for thousands.
+const GATHER: Duration = Duration::from_millis(500);
+/// So many records are not waited with.
+const ENOUGH: u64 = 10_000;
 /// How often journals are looked for whose processes have died since.
 const ADOPT: Duration = Duration::from_secs(10);
 /// At the exit, a mirror that takes nothing is not waited for longer than this.
@@ -237,8 +240,9 @@ impl Common {
 
     /// Looks after the journal and wakes the workers until all have ended.
     async fn keep(&self) {
-        let mut seen = 0;
-        let (mut active, mut adopted) = (Instant::now(), Instant::now());
+        // Records that the workers have been woken for, and that there were when last looked.
+        let (mut woken_for, mut seen) = (0, 0);
+        let (mut woken, mut adopted) = (Instant::now(), Instant::now());
         loop {
             if let Some(told) = self.journal.maintain() {
                 self.disk_told
@@ -246,11 +250,13 @@ impl Common {
                 self.notices.tell(told);
             }
             let appended = self.journal.appended();
-            if appended != seen {
-                seen = appended;
-                active = Instant::now();
+            let is_due = woken.elapsed() >= GATHER || appended - woken_for >= ENOUGH;
+            if appended != woken_for && is_due {
+                woken_for = appended;
+                woken = Instant::now();
                 self.wake.notify_waiters();
             }
+            let comes_thick = appended - std::mem::replace(&mut seen, appended) >= ENOUGH / 10;
             if adopted.elapsed() >= ADOPT && !self.is_offline {
                 adopted = Instant::now();
                 self.request_adoption();
@@ -262,12 +268,7 @@ impl Common {
             if has_ended || *self.deadline.borrow() {
                 break;
             }
-            let pause = if active.elapsed() > IDLE_AFTER {
-                IDLE
-            } else {
-                GATHER
-            };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(if comes_thick { LOOK_OFTEN } else { LOOK }).await;
         }
     }
 }
