@@ -61,7 +61,6 @@ format: $(STAMPS)/dev  ## Format everything
 bench: setup $(STAMPS)/dev  ## Measure, side by side with the peer; figures are kept in BENCHMARKS.md
 	python benches/import_time.py
 	python benches/calls.py
-	python benches/log_metrics.py
 	python benches/stores.py
 	python benches/train_loop.py
 

@@ -1,13 +1,13 @@
 //! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
 
+mod artifacts;
 mod observation;
+mod opening;
 mod questions;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet},
-    fs,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    config::{Destination, Mode, Ranks, Settled, TrackerConfig},
+    config::{Destination, Mode, Ranks, Settled},
     context::{NOTE_TAG, PARENT_RUN_TAG, RUN_NAME_TAG, RunContext},
     delivery::{
         self, Delivery, Status,
@@ -25,20 +25,17 @@ use crate::{
     },
     error::{Error, Result},
     journal::{
-        Journal, JournalConfig, JournalError,
+        JournalError,
         frame::{Draft, MetricsDraft},
-        staging::Staged,
     },
     process,
-    record::{
-        self, ArtifactPath, Key, MAX_PARAM_VALUE_LENGTH, MAX_TAG_VALUE_LENGTH, Record, RunStart,
-        cut,
-    },
+    record::{self, Key, MAX_PARAM_VALUE_LENGTH, MAX_TAG_VALUE_LENGTH, Record, RunStart, cut},
     registry::ModelRegistry,
     run::{self, DatasetInput, MetricPoint, NewRun, RunId, RunInfo, RunStatus, now_ms},
     store::{Experiment, StoreError, TrackingStore, deferred::DeferredStore},
 };
 
+pub use artifacts::file_path;
 use observation::Observation;
 pub use questions::Search;
 
@@ -51,8 +48,6 @@ const DEFAULT_TAGS: [(&str, &str); 3] = [
 
 /// Tag of a rank that records into the run of rank 0, before the rank.
 const RANK_TAG: &str = "heimdall.rank.";
-/// Largest file that is kept in memory while the disk takes no copy of it.
-const SMALL_FILE: u64 = 32 << 20;
 /// Points of one record, and params or tags: far below what a frame of the journal takes.
 const METRICS_OF_A_RECORD: usize = 10_000;
 const TEXTS_OF_A_RECORD: usize = 500;
@@ -156,64 +151,6 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores, but not longer
-    /// than the configuration says: a store that cannot be reached is one that is reached later.
-    ///
-    /// # Errors
-    /// [`Error::Configuration`], [`Error::Invalid`] or [`Error::Store`] for what the user can put right; nothing is
-    /// recorded then.
-    pub fn open(
-        config: &TrackerConfig,
-        context: RunContext,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Self> {
-        let settled = config.settle()?;
-        let parts = Parts::new(settled, Vec::new())?;
-        let mut unreachable = None;
-        if parts.settled.options.mode == Mode::Online && !parts.settled.is_silent() {
-            match parts.reach(keep_waiting)? {
-                Ok(experiment) => {
-                    let _ = parts.experiment.set(experiment);
-                }
-                Err(error @ StoreError::Unavailable { .. }) => unreachable = Some(error),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let tracker = parts.into_tracker(context);
-        if let (Some(error), Some(delivery)) = (unreachable, &tracker.session.delivery) {
-            delivery.tell_outage(&error.to_string());
-        }
-        Ok(tracker)
-    }
-
-    /// This tracker in a fork of the process that opened it: a journal and a delivery of its own, for the same
-    /// runs, which remain the parent's to end. Waits for nothing.
-    ///
-    /// # Errors
-    /// [`Error::Configuration`] when the system gives no thread.
-    pub fn in_fork(&self) -> Result<Self> {
-        // A thread of the parent's that held the lock does not exist here to release it.
-        let active: Vec<ActiveRun> = self
-            .session
-            .active
-            .try_lock()
-            .map(|active| active.iter().map(ActiveRun::attached).collect())
-            .unwrap_or_default();
-        let attached: Vec<Record> = active
-            .iter()
-            .map(|run| Record::RunAttached { run: run.id })
-            .collect();
-        let parts = Parts::new(self.settled.clone(), active)?;
-        if let Some(experiment) = self.experiment.get() {
-            let _ = parts.experiment.set(experiment.clone());
-        }
-        let tracker = parts.into_tracker(self.context.clone());
-        if !attached.is_empty() {
-            tracker.session.accept_all(attached)?;
-        }
-        Ok(tracker)
-    }
-
     /// Whether this process is a fork of the one that opened it.
     pub fn is_forked(&self) -> bool {
         self.generation != process::generation()
@@ -649,126 +586,6 @@ impl Tracker {
         self.session.accept(Record::Input { run, dataset })
     }
 
-    /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no file; [`Error::Invalid`] for a bad path.
-    pub fn log_artifact(&self, file: &Path, folder: &str) -> Result<()> {
-        self.check_process()?;
-        let run = self.active("log_artifact")?;
-        let folder = ArtifactPath::parse(folder)?;
-        if !file.is_file() {
-            return Err(Error::NoSuchFile {
-                path: file.to_owned(),
-                expected: "a file",
-            });
-        }
-        let name = file.file_name().unwrap_or_default();
-        self.log_files(
-            run,
-            vec![(file.to_owned(), folder.join(utf8(name.as_ref())?)?)],
-        )
-    }
-
-    /// Logs every file below a folder as it is now. Waits on the disk. Links are followed where they stay
-    /// in the folder.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no folder; [`Error::Invalid`] for a bad path
-    /// or a link that leaves the folder.
-    pub fn log_artifacts_dir(&self, dir: &Path, folder: &str) -> Result<()> {
-        self.check_process()?;
-        let run = self.active("log_artifacts_dir")?;
-        let folder = ArtifactPath::parse(folder)?;
-        if !dir.is_dir() {
-            return Err(Error::NoSuchFile {
-                path: dir.to_owned(),
-                expected: "a folder",
-            });
-        }
-        let failed = |source| JournalError::Stage {
-            path: dir.to_owned(),
-            source,
-        };
-        let root = dir.canonicalize().map_err(failed)?;
-        let mut files = Vec::new();
-        collect(&mut vec![root], &folder, &mut files)?;
-        self.log_files(run, files)
-    }
-
-    /// Logs bytes as the file `path` among the active run's artifacts. Waits on the disk.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
-    pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<()> {
-        self.check_process()?;
-        let run = self.active("log_artifact")?;
-        let path = file_path(path)?;
-        self.session.accept_bytes(run, path, content)
-    }
-
-    fn log_files(&self, run: RunId, files: Vec<(PathBuf, ArtifactPath)>) -> Result<()> {
-        let Some(delivery) = &self.session.delivery else {
-            return Ok(());
-        };
-        let journal = delivery.journal();
-        let mut records: Vec<Record> = Vec::with_capacity(files.len());
-        let staged = files
-            .into_iter()
-            .try_for_each(|(file, path)| self.stage(journal, run, file, path, &mut records));
-        if let Err(error) = staged {
-            // All of a folder or nothing of it.
-            for record in &records {
-                if let Record::Artifact { staged, size, .. } = record {
-                    journal.discard(staged, *size);
-                }
-            }
-            return Err(error);
-        }
-        for record in records {
-            delivery.accept_beyond_limits(record)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps a file of the caller's as it is now, and adds its record.
-    fn stage(
-        &self,
-        journal: &Journal,
-        run: RunId,
-        file: PathBuf,
-        path: ArtifactPath,
-        records: &mut Vec<Record>,
-    ) -> Result<()> {
-        records.push(match journal.stage_file(&file)? {
-                Staged::Copied { name, size } => Record::Artifact {
-                    run,
-                    staged: name,
-                    path,
-                    size,
-                },
-                Staged::Refused(_) if is_small(&file) => Record::ArtifactInline {
-                    run,
-                    content: fs::read(&file)
-                        .map_err(|source| JournalError::Stage { path: file, source })?,
-                    path,
-                },
-                Staged::Refused(error) => {
-                    self.notices.tell(format!(
-                        "tracking is degraded, training is not: {} cannot be copied into the journal ({error}). It \
-                         is uploaded from where it is, as it is then: leave it there",
-                        file.display()
-                    ));
-                    Record::ArtifactInPlace {
-                        run,
-                        source: utf8(&file)?.to_owned(),
-                        path,
-                    }
-                }
-        });
-        Ok(())
-    }
-
     /// Waits until everything recorded so far is delivered.
     ///
     /// # Errors
@@ -908,138 +725,6 @@ impl Tracker {
     }
 }
 
-/// A tracker in the making.
-struct Parts {
-    settled: Settled,
-    experiment: OnceLock<Experiment>,
-    store: Arc<DeferredStore>,
-    registry: Arc<DeferredStore>,
-    background: Arc<Background>,
-    notices: Arc<Notices>,
-    active: Vec<ActiveRun>,
-}
-
-impl Parts {
-    fn new(settled: Settled, active: Vec<ActiveRun>) -> Result<Self> {
-        process::watch_forks();
-        let store = Arc::new(settled.store(&settled.tracking));
-        let registry = match settled.registry == settled.tracking {
-            true => Arc::clone(&store),
-            false => Arc::new(settled.store(&settled.registry)),
-        };
-        Ok(Self {
-            settled,
-            experiment: OnceLock::new(),
-            store,
-            registry,
-            background: Arc::new(Background::start()?),
-            notices: Arc::new(Notices::default()),
-            active,
-        })
-    }
-
-    /// Opens the stores, waiting as long as the configuration says, and finds or creates the experiment.
-    fn reach(
-        &self,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<std::result::Result<Experiment, StoreError>> {
-        let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
-        let (name, location) = (
-            self.settled.experiment_name.clone(),
-            self.settled.artifact_location(),
-        );
-        let patience = self.settled.options.connect_timeout;
-        let destination = self.settled.tracking.uri();
-        let reached = async move {
-            let experiment = store
-                .get_or_create_experiment(&name, location.as_deref())
-                .await?;
-            match registry.reach().await {
-                Err(StoreError::Unavailable { .. }) | Ok(()) => Ok(experiment),
-                Err(error) => Err(error),
-            }
-        };
-        let in_time = async move {
-            tokio::time::timeout(patience, reached)
-                .await
-                .unwrap_or_else(|_| {
-                    Err(StoreError::Unavailable {
-                        destination,
-                        source: format!("no answer within {} s", patience.as_secs_f64()).into(),
-                        retry_after: None,
-                    })
-                })
-        };
-        self.background.wait(in_time, keep_waiting)
-    }
-
-    fn into_tracker(self, context: RunContext) -> Tracker {
-        let settled = self.settled;
-        let options = &settled.options;
-        let delivery = (!settled.is_silent()).then(|| {
-            let stores: Vec<Arc<dyn TrackingStore>> = match options.mode {
-                Mode::Offline => Vec::new(),
-                Mode::Online => {
-                    let mirrors = settled.mirrors.iter();
-                    std::iter::once(Arc::clone(&self.store) as Arc<dyn TrackingStore>)
-                        .chain(mirrors.map(|mirror| Arc::new(settled.store(mirror)) as _))
-                        .collect()
-                }
-            };
-            let mirrors = settled.mirrors.iter().map(Destination::uri);
-            let config = JournalConfig {
-                heimdall_dir: settled.heimdall_dir.clone(),
-                destinations: std::iter::once(settled.tracking.uri())
-                    .chain(mirrors)
-                    .collect(),
-                disk_limit: options.journal_limit,
-                memory_limit: options.memory_limit,
-                durability: options.durability,
-            };
-            Delivery::start(config, stores, &self.background, Arc::clone(&self.notices))
-        });
-        let session = Arc::new(Session {
-            delivery,
-            active: Mutex::new(self.active),
-            starting: Mutex::default(),
-            started: Mutex::default(),
-            is_terminated: AtomicBool::new(false),
-        });
-        let mut sessions = lock(&SESSIONS);
-        sessions.retain(|session| session.strong_count() > 0);
-        sessions.push(Arc::downgrade(&session));
-        drop(sessions);
-        Tracker {
-            experiment: self.experiment,
-            context,
-            store: self.store,
-            registry: self.registry,
-            background: self.background,
-            notices: self.notices,
-            session,
-            pid: std::process::id(),
-            generation: process::generation(),
-            settled,
-        }
-    }
-}
-
-impl Settled {
-    fn store(&self, destination: &Destination) -> DeferredStore {
-        let is_offline = self.options.mode == Mode::Offline;
-        DeferredStore::new(destination.clone(), self.fresh_schema.clone(), is_offline)
-    }
-
-    fn artifact_location(&self) -> Option<String> {
-        self.artifacts.as_ref().map(|uri| uri.location())
-    }
-
-    /// Whether this is a rank that records nothing.
-    fn is_silent(&self) -> bool {
-        self.options.rank > 0 && self.options.ranks == Ranks::Zero
-    }
-}
-
 impl Drop for Tracker {
     fn drop(&mut self) {
         if !self.is_forked() && self.active_run().is_some() {
@@ -1079,27 +764,6 @@ impl Session {
             Some(delivery) => delivery.accept(record),
             None => Ok(()),
         }
-    }
-
-    fn accept_bytes(&self, run: RunId, path: ArtifactPath, content: &[u8]) -> Result<()> {
-        let Some(delivery) = &self.delivery else {
-            return Ok(());
-        };
-        let record = match delivery.journal().stage_bytes(content)? {
-            Staged::Copied { name, size } => Record::Artifact {
-                run,
-                staged: name,
-                path,
-                size,
-            },
-            // In memory, then, like everything that the disk does not take.
-            Staged::Refused(_) => Record::ArtifactInline {
-                run,
-                content: content.to_owned(),
-                path,
-            },
-        };
-        delivery.accept_beyond_limits(record)
     }
 
     fn accept_all(&self, records: Vec<Record>) -> Result<()> {
@@ -1216,83 +880,6 @@ fn tag_values(
             Ok((Key::parse(what, &key)?, cut(value, MAX_TAG_VALUE_LENGTH)))
         })
         .collect()
-}
-
-/// Whether a file may be kept in memory while the disk takes no copy of it.
-fn is_small(file: &Path) -> bool {
-    fs::metadata(file).is_ok_and(|metadata| metadata.len() <= SMALL_FILE)
-}
-
-/// The files below the last of `folders`, in order of their names, and where they go. The others are the
-/// folders above it, the one that is logged first.
-fn collect(
-    folders: &mut Vec<PathBuf>,
-    to: &ArtifactPath,
-    files: &mut Vec<(PathBuf, ArtifactPath)>,
-) -> Result<()> {
-    let Some(dir) = folders.last().cloned() else {
-        return Ok(());
-    };
-    let failed = |source| JournalError::Stage {
-        path: dir.clone(),
-        source,
-    };
-    let mut children = fs::read_dir(&dir)
-        .and_then(|children| children.collect::<Result<Vec<_>, _>>())
-        .map_err(failed)?;
-    children.sort_by_key(fs::DirEntry::file_name);
-    for child in children {
-        let path = to.join(utf8(child.file_name().as_ref())?)?;
-        let resolved = child.path().canonicalize().map_err(failed)?;
-        if !resolved.starts_with(&folders[0]) || folders.contains(&resolved) {
-            return Err(Error::invalid(
-                "link",
-                &child.path().display().to_string(),
-                format!(
-                    "it leads to {}, outside or above the folder that is logged",
-                    resolved.display()
-                ),
-            ));
-        }
-        if resolved.is_dir() {
-            folders.push(resolved);
-            collect(folders, &path, files)?;
-            folders.pop();
-        } else if resolved.is_file() {
-            files.push((resolved, path));
-        } else {
-            return Err(Error::NoSuchFile {
-                path: child.path(),
-                expected: "a file",
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Checks the path of a file among the artifacts.
-///
-/// # Errors
-/// [`Error::Invalid`] where [`ArtifactPath::parse`] has one, and for an empty path.
-pub fn file_path(path: &str) -> Result<ArtifactPath> {
-    match ArtifactPath::parse(path)? {
-        root if root.as_str().is_empty() => Err(Error::invalid(
-            "artifact file",
-            path,
-            "name a file, for example \"plots/loss.png\"",
-        )),
-        file => Ok(file),
-    }
-}
-
-fn utf8(name: &Path) -> Result<&str> {
-    name.to_str().ok_or_else(|| {
-        Error::invalid(
-            "file name",
-            &name.display().to_string(),
-            "an artifact's name must be UTF-8",
-        )
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

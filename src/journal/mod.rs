@@ -19,6 +19,7 @@
 //! delivered from there, and move to the disk as soon as it takes them. Where neither takes more, callers wait.
 
 pub mod frame;
+mod home;
 pub mod inspect;
 pub mod ledger;
 mod mapped;
@@ -31,7 +32,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{record::Record, run::now_ms};
 use frame::Draft;
+use home::{Home, remove, sync_folder};
 use ledger::Ledger;
 use reader::Placed;
 use segment::Tail;
@@ -240,13 +241,6 @@ pub struct Journal {
     staged: AtomicU64,
     next_staged: AtomicU64,
     ledger: Ledger,
-}
-
-/// The folder of a journal. Its lock is held for the life of the process; the kernel releases it.
-#[derive(Debug)]
-struct Home {
-    dir: PathBuf,
-    lock: File,
 }
 
 #[derive(Debug)]
@@ -859,71 +853,9 @@ impl Journal {
     }
 }
 
-impl Home {
-    fn create(config: &JournalConfig, created: i64) -> io::Result<Self> {
-        let root = root(&config.heimdall_dir);
-        fs::create_dir_all(&root)?;
-        let pid = std::process::id();
-        let name = format!("{created}-{pid}-{:04x}", rand::random::<u16>());
-        // Under a hidden name until the lock is held, so that no other process takes it for abandoned.
-        let hidden = root.join(format!(".{name}"));
-        fs::create_dir(&hidden)?;
-        let lock = File::create_new(hidden.join(recovery::LOCK))?;
-        lock.try_lock().map_err(io::Error::from)?;
-        let manifest = Manifest {
-            destinations: config.destinations.clone(),
-            pid,
-            created,
-        };
-        let mut file = File::create_new(hidden.join(recovery::MANIFEST))?;
-        file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
-        fs::create_dir(staging::folder(&hidden))?;
-        let dir = root.join(name);
-        if config.durability == Durability::Power {
-            file.sync_all()?;
-            sync_folder(&hidden)?;
-        }
-        fs::rename(&hidden, &dir)?;
-        if config.durability == Durability::Power {
-            for folder in [&root, &config.heimdall_dir] {
-                sync_folder(folder)?;
-            }
-        }
-        Ok(Self { dir, lock })
-    }
-
-    /// Whether somebody has deleted it.
-    fn is_gone(&self) -> bool {
-        let same = |one: &fs::Metadata, other: &fs::Metadata| {
-            (one.dev(), one.ino()) == (other.dev(), other.ino())
-        };
-        let held = self.lock.metadata();
-        match (held, fs::metadata(self.dir.join(recovery::LOCK))) {
-            (Ok(held), Ok(there)) => !same(&held, &there),
-            (_, Err(error)) => error.kind() == io::ErrorKind::NotFound,
-            (Err(_), _) => false,
-        }
-    }
-}
-
 /// Folder of the journals below `heimdall_dir`.
 pub fn root(heimdall_dir: &Path) -> PathBuf {
     heimdall_dir.join("journal")
-}
-
-/// Waits until the names in a folder are on the disk.
-fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Removes a journal's folder. It is hidden first, so that nobody finds half of it, whenever this process dies.
-pub(crate) fn remove(dir: &Path) {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = dir.with_file_name(format!("{}{name}", recovery::GONE));
-    let _ = match fs::rename(dir, &hidden) {
-        Ok(()) => fs::remove_dir_all(&hidden),
-        Err(_) => fs::remove_dir_all(dir),
-    };
 }
 
 /// Segment and offset in one word: a segment is shorter than 4 GiB, and there are fewer than 2^32.

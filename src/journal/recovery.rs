@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Manifest, Position,
+    Manifest, Position, home,
     ledger::Ledger,
     reader::{self, Reader},
     root, segment,
@@ -50,7 +50,7 @@ impl Abandoned {
 
     /// Removes it.
     pub fn remove(&self) {
-        super::remove(&self.dir);
+        home::remove(&self.dir);
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{Durability, Journal, JournalError, sync_folder};
+use super::{Durability, Journal, JournalError, home::sync_folder};
 
 /// What has become of a file to upload.
 #[derive(Debug)]

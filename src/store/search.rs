@@ -600,7 +600,10 @@ mod tests {
         let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/search");
         for file in std::fs::read_dir(corpus).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap_or_default();
-            let _ = (Filter::parse(&text), OrderBy::parse_all(std::slice::from_ref(&text)));
+            let _ = (
+                Filter::parse(&text),
+                OrderBy::parse_all(std::slice::from_ref(&text)),
+            );
         }
     }
 

@@ -1,0 +1,243 @@
+//! Files of a run: kept in the journal as they are at the call.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{Session, Tracker};
+use crate::{
+    error::{Error, Result},
+    journal::{Journal, JournalError, staging::Staged},
+    record::{ArtifactPath, Record},
+    run::RunId,
+};
+
+/// Largest file that is kept in memory while the disk takes no copy of it.
+const SMALL_FILE: u64 = 32 << 20;
+impl Tracker {
+    /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no file; [`Error::Invalid`] for a bad path.
+    pub fn log_artifact(&self, file: &Path, folder: &str) -> Result<()> {
+        self.check_process()?;
+        let run = self.active("log_artifact")?;
+        let folder = ArtifactPath::parse(folder)?;
+        if !file.is_file() {
+            return Err(Error::NoSuchFile {
+                path: file.to_owned(),
+                expected: "a file",
+            });
+        }
+        let name = file.file_name().unwrap_or_default();
+        self.log_files(
+            run,
+            vec![(file.to_owned(), folder.join(utf8(name.as_ref())?)?)],
+        )
+    }
+
+    /// Logs every file below a folder as it is now. Waits on the disk. Links are followed where they stay
+    /// in the folder.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no folder; [`Error::Invalid`] for a bad path
+    /// or a link that leaves the folder.
+    pub fn log_artifacts_dir(&self, dir: &Path, folder: &str) -> Result<()> {
+        self.check_process()?;
+        let run = self.active("log_artifacts_dir")?;
+        let folder = ArtifactPath::parse(folder)?;
+        if !dir.is_dir() {
+            return Err(Error::NoSuchFile {
+                path: dir.to_owned(),
+                expected: "a folder",
+            });
+        }
+        let failed = |source| JournalError::Stage {
+            path: dir.to_owned(),
+            source,
+        };
+        let root = dir.canonicalize().map_err(failed)?;
+        let mut files = Vec::new();
+        collect(&mut vec![root], &folder, &mut files)?;
+        self.log_files(run, files)
+    }
+
+    /// Logs bytes as the file `path` among the active run's artifacts. Waits on the disk.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
+    pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<()> {
+        self.check_process()?;
+        let run = self.active("log_artifact")?;
+        let path = file_path(path)?;
+        self.session.accept_bytes(run, path, content)
+    }
+
+    fn log_files(&self, run: RunId, files: Vec<(PathBuf, ArtifactPath)>) -> Result<()> {
+        let Some(delivery) = &self.session.delivery else {
+            return Ok(());
+        };
+        let journal = delivery.journal();
+        let mut records: Vec<Record> = Vec::with_capacity(files.len());
+        let staged = files
+            .into_iter()
+            .try_for_each(|(file, path)| self.stage(journal, run, file, path, &mut records));
+        if let Err(error) = staged {
+            // All of a folder or nothing of it.
+            for record in &records {
+                if let Record::Artifact { staged, size, .. } = record {
+                    journal.discard(staged, *size);
+                }
+            }
+            return Err(error);
+        }
+        for record in records {
+            delivery.accept_beyond_limits(record)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a file of the caller's as it is now, and adds its record.
+    fn stage(
+        &self,
+        journal: &Journal,
+        run: RunId,
+        file: PathBuf,
+        path: ArtifactPath,
+        records: &mut Vec<Record>,
+    ) -> Result<()> {
+        records.push(match journal.stage_file(&file)? {
+                Staged::Copied { name, size } => Record::Artifact {
+                    run,
+                    staged: name,
+                    path,
+                    size,
+                },
+                Staged::Refused(_) if is_small(&file) => Record::ArtifactInline {
+                    run,
+                    content: fs::read(&file)
+                        .map_err(|source| JournalError::Stage { path: file, source })?,
+                    path,
+                },
+                Staged::Refused(error) => {
+                    self.notices.tell(format!(
+                        "tracking is degraded, training is not: {} cannot be copied into the journal ({error}). It \
+                         is uploaded from where it is, as it is then: leave it there",
+                        file.display()
+                    ));
+                    Record::ArtifactInPlace {
+                        run,
+                        source: utf8(&file)?.to_owned(),
+                        path,
+                    }
+                }
+        });
+        Ok(())
+    }
+}
+
+impl Session {
+    pub(super) fn accept_bytes(
+        &self,
+        run: RunId,
+        path: ArtifactPath,
+        content: &[u8],
+    ) -> Result<()> {
+        let Some(delivery) = &self.delivery else {
+            return Ok(());
+        };
+        let record = match delivery.journal().stage_bytes(content)? {
+            Staged::Copied { name, size } => Record::Artifact {
+                run,
+                staged: name,
+                path,
+                size,
+            },
+            // In memory, then, like everything that the disk does not take.
+            Staged::Refused(_) => Record::ArtifactInline {
+                run,
+                content: content.to_owned(),
+                path,
+            },
+        };
+        delivery.accept_beyond_limits(record)
+    }
+}
+
+/// Whether a file may be kept in memory while the disk takes no copy of it.
+fn is_small(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|metadata| metadata.len() <= SMALL_FILE)
+}
+
+/// The files below the last of `folders`, in order of their names, and where they go. The others are the
+/// folders above it, the one that is logged first.
+fn collect(
+    folders: &mut Vec<PathBuf>,
+    to: &ArtifactPath,
+    files: &mut Vec<(PathBuf, ArtifactPath)>,
+) -> Result<()> {
+    let Some(dir) = folders.last().cloned() else {
+        return Ok(());
+    };
+    let failed = |source| JournalError::Stage {
+        path: dir.clone(),
+        source,
+    };
+    let mut children = fs::read_dir(&dir)
+        .and_then(|children| children.collect::<Result<Vec<_>, _>>())
+        .map_err(failed)?;
+    children.sort_by_key(fs::DirEntry::file_name);
+    for child in children {
+        let path = to.join(utf8(child.file_name().as_ref())?)?;
+        let resolved = child.path().canonicalize().map_err(failed)?;
+        if !resolved.starts_with(&folders[0]) || folders.contains(&resolved) {
+            return Err(Error::invalid(
+                "link",
+                &child.path().display().to_string(),
+                format!(
+                    "it leads to {}, outside or above the folder that is logged",
+                    resolved.display()
+                ),
+            ));
+        }
+        if resolved.is_dir() {
+            folders.push(resolved);
+            collect(folders, &path, files)?;
+            folders.pop();
+        } else if resolved.is_file() {
+            files.push((resolved, path));
+        } else {
+            return Err(Error::NoSuchFile {
+                path: child.path(),
+                expected: "a file",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks the path of a file among the artifacts.
+///
+/// # Errors
+/// [`Error::Invalid`] where [`ArtifactPath::parse`] has one, and for an empty path.
+pub fn file_path(path: &str) -> Result<ArtifactPath> {
+    match ArtifactPath::parse(path)? {
+        root if root.as_str().is_empty() => Err(Error::invalid(
+            "artifact file",
+            path,
+            "name a file, for example \"plots/loss.png\"",
+        )),
+        file => Ok(file),
+    }
+}
+
+fn utf8(name: &Path) -> Result<&str> {
+    name.to_str().ok_or_else(|| {
+        Error::invalid(
+            "file name",
+            &name.display().to_string(),
+            "an artifact's name must be UTF-8",
+        )
+    })
+}
