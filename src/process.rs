@@ -1,8 +1,12 @@
 //! Which process this is: a fork has its parent's memory and none of its threads.
 
-use std::sync::{
-    Once,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    fs::File,
+    os::fd::AsRawFd,
+    sync::{
+        Once,
+        atomic::{AtomicI32, AtomicU32, Ordering},
+    },
 };
 
 /// Forks between the process that loaded this library and this one.
@@ -30,6 +34,47 @@ pub(crate) fn watch_forks() {
 #[cfg(target_os = "linux")]
 extern "C" fn in_child() {
     forked();
+    // The descriptors of locks point to nothing here: a lock lasts as long as any process has it, and it is to last as
+    // long as the parent.
+    // SAFETY: these calls are allowed between a fork and whatever comes next; the descriptors stay open, so that
+    // whoever closes them closes these and no others.
+    #[allow(unsafe_code)]
+    unsafe {
+        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if nothing < 0 {
+            return;
+        }
+        for slot in &LOCKS {
+            let lock = slot.swap(NONE, Ordering::Relaxed);
+            if lock != NONE {
+                libc::dup3(nothing, lock, libc::O_CLOEXEC);
+            }
+        }
+        libc::close(nothing);
+    }
+}
+
+/// Descriptors of the locks of this process. One that finds no slot lasts as long as the forks do.
+static LOCKS: [AtomicI32; 64] = [const { AtomicI32::new(NONE) }; 64];
+const NONE: i32 = -1;
+
+/// Sees to it that a lock ends with this process, whatever forks of it live on.
+pub(crate) fn keep_from_forks(lock: &File) {
+    let descriptor = lock.as_raw_fd();
+    for slot in &LOCKS {
+        let taken = slot.compare_exchange(NONE, descriptor, Ordering::Relaxed, Ordering::Relaxed);
+        if taken.is_ok() {
+            return;
+        }
+    }
+}
+
+/// The lock is about to be closed.
+pub(crate) fn no_longer_kept(lock: &File) {
+    let descriptor = lock.as_raw_fd();
+    for slot in &LOCKS {
+        let _ = slot.compare_exchange(descriptor, NONE, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 /// Notes that this is a fork.

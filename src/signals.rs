@@ -46,7 +46,7 @@ mod linux {
     pub fn watch(grace: Duration) {
         let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = crate::process::generation();
-        if *watched == Some(generation) || !is_default() {
+        if *watched == Some(generation) || !is(libc::SIG_DFL) {
             return;
         }
         let Ok((mut woken, wake)) = std::io::pipe() else {
@@ -75,18 +75,21 @@ mod linux {
 
     /// In a fork: the watcher is the parent's, and whoever ends this process must not wait for it.
     pub fn in_child() {
-        if WAKE.swap(-1, Ordering::Relaxed) >= 0 {
+        if WAKE.swap(-1, Ordering::Relaxed) >= 0
+            && is(on_sigterm as *const () as libc::sighandler_t)
+        {
             set(None);
         }
     }
 
-    fn is_default() -> bool {
+    /// Whether that is who handles the signal now.
+    fn is(handler: libc::sighandler_t) -> bool {
         // SAFETY: only reads what is set, into a structure of that size.
         #[allow(unsafe_code)]
         unsafe {
             let mut now: libc::sigaction = mem::zeroed();
             libc::sigaction(libc::SIGTERM, ptr::null(), &mut now) == 0
-                && now.sa_sigaction == libc::SIG_DFL
+                && now.sa_sigaction == handler
         }
     }
 
@@ -108,10 +111,13 @@ mod linux {
 
     fn die() {
         set(None);
-        // SAFETY: sends a signal to this process, which it dies of.
+        // SAFETY: sends a signal to this process, which it dies of; but for the first process of a container, which
+        // the kernel spares, and which ends as if it had.
         #[allow(unsafe_code)]
         unsafe {
             libc::kill(libc::getpid(), libc::SIGTERM);
+            thread::sleep(Duration::from_secs(1));
+            libc::_exit(128 + libc::SIGTERM);
         }
     }
 }

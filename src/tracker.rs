@@ -25,7 +25,7 @@ use crate::{
     },
     error::{Error, Result},
     journal::{
-        JournalError,
+        JournalError, Room,
         frame::{Draft, MetricsDraft},
     },
     process,
@@ -210,6 +210,8 @@ impl Tracker {
                 Err(Error::Store(error)) if error.is_transient() => {
                     delivery.tell_outage(&error.to_string());
                 }
+                // The creation goes on alone; whoever finds the journal finds the run.
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
                     delivery.accept_beyond_limits(Record::RunNamed { run: start.run })?;
                     return Err(error);
@@ -646,9 +648,9 @@ impl Tracker {
     }
 
     /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
-    pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
+    pub fn wait_for_room(&self, room: Room, keep_waiting: KeepWaiting<'_>) -> bool {
         match &self.session.delivery {
-            Some(delivery) => delivery.wait_for_room(keep_waiting),
+            Some(delivery) => delivery.wait_for_room(room, keep_waiting),
             None => true,
         }
     }
@@ -736,13 +738,17 @@ impl Drop for Tracker {
 impl Session {
     /// Ends the innermost active run; its id, if there was one. `patience` is for what is still being found of it.
     fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
-        let Some(run) = lock(&self.active).pop() else {
+        let mut active = lock(&self.active);
+        // What is popped before that is not among those that a SIGTERM has ended.
+        let is_terminated = self.is_terminated.load(Ordering::Acquire);
+        let Some(run) = active.pop() else {
             return Ok(None);
         };
+        drop(active);
         let end_time = now_ms();
         // Nothing of the run comes behind its end.
         run.observation.end(patience);
-        if run.is_owned && !self.is_terminated.load(Ordering::Acquire) {
+        if run.is_owned && !is_terminated {
             self.end(run.id, status, end_time)?;
         }
         Ok(Some(run.id))
@@ -803,15 +809,14 @@ pub fn terminate(grace: Duration) -> Vec<String> {
     let sessions: Vec<_> = lock(&SESSIONS).iter().filter_map(Weak::upgrade).collect();
     let mut told = Vec::new();
     for session in &sessions {
+        let active = lock(&session.active);
         if session.is_terminated.swap(true, Ordering::AcqRel) {
             continue;
         }
-        let active: Vec<RunId> = lock(&session.active)
-            .iter()
-            .filter(|run| run.is_owned)
-            .map(|run| run.id)
-            .collect();
-        for run in active {
+        let owned = active.iter().filter(|run| run.is_owned);
+        let owned: Vec<RunId> = owned.map(|run| run.id).collect();
+        drop(active);
+        for run in owned {
             if let Err(error) = session.end(run, RunStatus::Killed, now_ms()) {
                 told.push(error.to_string());
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, free_port
+from helpers import PATIENCE_S, clean_environment, free_port, wait_until
 
 
 @pytest.fixture
@@ -140,3 +141,23 @@ def test_what_is_no_journal_is_named(heimdall, tmp_path):
     assert done.returncode == 1
     assert "no journal segment" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_a_sync_that_waits(run_script, start_script, heimdall_dir):
+    uri = f"http://127.0.0.1:{free_port()}"
+    assert run_script(OFFLINE, uri, "offline").code == 0
+    process = start_script(
+        """
+        import sys
+        from heimdall_tracking.cli import main
+        print("begun", flush=True)
+        sys.exit(main(["sync", sys.argv[1]]))
+        """,
+        heimdall_dir,
+    )
+    assert process.stdout.readline() == "begun\n"
+    wait_until(lambda: list(heimdall_dir.glob("journal/*/trouble-0.txt")), "it waits")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "stays in the journal" in err

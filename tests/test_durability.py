@@ -523,3 +523,27 @@ def test_another_sqlite_in_this_process_may_write_while_trackers_come_and_go(uri
     assert rows(db, "PRAGMA integrity_check") == [("ok",)]
     assert rows(db, "SELECT count(*) FROM metrics") == [(10 * 400,)]
     assert [key for (key,) in rows(db, "SELECT key FROM experiment_tags ORDER BY rowid")] == written
+
+
+def test_ctrl_c_ends_the_wait_of_the_exit(uri, db, locked, start_script):
+    process = start_script(
+        """
+        import sys
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+        print("ready", flush=True)
+        sys.stdin.readline()
+        tracker.start_run()
+        """,
+        uri,
+        HEIMDALL_EXIT_TIMEOUT=600,
+    )
+    assert process.stdout.readline() == "ready\n"
+    with locked(db):
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        # The line that says so comes with the first look at the progress.
+        assert "Ctrl-C leaves the rest to the next start" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert "not everything is delivered" in err

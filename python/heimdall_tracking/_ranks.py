@@ -26,7 +26,10 @@ LAUNCH = (
     "MASTER_PORT",
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
+    "SLURM_RESTART_COUNT",
 )
+# How much earlier than this process another one of the same launch may have started.
+LAUNCH_S = 60.0
 
 _started = 0
 _attached = 0
@@ -72,10 +75,11 @@ def run_of_rank_zero() -> str:
     give_up = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up:
         store = _store()
-        run_id = None
-        if store is not None and store.check([key]):
+        run_id: str | None = None
+        if store is None:
+            run_id = _read(file)
+        elif store.check([key]):
             run_id = store.get(key).decode()
-        run_id = run_id or _read(file)
         if run_id is not None:
             _attached += 1
             return run_id
@@ -89,7 +93,8 @@ def _file(number: int) -> Path | None:
     if not names:
         return None
     launch = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    return Path(os.environ.get("HEIMDALL_DIR") or ".heimdall") / "ranks" / f"{launch}-{number}.json"
+    folder = Path(os.environ.get("HEIMDALL_DIR") or ".heimdall").absolute()
+    return folder / "ranks" / f"{launch}-{number}.json"
 
 
 def _read(file: Path | None) -> str | None:
@@ -97,6 +102,8 @@ def _read(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
+        if file.stat().st_mtime < _process_began() - LAUNCH_S:
+            return None
         found = json.loads(file.read_text())
         run_id: str = found["run_id"]
         if found["host"] == socket.gethostname():
@@ -106,6 +113,17 @@ def _read(file: Path | None) -> str | None:
     except (OSError, ValueError, KeyError):
         return None
     return run_id
+
+
+def _process_began() -> float:
+    """Return when this process began, in seconds since 1970; 0 where the system does not tell."""
+    try:
+        # The 22nd field, counted behind the name, which may have blanks: clock ticks since the machine began.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _remove(file: Path, pid: int) -> None:

@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
 use super::{Shared, dead_letter::DeadLetters, notices::Notices, retry::Backoff};
@@ -143,7 +147,9 @@ impl Courier {
             let is_last = batch.entries.is_empty();
             // What another process has to start first may be in a journal that comes after this one.
             for placed in &batch.entries {
+                let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
                 if let Record::RunAttached { run } = &placed.entry.record
+                    && now_ms() - placed.entry.at < patience
                     && self.is_missing(*run).await?
                 {
                     return Err(Left::Early);
@@ -222,14 +228,14 @@ impl Courier {
         for group in entries.chunk_by(|a, b| !is_artifact(a) && !is_artifact(b)) {
             if let Err(failure) = self.attempt(reader, group).await? {
                 if let [placed] = group {
-                    self.park(reader, placed, &failure, letters);
+                    self.park(reader, placed, &failure, letters).await?;
                     continue;
                 }
                 // One of them is at fault: each on its own finds out which.
                 for placed in group {
                     let one = std::slice::from_ref(placed);
                     if let Err(failure) = self.attempt(reader, one).await? {
-                        self.park(reader, placed, &failure, letters);
+                        self.park(reader, placed, &failure, letters).await?;
                     }
                 }
             }
@@ -246,15 +252,12 @@ impl Courier {
     ) -> Result<Result<(), Failure>, Closing> {
         let mut trouble = Trouble::default();
         loop {
-            let outcome = match group {
-                [placed] if placed.entry.record.is_artifact() => {
-                    self.put(reader, &placed.entry.record).await
-                }
-                _ => {
-                    let records: Vec<&Record> =
-                        group.iter().map(|placed| &placed.entry.record).collect();
-                    self.store.write(&records).await.map_err(Failure::from)
-                }
+            let mut deadline = self.deadline.subscribe();
+            let over = pin!(deadline.wait_for(|over| *over));
+            let outcome = match select(pin!(self.write(reader, group)), over).await {
+                Either::Left((outcome, _)) => outcome,
+                // What is broken off here is written again by whoever delivers the rest.
+                Either::Right(_) => return Err(Closing),
             };
             match outcome {
                 Err(failure) if failure.is_transient() || self.is_early(&failure, group) => {
@@ -269,6 +272,16 @@ impl Courier {
                 }
             }
         }
+    }
+
+    async fn write(&mut self, reader: &Reader, group: &[Placed]) -> Result<(), Failure> {
+        if let [placed] = group
+            && placed.entry.record.is_artifact()
+        {
+            return self.put(reader, &placed.entry.record).await;
+        }
+        let records: Vec<&Record> = group.iter().map(|placed| &placed.entry.record).collect();
+        Ok(self.store.write(&records).await?)
     }
 
     /// Whether a run is not there only because the process that has started it has not delivered that yet.
@@ -302,17 +315,21 @@ impl Courier {
                 store.put(file, path, metadata.len()).await?;
             }
             Record::ArtifactInline { content, path, .. } => {
-                let name = format!("heimdall-{:016x}", rand::random::<u64>());
-                let file = std::env::temp_dir().join(name);
-                let failed = |source: io::Error| ArtifactError::Io {
-                    artifact: path.as_str().to_owned(),
-                    target: file.clone(),
-                    source,
+                let name = format!(".inline-{:016x}", rand::random::<u64>());
+                // The journal's own disk may be the full one.
+                let places = [self.heimdall_dir.clone(), std::env::temp_dir()];
+                let file = places
+                    .iter()
+                    .map(|place| place.join(&name))
+                    .find(|file| write_private(file, content).is_ok());
+                let Some(file) = file else {
+                    return Err(Failure::Artifact(ArtifactError::Io {
+                        artifact: path.as_str().to_owned(),
+                        target: places[1].join(&name),
+                        source: io::ErrorKind::StorageFull.into(),
+                    }));
                 };
-                let put = match fs::write(&file, content) {
-                    Ok(()) => store.put(&file, path, content.len() as u64).await,
-                    Err(error) => Err(failed(error)),
-                };
+                let put = store.put(&file, path, content.len() as u64).await;
                 let _ = fs::remove_file(&file);
                 put?;
             }
@@ -386,31 +403,45 @@ impl Courier {
         }
     }
 
-    fn park(&self, reader: &Reader, placed: &Placed, failure: &Failure, letters: &DeadLetters) {
+    /// Keeps a record that the store refuses for good where the user finds it, as soon as the disk takes it.
+    async fn park(
+        &self,
+        reader: &Reader,
+        placed: &Placed,
+        failure: &Failure,
+        letters: &DeadLetters,
+    ) -> Result<(), Closing> {
         let entry = &placed.entry;
         let staged = match &entry.record {
             Record::Artifact { staged, .. } => Some(reader.staged(staged)),
             _ => None,
         };
-        let summary = entry.record.summary();
-        let run = entry.record.run();
+        let what = format!(
+            "{} of run {} cannot be delivered: {failure}",
+            entry.record.summary(),
+            entry.record.run()
+        );
         let file = letters.path().display();
-        let text = match letters.park(entry, &failure.to_string(), staged.as_deref()) {
-            // The first stands for all: whoever is told can read the others in the same file.
-            Ok(()) => (self.shared.state().parked == 0).then(|| {
-                format!(
-                    "{summary} of run {run} cannot be delivered: {failure}. It is kept in {file}, as is \
-                     whatever else cannot be; status() counts it"
-                )
-            }),
-            Err(error) => Some(format!(
-                "{summary} of run {run} cannot be delivered: {failure}. Nor can it be kept in {file}: {error}"
-            )),
-        };
-        if let Some(text) = text {
-            self.notices.tell(text);
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        while let Err(error) = letters.park(entry, &failure.to_string(), staged.as_deref()) {
+            if !std::mem::replace(&mut told, true) {
+                self.notices.tell(format!(
+                    "{what}. Nor can it be kept in {file} at present: {error}"
+                ));
+            }
+            if self.wait_to_close(backoff.pause()).await {
+                return Err(Closing);
+            }
+        }
+        // The first stands for all: whoever is told can read the others in the same file.
+        if self.shared.state().parked == 0 {
+            self.notices.tell(format!(
+                "{what}. It is kept in {file}, as is whatever else cannot be; status() counts it"
+            ));
         }
         self.shared.update(|state| state.parked += 1);
+        Ok(())
     }
 
     pub fn tell_damage(&self, damage: &[String]) {
@@ -418,6 +449,19 @@ impl Courier {
             self.notices.tell(format!("the journal is damaged: {text}"));
         }
     }
+}
+
+/// Writes a file that nobody else may read.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
 }
 
 /// A destination that does not take something.

@@ -58,8 +58,15 @@ impl DeadLetters {
                 fs::create_dir_all(&folder)?;
                 let kept = folder.join(staged.file_name().unwrap_or_default());
                 // Another destination may want the file still.
-                if fs::hard_link(staged, &kept).is_err() {
-                    fs::copy(staged, &kept)?;
+                match fs::hard_link(staged, &kept) {
+                    // Parked before, by a process that died then.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(_) => {
+                        let new = kept.with_extension("new");
+                        fs::copy(staged, &new)?;
+                        fs::rename(&new, &kept)?;
+                    }
+                    Ok(()) => {}
                 }
                 Some(kept)
             }
@@ -79,5 +86,36 @@ impl DeadLetters {
             .append(true)
             .open(&self.file)?
             .write_all(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{record::ArtifactPath, run::RunId};
+
+    #[test]
+    fn a_file_that_is_parked_twice_is_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = dir.path().join("00000007");
+        fs::write(&staged, "weights").unwrap();
+        let letters = DeadLetters::of(dir.path(), Path::new("journal/1-2-3"), 0);
+        let entry = Entry {
+            at: 1,
+            record: Record::Artifact {
+                run: RunId::random(),
+                staged: "00000007".into(),
+                path: ArtifactPath::parse("a.ckpt").unwrap(),
+                size: 7,
+            },
+        };
+        for _ in 0..2 {
+            letters.park(&entry, "refused", Some(&staged)).unwrap();
+        }
+        let kept = dir.path().join("dead_letter/1-2-3/00000007");
+        assert_eq!(fs::read_to_string(kept).unwrap(), "weights");
+        assert_eq!(fs::read_to_string(staged).unwrap(), "weights");
+        let text = fs::read_to_string(letters.path()).unwrap();
+        assert_eq!(text.lines().count(), 2);
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     error::{Error, Result},
-    journal::{Appended, Journal, JournalConfig, JournalError, frame::Draft, reader::Reader},
+    journal::{Appended, Journal, JournalConfig, JournalError, Room, frame::Draft, reader::Reader},
     record::Record,
     run::now_ms,
     store::TrackingStore,
@@ -73,6 +73,8 @@ struct Common {
     behind: AtomicUsize,
     /// Nothing is tried: the journal is all there is.
     is_offline: bool,
+    /// The journal is all there is to end a run by.
+    leaves_runs: AtomicBool,
     /// The user has been told that calls wait for room.
     room_told: AtomicBool,
     /// The user has been told that the journal's disk takes nothing.
@@ -204,6 +206,7 @@ impl Common {
                 .map(|uri| Arc::new(Shared::new(uri)))
                 .collect(),
             is_offline,
+            leaves_runs: AtomicBool::new(false),
             room_told: AtomicBool::new(false),
             disk_told: AtomicBool::new(false),
         }
@@ -406,7 +409,7 @@ impl Delivery {
     }
 
     /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
-    pub fn wait_for_room(&self, keep_waiting: KeepWaiting<'_>) -> bool {
+    pub fn wait_for_room(&self, room: Room, keep_waiting: KeepWaiting<'_>) -> bool {
         if !self.common.room_told.swap(true, Ordering::AcqRel) {
             self.common.notices.tell(format!(
                 "the journal in {} is as large as it may get (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds \
@@ -414,7 +417,7 @@ impl Delivery {
                 self.journal().dir().display()
             ));
         }
-        self.journal().wait_for_room(keep_waiting)
+        self.journal().wait_for_room(room, keep_waiting)
     }
 
     /// Tells the user, once in an outage, that the primary destination takes nothing.
@@ -609,6 +612,7 @@ pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
         delivery.close();
     }
     let mut told = Vec::new();
+    let mut is_interrupted = false;
     for delivery in &live {
         let dir = delivery.journal.dir();
         if delivery.is_offline {
@@ -624,7 +628,9 @@ pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
         }
         for (place, shared) in delivery.destinations.iter().enumerate() {
             let over = |state: &State| state.ended || is_hopeless(place, state, begun);
-            let _ = shared.wait_for(until, keep_waiting, over);
+            let stop = is_interrupted.then(Instant::now).or(until);
+            let waited = shared.wait_for(stop, keep_waiting, over);
+            is_interrupted |= matches!(waited, Err(Error::Interrupted));
             if !shared.state().ended {
                 told.push(left_behind(&shared.uri, &dir));
             }

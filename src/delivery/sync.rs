@@ -138,6 +138,7 @@ pub struct Outcome {
 
 /// The work for one destination.
 struct Work {
+    uris: Vec<String>,
     shared: Arc<Shared>,
     recovered: Arc<AtomicU64>,
 }
@@ -164,17 +165,25 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result
         .collect();
     uris.sort();
     uris.dedup();
+    // What all goes to one place goes there by one courier: two would create a run at a server twice.
+    let routes: Vec<Vec<String>> = match &order.instead {
+        Some(_) => vec![uris],
+        None => uris.into_iter().map(|uri| vec![uri]).collect(),
+    };
     let mut works = Vec::new();
-    for uri in &uris {
+    for uris in routes {
+        let Some(first) = uris.first().cloned() else {
+            continue;
+        };
         let destination = match &order.instead {
             Some(instead) => instead.clone(),
-            None => match order.known.iter().find(|known| known.uri() == *uri) {
+            None => match order.known.iter().find(|known| known.uri() == first) {
                 Some(known) => known.clone(),
-                None => Destination::parse("destination", uri)?,
+                None => Destination::parse("destination", &first)?,
             },
         };
         let store = DeferredStore::new(destination, order.fresh_schema.clone(), false);
-        let shared = Arc::new(Shared::new(uri.clone()));
+        let shared = Arc::new(Shared::new(first));
         let courier = Courier::new(
             order.heimdall_dir.clone(),
             Arc::new(store) as Arc<dyn TrackingStore>,
@@ -183,9 +192,13 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result
             deadline.clone(),
         );
         let recovered = Arc::clone(&courier.recovered);
-        let work = deliver(courier, uri.clone(), Arc::clone(&all), Arc::clone(&shared));
+        let work = deliver(courier, uris.clone(), Arc::clone(&all), Arc::clone(&shared));
         background.spawn(work);
-        works.push(Work { shared, recovered });
+        works.push(Work {
+            uris,
+            shared,
+            recovered,
+        });
     }
     let outcome = wait(order, &works, &deadline, progress, total);
     deadline.send_replace(true);
@@ -193,7 +206,10 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result
         notices: notices.take(),
         ..Outcome::default()
     };
-    for Work { shared, recovered } in &works {
+    for Work {
+        shared, recovered, ..
+    } in &works
+    {
         let _ = shared.wait_for(None, &mut || true, |state| state.ended);
         done.delivered += recovered.load(Ordering::Relaxed);
         done.parked += shared.state().parked;
@@ -211,7 +227,7 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result
             }
             let reason = works
                 .iter()
-                .find(|work| work.shared.uri == *uri)
+                .find(|work| work.uris.contains(uri))
                 .and_then(|work| work.shared.state().last_error.clone());
             let left = done.left.entry(uri.clone()).or_default();
             left.0 += pending(&abandoned.dir, place).0;
@@ -259,16 +275,21 @@ fn wait(
     Ok(())
 }
 
-/// Delivers all that journals have for one destination. What belongs to a run that another journal starts is tried
+/// Delivers all that journals have for some destinations. What belongs to a run that another journal starts is tried
 /// again after it.
-async fn deliver(mut courier: Courier, uri: String, all: Arc<Vec<Abandoned>>, shared: Arc<Shared>) {
+async fn deliver(
+    mut courier: Courier,
+    wanted: Vec<String>,
+    all: Arc<Vec<Abandoned>>,
+    shared: Arc<Shared>,
+) {
     let mut left: Vec<&Abandoned> = all.iter().collect();
     loop {
         let before = left.len();
         let mut early = Vec::new();
         'journals: for abandoned in left {
             let uris = abandoned.manifest.destinations.iter().enumerate();
-            for (place, _) in uris.filter(|(_, it)| **it == uri) {
+            for (place, _) in uris.filter(|(_, uri)| wanted.contains(uri)) {
                 match courier.deliver_abandoned(abandoned, place).await {
                     Ok(()) => {}
                     Err(Left::Early) => {

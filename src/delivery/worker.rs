@@ -19,6 +19,21 @@ use crate::{
 /// Pause before a part of the journal that could not be read is read again.
 const REREAD: Duration = Duration::from_secs(1);
 
+/// Tells who waits that a worker has ended, however it came.
+struct Ending(Arc<Common>, Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notices.tell(format!(
+                "tracking is degraded, training is not: delivery to {} has failed; the next start delivers",
+                self.1.uri
+            ));
+        }
+        self.1.update(|state| state.ended = true);
+    }
+}
+
 /// Delivers one tracker's journal to one destination, and what dead processes left for that one.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -58,12 +73,20 @@ impl Worker {
 
     /// Works until it is told to close and all is delivered, or the time for that is over.
     pub async fn run(mut self) {
+        let ending = Ending(Arc::clone(&self.common), Arc::clone(&self.shared));
         let mut reader = Reader::live(Arc::clone(&self.common.journal), self.destination);
-        let delivered = self.deliver_live(&mut reader).await;
-        if delivered.is_ok() && self.common.behind.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.common.journal.remove();
+        if self.deliver_live(&mut reader).await.is_ok() {
+            // A run whose end could not be recorded any more is ended by the next start.
+            if !reader.progress().open_runs.is_empty() {
+                self.common.leaves_runs.store(true, Ordering::Release);
+            }
+            if self.common.behind.fetch_sub(1, Ordering::AcqRel) == 1
+                && !self.common.leaves_runs.load(Ordering::Acquire)
+            {
+                self.common.journal.remove();
+            }
         }
-        self.shared.update(|state| state.ended = true);
+        drop(ending);
     }
 
     async fn deliver_live(&mut self, reader: &mut Reader) -> Result<(), Closing> {

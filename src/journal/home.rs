@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{Durability, JournalConfig, Manifest, recovery, root, staging};
+use crate::process;
 
 /// The folder of a journal. Its lock is held for the life of the process; the kernel releases it.
 #[derive(Debug)]
@@ -16,15 +17,28 @@ pub(super) struct Home {
     lock: File,
 }
 
+impl Drop for Home {
+    fn drop(&mut self) {
+        process::no_longer_kept(&self.lock);
+    }
+}
+
 impl Home {
-    pub fn create(config: &JournalConfig, created: i64) -> io::Result<Self> {
+    /// Makes a folder under a hidden name, and locks it, so that no other process takes it for abandoned.
+    pub fn begin(config: &JournalConfig, created: i64) -> io::Result<Self> {
         let root = root(&config.heimdall_dir);
         fs::create_dir_all(&root)?;
         let pid = std::process::id();
-        let name = format!("{created}-{pid}-{:04x}", rand::random::<u16>());
-        // Under a hidden name until the lock is held, so that no other process takes it for abandoned.
+        let name = format!("{created}-{pid}-{:08x}", rand::random::<u32>());
         let hidden = root.join(format!(".{name}"));
         fs::create_dir(&hidden)?;
+        let made = Self::begin_in(&hidden, config, pid, created);
+        made.inspect_err(|_| {
+            let _ = fs::remove_dir_all(&hidden);
+        })
+    }
+
+    fn begin_in(hidden: &Path, config: &JournalConfig, pid: u32, created: i64) -> io::Result<Self> {
         let lock = File::create_new(hidden.join(recovery::LOCK))?;
         lock.try_lock().map_err(io::Error::from)?;
         let manifest = Manifest {
@@ -34,19 +48,33 @@ impl Home {
         };
         let mut file = File::create_new(hidden.join(recovery::MANIFEST))?;
         file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
-        fs::create_dir(staging::folder(&hidden))?;
-        let dir = root.join(name);
+        fs::create_dir(staging::folder(hidden))?;
         if config.durability == Durability::Power {
             file.sync_all()?;
-            sync_folder(&hidden)?;
         }
-        fs::rename(&hidden, &dir)?;
+        process::keep_from_forks(&lock);
+        Ok(Self {
+            dir: hidden.to_owned(),
+            lock,
+        })
+    }
+
+    /// Gives it its name, whole as it is now.
+    pub fn shown(mut self, config: &JournalConfig) -> io::Result<Self> {
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let dir = self.dir.with_file_name(name.trim_start_matches('.'));
         if config.durability == Durability::Power {
-            for folder in [&root, &config.heimdall_dir] {
-                sync_folder(folder)?;
+            sync_folder(&self.dir)?;
+        }
+        fs::rename(&self.dir, &dir)?;
+        self.dir = dir;
+        if config.durability == Durability::Power {
+            for folder in [&root(&config.heimdall_dir), &config.heimdall_dir] {
+                // It is there, and what it holds is: only its name may be lost with the power.
+                let _ = sync_folder(folder);
             }
         }
-        Ok(Self { dir, lock })
+        Ok(self)
     }
 
     /// Whether somebody has deleted it.

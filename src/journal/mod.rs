@@ -93,7 +93,18 @@ pub enum JournalError {
     NoRoom {
         /// The folder.
         dir: PathBuf,
+        /// What there is no room for.
+        room: Room,
     },
+}
+
+/// Room that something needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// For a frame of so many bytes.
+    Frame(usize),
+    /// For the copy of a file of so many bytes.
+    File(u64),
 }
 
 /// A record and when it was recorded.
@@ -241,6 +252,8 @@ pub struct Journal {
     staged: AtomicU64,
     next_staged: AtomicU64,
     ledger: Ledger,
+    /// What was saved last for each destination, for a folder that has to be made again.
+    progress: Mutex<Vec<Option<Progress>>>,
 }
 
 #[derive(Debug)]
@@ -313,6 +326,7 @@ impl Journal {
     pub fn create(config: JournalConfig) -> Self {
         let created = now_ms();
         let ledger = Ledger::new(vec![(Position::START, 0); config.destinations.len()]);
+        let progress = Mutex::new(vec![None; config.destinations.len()]);
         let journal = Self {
             config,
             created,
@@ -338,6 +352,7 @@ impl Journal {
             staged: AtomicU64::new(0),
             next_staged: AtomicU64::new(0),
             ledger,
+            progress,
         };
         let mut writer = journal.writer();
         if let Err(error) = journal.settle(&mut writer) {
@@ -454,7 +469,9 @@ impl Journal {
             match self.write(writer, frame, beyond_limits) {
                 Ok(()) => Appended::OnDisk,
                 Err(NotWritten::Io(error)) => Appended::InMemory(error),
-                Err(NotWritten::Limit) => return Err(self.no_room(writer)),
+                Err(NotWritten::Limit) => {
+                    return Err(self.no_room(writer, Room::Frame(frame.len())));
+                }
             }
         } else {
             Appended::BehindMemory
@@ -462,7 +479,7 @@ impl Journal {
         if !matches!(outcome, Appended::OnDisk) {
             let full = writer.memory_bytes + frame.len() > self.config.memory_limit;
             if full && !writer.memory.is_empty() && !beyond_limits {
-                return Err(self.no_room(writer));
+                return Err(self.no_room(writer, Room::Frame(frame.len())));
             }
             if let Appended::InMemory(error) = &outcome {
                 writer.trouble = Some(error.to_string());
@@ -481,8 +498,9 @@ impl Journal {
         Ok(outcome)
     }
 
-    fn no_room(&self, writer: &Writer) -> JournalError {
+    fn no_room(&self, writer: &Writer, room: Room) -> JournalError {
         JournalError::NoRoom {
+            room,
             dir: writer
                 .home
                 .as_ref()
@@ -499,9 +517,7 @@ impl Journal {
     ) -> Result<(), NotWritten> {
         let takes = |tail: &Tail| tail.takes(frame.len());
         if !writer.tail.as_ref().is_some_and(takes) {
-            // One that is too short for this frame is left for the next.
-            let spare = writer.spare.take_if(|spare| takes(spare));
-            self.rotate(writer, spare, frame.len(), beyond_limits)?;
+            self.rotate(writer, frame.len(), beyond_limits)?;
         }
         let Some(tail) = &mut writer.tail else {
             return Err(NotWritten::Io(io::ErrorKind::NotFound.into()));
@@ -520,7 +536,6 @@ impl Journal {
     fn rotate(
         &self,
         writer: &mut Writer,
-        spare: Option<Tail>,
         least: usize,
         beyond_limits: bool,
     ) -> Result<(), NotWritten> {
@@ -536,16 +551,27 @@ impl Journal {
             return Err(NotWritten::Limit);
         }
         let path = segment::path(&home.dir, writer.segment + 1);
-        let spare = spare.filter(|_| fs::rename(home.dir.join(segment::SPARE), &path).is_ok());
-        let tail = match spare {
-            Some(spare) => spare,
-            None => Tail::create(&path, self.config.segment_length(), least as u64)
-                .map_err(NotWritten::Io)?,
+        // One that is too short for this frame is left for the next.
+        let spare = writer
+            .spare
+            .take_if(|spare| spare.takes(least))
+            .filter(|_| fs::rename(home.dir.join(segment::SPARE), &path).is_ok());
+        let made = match spare {
+            Some(spare) => Ok(spare),
+            None => Tail::create(&path, self.config.segment_length(), least as u64),
         };
-        if self.config.durability == Durability::Power {
-            let synced = tail.file().sync_all().and_then(|()| sync_folder(&home.dir));
-            synced.map_err(NotWritten::Io)?;
-        }
+        let synced = made.and_then(|tail| {
+            if self.config.durability == Durability::Power {
+                tail.file().sync_all()?;
+                sync_folder(&home.dir)?;
+            }
+            Ok(tail)
+        });
+        let tail = synced.map_err(|error| {
+            // The name must be free for the next attempt.
+            let _ = fs::remove_file(&path);
+            NotWritten::Io(error)
+        })?;
         writer.segment += 1;
         writer.segments.insert(
             writer.segment,
@@ -580,12 +606,21 @@ impl Journal {
         self.appended.load(Ordering::SeqCst)
     }
 
-    fn has_room(&self, writer: &Writer) -> bool {
-        if !writer.memory.is_empty() {
-            return writer.memory_bytes < self.config.memory_limit / 2;
+    fn has_room(&self, writer: &Writer, room: Room) -> bool {
+        let limit = self.config.disk_limit;
+        match room {
+            Room::File(size) => {
+                self.staged.load(Ordering::Acquire) == 0 || self.on_disk(writer) + size <= limit
+            }
+            Room::Frame(length) if !writer.memory.is_empty() => {
+                writer.memory_bytes + length <= self.config.memory_limit
+            }
+            Room::Frame(length) => {
+                writer.tail.as_ref().is_some_and(|tail| tail.takes(length))
+                    || writer.segments.len() < 2
+                    || self.on_disk(writer) + self.config.segment_length() <= limit
+            }
         }
-        writer.segments.len() < 2
-            || self.on_disk(writer) + self.config.segment_length() <= self.config.disk_limit
     }
 
     /// That there is room for more.
@@ -594,31 +629,28 @@ impl Journal {
     /// [`JournalError::NoRoom`].
     pub fn check_room(&self) -> Result<(), JournalError> {
         let writer = self.writer();
-        let fits = writer.tail.as_ref().is_some_and(|tail| tail.takes(MANY));
-        match fits || self.has_room(&writer) {
+        match self.has_room(&writer, Room::Frame(MANY)) {
             true => Ok(()),
-            false => Err(self.no_room(&writer)),
+            false => Err(self.no_room(&writer, Room::Frame(MANY))),
         }
     }
 
-    /// Waits until there is room for more, which delivery makes; false when `keep_waiting` says to stop.
-    pub fn wait_for_room(&self, keep_waiting: &mut dyn FnMut() -> bool) -> bool {
-        let mut writer = self.writer();
+    /// Waits, once at least, until there is room, which delivery makes; false when `keep_waiting` says to stop.
+    pub fn wait_for_room(&self, room: Room, keep_waiting: &mut dyn FnMut() -> bool) -> bool {
         loop {
-            let has_room = self.has_room(&writer);
-            if has_room || writer.sealed {
-                return true;
-            }
-            writer = self
+            let writer = self.writer();
+            let (writer, _) = self
                 .room
                 .wait_timeout(writer, PATIENCE)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+                .unwrap_or_else(PoisonError::into_inner);
+            let is_over = writer.sealed || self.has_room(&writer, room);
             drop(writer);
             if !keep_waiting() {
                 return false;
             }
-            writer = self.writer();
+            if is_over {
+                return true;
+            }
         }
     }
 
@@ -630,14 +662,14 @@ impl Journal {
         if writer.sealed {
             return None;
         }
-        let looks = writer.home.is_none() || writer.looked.elapsed() >= LOOK;
+        let looks = writer.looked.elapsed() >= LOOK;
         if looks {
             writer.looked = Instant::now();
         }
         let is_gone = looks && writer.home.as_ref().is_some_and(Home::is_gone);
         let mut is_lost = writer.is_lost;
         let mut told = None;
-        if is_gone || writer.home.is_none() {
+        if is_gone || (looks && writer.home.is_none()) {
             let before = writer.home.as_ref().map(|home| home.dir.clone());
             match self.settle(&mut writer) {
                 Ok(dir) => {
@@ -670,8 +702,8 @@ impl Journal {
         if !is_lost && !writer.memory.is_empty() {
             self.spill(&mut writer);
         }
-        if !is_lost && writer.memory.is_empty() && writer.trouble.take().is_some() && told.is_none()
-        {
+        let is_well = !is_lost && writer.tail.is_some() && writer.memory.is_empty();
+        if is_well && writer.trouble.take().is_some() && told.is_none() {
             told = Some("the journal is on the disk again".to_owned());
         }
         let ahead = self.wants_spare(&writer);
@@ -722,55 +754,72 @@ impl Journal {
 
     /// Gives the journal a folder, with what its segments hold that is not delivered.
     fn settle(&self, writer: &mut Writer) -> io::Result<PathBuf> {
-        let home = Home::create(&self.config, self.created)?;
+        let home = Home::begin(&self.config, self.created)?;
+        let settled = self.settle_in(home, writer);
+        if let Err((hidden, error)) = settled {
+            remove(&hidden);
+            return Err(error);
+        }
+        writer.spare = None;
+        Ok(writer
+            .home
+            .as_ref()
+            .map_or_else(PathBuf::new, |home| home.dir.clone()))
+    }
+
+    /// Fills a folder that nobody sees yet, and shows it.
+    fn settle_in(&self, home: Home, writer: &mut Writer) -> Result<(), (PathBuf, io::Error)> {
+        let hidden = home.dir.clone();
+        let failed = |error| (hidden.clone(), error);
         let needed = self.ledger.least().0.segment;
-        let mut moved = BTreeMap::new();
+        let mut segments = BTreeMap::new();
         let mut tail = None;
         for (number, segment) in writer.segments.range(needed..) {
             let path = segment::path(&home.dir, *number);
-            let old = (*number == writer.segment).then_some(&writer.tail);
-            if let Some(Some(old)) = old {
-                let new = old.copied(&path)?;
-                moved.insert(
-                    *number,
-                    Segment {
-                        file: Arc::clone(new.file()),
-                        length: new.length(),
-                    },
-                );
-                tail = Some(new);
-            } else {
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(path)?;
-                segment::copy_bytes(&segment.file, &file, segment.length)?;
-                let file = Arc::new(file);
-                moved.insert(
-                    *number,
-                    Segment {
-                        file,
-                        length: segment.length,
-                    },
-                );
+            let copy = match &writer.tail {
+                Some(old) if *number == writer.segment => {
+                    let copy = old.copied(&path).map_err(failed)?;
+                    let file = Arc::clone(copy.file());
+                    tail = Some(copy);
+                    file
+                }
+                _ => {
+                    let mut options = File::options();
+                    let file = options.read(true).write(true).create_new(true);
+                    let file = file.open(path).map_err(failed)?;
+                    segment::copy_bytes(&segment.file, &file, segment.length).map_err(failed)?;
+                    Arc::new(file)
+                }
+            };
+            let length = segment.length;
+            segments.insert(*number, Segment { file: copy, length });
+        }
+        let mut segment = writer.segment;
+        if tail.is_none() {
+            segment += 1;
+            let path = segment::path(&home.dir, segment);
+            let new = Tail::create(&path, self.config.segment_length(), 0).map_err(failed)?;
+            new.populate();
+            let (file, length) = (Arc::clone(new.file()), new.length());
+            segments.insert(segment, Segment { file, length });
+            tail = Some(new);
+        }
+        for (destination, progress) in self.progress().iter().enumerate() {
+            if let Some(progress) = progress {
+                reader::save(&home.dir, destination, progress)
+                    .map_err(|error| failed(io::Error::other(error)))?;
             }
         }
-        let dir = home.dir.clone();
+        let home = home.shown(&self.config).map_err(failed)?;
         writer.home = Some(home);
-        writer.segments = moved;
-        writer.spare = None;
+        writer.segments = segments;
+        writer.segment = segment;
         writer.tail = tail;
-        if writer.tail.is_none() {
-            let created = self.rotate(writer, None, 0, true);
-            if let Err(NotWritten::Io(error)) = created {
-                return Err(error);
-            }
-            if let Some(tail) = &writer.tail {
-                tail.populate();
-            }
-        }
-        Ok(dir)
+        Ok(())
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Vec<Option<Progress>>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets no call return any more: the process is about to die, and what a call has accepted is to be delivered.
@@ -815,7 +864,11 @@ impl Journal {
     }
 
     /// Notes how far a destination is, and removes what none needs any more.
-    fn delivered(&self, destination: usize, position: Position, next: u64) {
+    fn delivered(&self, destination: usize, progress: &Progress) {
+        let (position, next) = (progress.position, progress.next);
+        if let Some(slot) = self.progress().get_mut(destination) {
+            *slot = Some(progress.clone());
+        }
         let (_, (least, least_next)) = self.ledger.advance(destination, position, next);
         let mut writer = self.writer();
         let kept = writer.segments.split_off(&least.segment);

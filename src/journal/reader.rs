@@ -265,7 +265,7 @@ impl Reader {
         let saved = self.save();
         let before = match &self.source {
             Source::Live(journal) => {
-                journal.delivered(self.destination, self.ahead, self.next);
+                journal.delivered(self.destination, &self.saved);
                 journal.ledger.others(self.destination)
             }
             Source::Folder { dir, ledger } => {
@@ -310,15 +310,24 @@ impl Reader {
     }
 
     fn save(&self) -> Result<(), JournalError> {
-        let json = serde_json::to_vec(&self.saved)
-            .map_err(|error| JournalError::Encode(error.to_string()))?;
-        replace(&position_path(&self.dir(), self.destination), &json)
+        save(&self.dir(), self.destination, &self.saved)
     }
 
     /// Whether all before `end` is delivered and every run is closed.
     pub fn is_done(&self, end: Position) -> bool {
         self.saved.position >= end && self.saved.open_runs.is_empty()
     }
+}
+
+/// Saves how far a destination is in the journal in `dir`.
+pub(super) fn save(
+    dir: &Path,
+    destination: usize,
+    progress: &Progress,
+) -> Result<(), JournalError> {
+    let json =
+        serde_json::to_vec(progress).map_err(|error| JournalError::Encode(error.to_string()))?;
+    replace(&position_path(dir, destination), &json)
 }
 
 /// How far a destination is, as the journal in `dir` has it.

@@ -11,7 +11,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{Durability, Journal, JournalError, home::sync_folder};
+use super::{Durability, Journal, JournalError, Room, home::sync_folder};
 
 /// What has become of a file to upload.
 #[derive(Debug)]
@@ -28,11 +28,11 @@ pub enum Staged {
 }
 
 impl Journal {
-    /// Copies a file. Waits on the disk.
+    /// Copies a file, beyond the limits where others of its call have been copied. Waits on the disk.
     ///
     /// # Errors
     /// [`JournalError::Stage`] where the file cannot be read, [`JournalError::NoRoom`].
-    pub fn stage_file(&self, file: &Path) -> Result<Staged, JournalError> {
+    pub fn stage_file(&self, file: &Path, beyond_limits: bool) -> Result<Staged, JournalError> {
         let unreadable = |source| JournalError::Stage {
             path: file.to_owned(),
             source,
@@ -41,7 +41,12 @@ impl Journal {
             .and_then(|file| file.metadata())
             .map_err(unreadable)?
             .len();
-        self.stage(size, |target| fs::copy(file, target))
+        let staged = self.stage(size, beyond_limits, |target| fs::copy(file, target))?;
+        match &staged {
+            // It is the file that cannot be read, then.
+            Staged::Refused(_) => File::open(file).map(|_| staged).map_err(unreadable),
+            Staged::Copied { .. } => Ok(staged),
+        }
     }
 
     /// Writes `content` as a file of its own. Waits on the disk.
@@ -50,12 +55,15 @@ impl Journal {
     /// [`JournalError::NoRoom`].
     pub fn stage_bytes(&self, content: &[u8]) -> Result<Staged, JournalError> {
         let size = content.len() as u64;
-        self.stage(size, |target| fs::write(target, content).map(|()| size))
+        self.stage(size, false, |target| {
+            fs::write(target, content).map(|()| size)
+        })
     }
 
     fn stage(
         &self,
         size: u64,
+        beyond_limits: bool,
         fill: impl FnOnce(&Path) -> io::Result<u64>,
     ) -> Result<Staged, JournalError> {
         let writer = self.writer();
@@ -63,9 +71,8 @@ impl Journal {
             let reason = writer.trouble.clone().unwrap_or_default();
             return Ok(Staged::Refused(io::Error::other(reason)));
         };
-        let staged = self.staged.load(Ordering::Acquire);
-        if staged > 0 && self.on_disk(&writer) + size > self.config.disk_limit {
-            return Err(self.no_room(&writer));
+        if !beyond_limits && !self.has_room(&writer, Room::File(size)) {
+            return Err(self.no_room(&writer, Room::File(size)));
         }
         let folder = folder(&home.dir);
         drop(writer);
@@ -79,6 +86,7 @@ impl Journal {
                         .and_then(|file| file.sync_all())
                         .and_then(|()| sync_folder(&folder))
                 {
+                    let _ = fs::remove_file(&target);
                     self.staged.fetch_sub(size, Ordering::AcqRel);
                     return Ok(Staged::Refused(error));
                 }

@@ -41,6 +41,16 @@ fn journal(dir: &Path) -> Arc<Journal> {
     Arc::new(Journal::create(config(dir)))
 }
 
+/// What the journal says once it has looked whether its folder is there.
+fn maintained(journal: &Journal) -> String {
+    loop {
+        if let Some(told) = journal.maintain() {
+            return told;
+        }
+        std::thread::yield_now();
+    }
+}
+
 fn all_abandoned(dir: &Path) -> Vec<Abandoned> {
     abandoned(dir, |_| true)
 }
@@ -232,13 +242,13 @@ fn a_staged_file_keeps_what_it_was() {
     let journal = journal(dir.path());
     let file = dir.path().join("last.ckpt");
     fs::write(&file, "then").unwrap();
-    let (name, size) = copied(journal.stage_file(&file).unwrap());
+    let (name, size) = copied(journal.stage_file(&file, false).unwrap());
     fs::write(&file, "now").unwrap();
     let reader = Reader::live(Arc::clone(&journal), 0);
     assert_eq!(fs::read_to_string(reader.staged(&name)).unwrap(), "then");
     assert_eq!(size, 4);
     assert!(matches!(
-        journal.stage_file(&dir.path().join("none")),
+        journal.stage_file(&dir.path().join("none"), false),
         Err(JournalError::Stage { .. })
     ));
 }
@@ -311,8 +321,7 @@ fn a_folder_that_somebody_deletes_is_made_again_with_what_it_held() {
     journal.append(metrics(run, 0)).unwrap();
     fs::remove_dir_all(dir.path()).unwrap();
     journal.append(metrics(run, 1)).unwrap();
-    std::thread::sleep(LOOK);
-    let told = journal.maintain().unwrap();
+    let told = maintained(&journal);
     assert!(told.contains("was deleted"), "{told}");
     journal.append(metrics(run, 2)).unwrap();
     drop(journal);
@@ -341,7 +350,7 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     assert_eq!(journal.end().in_memory, 1, "what is delivered is forgotten");
 
     fs::remove_file(&place).unwrap();
-    let told = journal.maintain().unwrap();
+    let told = maintained(&journal);
     assert!(told.contains("on the disk again"), "{told}");
     assert_eq!((journal.end().in_memory, journal.trouble()), (0, None));
     journal.append(metrics(run, 3)).unwrap();
@@ -368,7 +377,7 @@ fn at_its_limits_a_journal_takes_no_more_until_something_is_delivered() {
         }
     };
     assert!(matches!(refused, JournalError::NoRoom { .. }), "{refused}");
-    assert!(!journal.wait_for_room(&mut || false));
+    assert!(!journal.wait_for_room(Room::Frame(100), &mut || false));
     let mut reader = Reader::live(Arc::clone(&journal), 0);
     while journal.append(metrics(run, count)).is_err() {
         let some = reader.read(journal.end().position).unwrap().entries;
@@ -377,7 +386,7 @@ fn at_its_limits_a_journal_takes_no_more_until_something_is_delivered() {
     let left = read_all(&mut reader, journal.end().position);
     assert_eq!(steps(&left).last(), Some(&count));
     reader.advance(&left).unwrap();
-    assert!(journal.wait_for_room(&mut || false));
+    assert!(journal.wait_for_room(Room::Frame(100), &mut || true));
 }
 
 #[test]
@@ -556,4 +565,56 @@ proptest::proptest! {
         bytes.truncate(bytes.len().saturating_sub(cut).max(12));
         read_bytes(&bytes).unwrap();
     }
+}
+
+#[test]
+fn a_folder_that_is_made_again_knows_how_far_its_destinations_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = journal(dir.path());
+    let run = RunId::random();
+    journal.append(start(run)).unwrap();
+    let mut reader = Reader::live(Arc::clone(&journal), 0);
+    let entries = reader.read(journal.end().position).unwrap().entries;
+    reader.advance(&entries).unwrap();
+    fs::remove_dir_all(dir.path()).unwrap();
+    journal.append(metrics(run, 1)).unwrap();
+    maintained(&journal);
+    drop((reader, journal));
+
+    let taken = all_abandoned(dir.path()).remove(0);
+    let mut again = taken.reader(0);
+    assert!(again.progress().open_runs.contains_key(&run.to_string()));
+    let batch = again.read(taken.end).unwrap();
+    assert_eq!(steps(&batch.entries), [1]);
+    assert!(batch.damage.is_empty(), "{:?}", batch.damage);
+}
+
+#[test]
+fn files_wait_for_as_much_room_as_they_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = JournalConfig {
+        disk_limit: 1_000_000,
+        ..config(dir.path())
+    };
+    let journal = Arc::new(Journal::create(limits));
+    let big = vec![0; 600_000];
+    let (name, size) = copied(journal.stage_bytes(&big).unwrap());
+    let Err(JournalError::NoRoom { room, .. }) = journal.stage_bytes(&big) else {
+        panic!("there is room")
+    };
+    assert_eq!(room, Room::File(600_000));
+    assert!(!journal.wait_for_room(room, &mut || false));
+    journal.discard(&name, size);
+    let mut asked = 0;
+    assert!(journal.wait_for_room(room, &mut || {
+        asked += 1;
+        true
+    }));
+    assert_eq!(asked, 1, "whoever waits can be interrupted");
+    // A file of its own is never too large, and the others of a call follow the first.
+    let huge = dir.path().join("huge");
+    fs::write(&huge, vec![0; 2_000_000]).unwrap();
+    copied(journal.stage_file(&huge, false).unwrap());
+    assert!(journal.stage_file(&huge, false).is_err());
+    copied(journal.stage_file(&huge, true).unwrap());
 }

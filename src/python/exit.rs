@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use pyo3::prelude::*;
+use pyo3::{exceptions::PyKeyboardInterrupt, prelude::*};
 
 use super::tracker::waiting;
-use crate::{delivery, process, run::RunStatus, tracker};
+#[cfg(not(target_os = "linux"))]
+use crate::process;
+use crate::{delivery, run::RunStatus, tracker};
 
 /// An exit that takes longer than this says why.
 const QUIET_EXIT: Duration = Duration::from_secs(2);
@@ -23,16 +25,21 @@ pub fn finish(
     let begun = Instant::now();
     let last_words = waiting(py, |keep_waiting| {
         let status = RunStatus::parse_final(status)?;
-        let timeout = Duration::try_from_secs_f64(timeout).unwrap_or_default();
+        let timeout = match Duration::try_from_secs_f64(timeout) {
+            Ok(timeout) => timeout,
+            Err(_) if timeout > 0.0 => Duration::MAX,
+            Err(_) => Duration::ZERO,
+        };
         Ok(tracker::finish(status, timeout, &mut || {
-            if begun.elapsed() >= QUIET_EXIT
-                && let Some(progress) = &progress
-            {
-                // Nobody is left to hear of a bar that fails.
-                let pending = delivery::pending();
-                let _ = Python::attach(|py| progress.call1(py, (pending,)).map(|_| ()));
+            if !keep_waiting() {
+                return false;
             }
-            keep_waiting()
+            match &progress {
+                Some(progress) if begun.elapsed() >= QUIET_EXIT => {
+                    Python::attach(|py| shows(py, progress, (delivery::pending(),)).is_none())
+                }
+                _ => true,
+            }
         }))
     })?;
     tell(py, last_words)
@@ -44,8 +51,19 @@ pub fn forget_parent() {
     // On Linux the library has seen the fork itself, whoever made it.
     #[cfg(not(target_os = "linux"))]
     process::forked();
-    let _ = process::generation();
     tracker::forget_parent();
+}
+
+/// Shows progress; what Ctrl-C has raised in there, if it has. A bar that fails is no reason to stop.
+pub fn shows<'py>(
+    py: Python<'py>,
+    progress: &Py<PyAny>,
+    numbers: impl pyo3::call::PyCallArgs<'py>,
+) -> Option<PyErr> {
+    let failed = progress.call1(py, numbers).err()?;
+    failed
+        .is_instance_of::<PyKeyboardInterrupt>(py)
+        .then_some(failed)
 }
 
 /// Says sentences to the user: on the logger `heimdall_tracking`, which prints where nothing is configured.

@@ -7,7 +7,7 @@ use pyo3::{
     types::{PyDict, PyList},
 };
 
-use super::{caller, errors::to_python, tracker::waiting};
+use super::{caller, errors::to_python, exit::shows, tracker::waiting};
 use crate::{
     config::Destination,
     delivery::sync::{self as delivery, Order},
@@ -40,15 +40,22 @@ pub fn sync<'py>(
         fresh_schema: caller::fresh_schema(py)?,
         timeout: timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
     };
+    let mut interrupt = None;
     let done = waiting(py, |keep_waiting| {
         delivery::sync(&order, &mut |delivered, total| {
-            if let Some(progress) = &progress {
-                // A bar that fails is no reason to stop.
-                let _ = Python::attach(|py| progress.call1(py, (delivered, total)).map(|_| ()));
+            if !keep_waiting() {
+                return false;
             }
-            keep_waiting()
+            if let Some(progress) = &progress {
+                interrupt = Python::attach(|py| shows(py, progress, (delivered, total)));
+            }
+            interrupt.is_none()
         })
-    })?;
+    });
+    if let Some(interrupt) = interrupt {
+        return Err(interrupt);
+    }
+    let done = done?;
     let answer = PyDict::new(py);
     answer.set_item("delivered", done.delivered)?;
     answer.set_item("parked", done.parked)?;

@@ -28,7 +28,7 @@ use crate::{
     context::RunContext,
     delivery::background::KeepWaiting,
     error::{Error, Result},
-    journal::JournalError,
+    journal::{JournalError, Room},
     process,
     run::{self, Best, LifecycleStage, NewRun, RunStatus},
     signals,
@@ -203,7 +203,7 @@ impl MLflowTracker {
                     .parse::<run::RunId>()
                     .map_err(|error| to_python(py, &error))?,
             };
-            self.log(py, |tracker| tracker.attach_run(id, nested))?;
+            self.log_waiting(py, |tracker| tracker.attach_run(id, nested))?;
             id
         } else if let Some(run_id) = run_id.filter(|_| !tracker.is_silent()) {
             self.begin(py, |tracker, keep_waiting| {
@@ -661,16 +661,14 @@ impl MLflowTracker {
         Ok(Status::of(self.tracker(py)?))
     }
 
-    fn __repr__(&self) -> String {
-        format!(
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let active = self.active_run_id(py)?;
+        Ok(format!(
             "MLflowTracker(tracking_uri={:?}, experiment_name={:?}, active_run_id={})",
             self.tracking_uri(),
             self.experiment_name(),
-            self.tracker
-                .active_run()
-                .map(|run| run.to_string())
-                .map_or_else(|| "None".to_owned(), |run| format!("{run:?}"))
-        )
+            active.map_or_else(|| "None".to_owned(), |run| format!("{run:?}"))
+        ))
     }
 }
 
@@ -697,8 +695,9 @@ impl MLflowTracker {
 
     /// A call's outcome for Python, after what the workers have to say.
     fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
-        if self.tracker.has_notices() {
-            tell(py, self.tracker(py)?.notices())?;
+        let tracker = self.tracker(py)?;
+        if tracker.has_notices() {
+            tell(py, tracker.notices())?;
         }
         outcome.map_err(|error| to_python(py, &error))
     }
@@ -709,7 +708,9 @@ impl MLflowTracker {
         let tracker = self.tracker(py)?;
         loop {
             match call(tracker) {
-                Err(Error::Journal(JournalError::NoRoom { .. })) => self.wait_for_room(py)?,
+                Err(Error::Journal(JournalError::NoRoom { room, .. })) => {
+                    self.wait_for_room(py, room)?;
+                }
                 outcome => return self.answer(py, outcome),
             }
         }
@@ -724,7 +725,9 @@ impl MLflowTracker {
         let tracker = self.tracker(py)?;
         loop {
             match py.detach(|| call(tracker)) {
-                Err(Error::Journal(JournalError::NoRoom { .. })) => self.wait_for_room(py)?,
+                Err(Error::Journal(JournalError::NoRoom { room, .. })) => {
+                    self.wait_for_room(py, room)?;
+                }
                 outcome => return self.answer(py, outcome),
             }
         }
@@ -740,10 +743,10 @@ impl MLflowTracker {
         self.ask(py, call)
     }
 
-    fn wait_for_room(&self, py: Python<'_>) -> PyResult<()> {
+    fn wait_for_room(&self, py: Python<'_>, room: Room) -> PyResult<()> {
         let mut told = false;
         self.ask(py, |tracker, keep_waiting| {
-            let has_room = tracker.wait_for_room(&mut || {
+            let has_room = tracker.wait_for_room(room, &mut || {
                 if !std::mem::replace(&mut told, true) {
                     // Nobody would hear of it while the call waits.
                     let _ = Python::attach(|py| tell(py, tracker.notices()));

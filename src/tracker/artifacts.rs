@@ -107,7 +107,7 @@ impl Tracker {
         path: ArtifactPath,
         records: &mut Vec<Record>,
     ) -> Result<()> {
-        records.push(match journal.stage_file(&file)? {
+        records.push(match journal.stage_file(&file, !records.is_empty())? {
                 Staged::Copied { name, size } => Record::Artifact {
                     run,
                     staged: name,

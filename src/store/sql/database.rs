@@ -575,7 +575,8 @@ impl Fault {
         let code = error.code().unwrap_or_default();
         match code.get(..2) {
             Some("28") => Self::Unauthenticated,
-            Some("22" | "23") => Self::Record,
+            // Data that is none, that breaks a rule, or that is beyond the server's own limits.
+            Some("22" | "23" | "54") => Self::Record,
             _ if code == "42501" => Self::Forbidden,
             _ => Self::Unavailable,
         }
