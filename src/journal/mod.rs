@@ -377,7 +377,12 @@ impl Journal {
 
     /// What the disk answers while it takes nothing.
     pub fn trouble(&self) -> Option<String> {
-        self.writer().trouble.clone()
+        let writer = self.writer();
+        match writer.is_well() {
+            // What there was is over, although nobody has said so yet.
+            true => None,
+            false => writer.trouble.clone(),
+        }
     }
 
     /// Appends a record. When this returns, the record outlives the process.
@@ -702,8 +707,7 @@ impl Journal {
         if !is_lost && !writer.memory.is_empty() {
             self.spill(&mut writer);
         }
-        let is_well = !is_lost && writer.tail.is_some() && writer.memory.is_empty();
-        if is_well && writer.trouble.take().is_some() && told.is_none() {
+        if writer.is_well() && writer.trouble.take().is_some() && told.is_none() {
             told = Some("the journal is on the disk again".to_owned());
         }
         let ahead = self.wants_spare(&writer);
@@ -903,6 +907,13 @@ impl Journal {
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // A panic while appending leaves the offset behind the last whole frame, so going on is sound.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Whether the disk has everything and takes more.
+    fn is_well(&self) -> bool {
+        !self.is_lost && self.tail.is_some() && self.memory.is_empty()
     }
 }
 
