@@ -1,6 +1,9 @@
 //! How a tracker comes about: at the start, whether its stores are there or not, and in a fork.
 
-use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
+use std::{
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    time::Duration,
+};
 
 use super::{ActiveRun, SESSIONS, Session, Tracker, lock};
 use crate::{
@@ -17,6 +20,9 @@ use crate::{
     record::Record,
     store::{Experiment, StoreError, TrackingStore, deferred::DeferredStore},
 };
+
+/// Longest wait for a database file to have its tables.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Tracker {
     /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores, but not longer
@@ -118,7 +124,11 @@ impl Parts {
             self.settled.experiment_name.clone(),
             self.settled.artifact_location(),
         );
-        let patience = self.settled.options.connect_timeout;
+        let patience = match &self.settled.tracking {
+            // A file is there; only what an mlflow beside us makes of a fresh one takes its time.
+            Destination::Sqlite(_) => LOCAL_PATIENCE.max(self.settled.options.connect_timeout),
+            _ => self.settled.options.connect_timeout,
+        };
         let destination = self.settled.tracking.uri();
         let reached = async move {
             let experiment = store
@@ -130,15 +140,18 @@ impl Parts {
             }
         };
         let in_time = async move {
-            tokio::time::timeout(patience, reached)
-                .await
-                .unwrap_or_else(|_| {
-                    Err(StoreError::Unavailable {
-                        destination,
-                        source: format!("no answer within {} s", patience.as_secs_f64()).into(),
-                        retry_after: None,
-                    })
-                })
+            // On its own, so that what takes longer is not begun again: tables that are being made, above all.
+            let reached = tokio::time::timeout(patience, tokio::spawn(reached)).await;
+            let reason = match reached {
+                Ok(Ok(reached)) => return reached,
+                Ok(Err(failed)) => failed.to_string(),
+                Err(_) => format!("no answer within {} s", patience.as_secs_f64()),
+            };
+            Err(StoreError::Unavailable {
+                destination,
+                source: reason.into(),
+                retry_after: None,
+            })
         };
         self.background.wait(in_time, keep_waiting)
     }
