@@ -94,6 +94,15 @@ pub enum Error {
         journal: PathBuf,
     },
 
+    /// The store has refused for good what a call had logged.
+    #[error("{what} was not taken: {reason}. It is kept among the dead letters of HEIMDALL_DIR")]
+    Refused {
+        /// What was logged.
+        what: String,
+        /// What the store says.
+        reason: String,
+    },
+
     /// The caller stopped waiting (Ctrl-C).
     #[error("interrupted while waiting for the tracking store")]
     Interrupted,

@@ -30,6 +30,7 @@ pub mod run;
 pub mod signals;
 pub mod store;
 pub mod system_metrics;
+mod tls;
 pub mod tracker;
 
 #[cfg(feature = "python")]

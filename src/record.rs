@@ -182,10 +182,17 @@ impl Record {
 
     /// True for a file, which goes to the store of artifacts.
     pub fn is_artifact(&self) -> bool {
-        matches!(
-            self,
-            Self::Artifact { .. } | Self::ArtifactInPlace { .. } | Self::ArtifactInline { .. }
-        )
+        self.artifact_path().is_some()
+    }
+
+    /// Where a file goes among the artifacts of its run.
+    pub fn artifact_path(&self) -> Option<&ArtifactPath> {
+        match self {
+            Self::Artifact { path, .. }
+            | Self::ArtifactInPlace { path, .. }
+            | Self::ArtifactInline { path, .. } => Some(path),
+            _ => None,
+        }
     }
 
     /// One line for people: what it is, without its values.

@@ -1,6 +1,6 @@
 //! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
 
-mod artifacts;
+pub mod artifacts;
 mod observation;
 mod opening;
 mod questions;
@@ -600,12 +600,29 @@ impl Tracker {
         }
     }
 
-    /// Waits, before a question, until everything recorded so far is delivered.
+    /// Waits, before a question to the store, until every record so far is delivered; artifacts may still be on their
+    /// way.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the store has taken nothing for as long as a start waits for it,
     /// [`Error::Interrupted`].
     fn settle(&self, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        self.settled_by(Delivery::flush_records, keep_waiting)
+    }
+
+    /// Waits, before a question about artifacts, until they have arrived as well.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::settle`], also where it is the artifact store that takes nothing.
+    fn settle_artifacts(&self, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        self.settled_by(Delivery::flush, keep_waiting)
+    }
+
+    fn settled_by(
+        &self,
+        flush: impl Fn(&Delivery, Option<Duration>, KeepWaiting<'_>) -> Result<()>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<()> {
         self.check_process()?;
         let Some(delivery) = self.session.delivery.as_ref() else {
             return Ok(());
@@ -616,7 +633,7 @@ impl Tracker {
         }
         let patience = self.settled.options.connect_timeout;
         loop {
-            match delivery.flush(Some(patience), keep_waiting) {
+            match flush(delivery, Some(patience), keep_waiting) {
                 Err(Error::Undelivered { reason, .. }) => {
                     if delivery.is_troubled_for(patience) {
                         return Err(Error::Store(StoreError::Unavailable {

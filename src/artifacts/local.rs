@@ -2,16 +2,26 @@
 
 use std::{
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use std::os::unix::fs::FileExt;
 
-use super::{ArtifactError, ArtifactStore};
+use super::{
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Upload, staged, staged_lost,
+};
 use crate::record::ArtifactPath;
 
+/// Bytes that are read at a time.
+const CHUNK: u64 = 4 << 20;
+
 /// The folder below which a run's artifacts lie.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LocalArtifacts {
     root: PathBuf,
 }
@@ -20,49 +30,194 @@ impl LocalArtifacts {
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root }
     }
+
+    fn at(&self, path: &ArtifactPath) -> PathBuf {
+        match path.as_str() {
+            "" => self.root.clone(),
+            path => self.root.join(path),
+        }
+    }
+
+    fn failed(&self, path: &ArtifactPath, source: io::Error) -> ArtifactError {
+        let artifact = path.as_str().to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => ArtifactError::NotFound {
+                artifact,
+                store: self.root.display().to_string(),
+            },
+            _ => ArtifactError::Io {
+                artifact,
+                target: self.at(path),
+                source,
+            },
+        }
+    }
+
+    fn list_now(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
+        let children = match fs::read_dir(self.at(folder)) {
+            Ok(children) => children,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(self.failed(folder, error)),
+        };
+        let mut infos = Vec::new();
+        for child in children {
+            let child = child.map_err(|error| self.failed(folder, error))?;
+            let name = child.file_name();
+            let path = name.to_str().and_then(|name| folder.join(name).ok());
+            let Some(path) = path else {
+                return Err(ArtifactError::BadName {
+                    name: name.to_string_lossy().into_owned(),
+                    store: self.root.display().to_string(),
+                });
+            };
+            // What an interrupted copy has left is no artifact, nor is a link that leads nowhere.
+            let Ok(metadata) = fs::metadata(child.path()) else {
+                continue;
+            };
+            if !is_part(&name) {
+                let size = metadata.is_file().then_some(metadata.len());
+                infos.push(FileInfo { path, size });
+            }
+        }
+        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        Ok(infos)
+    }
+
+    fn head_now(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
+        let metadata = fs::metadata(self.at(path)).map_err(|error| self.failed(path, error))?;
+        if !metadata.is_file() {
+            return Err(self.failed(path, io::ErrorKind::NotFound.into()));
+        }
+        let modified = metadata.modified().ok();
+        let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(FileState {
+            size: metadata.len(),
+            version: modified.map(|age| format!("{}-{}", age.as_nanos(), metadata.len())),
+            modified: modified.and_then(|age| i64::try_from(age.as_millis()).ok()),
+        })
+    }
+
+    /// Does what waits on the disk where it holds up nobody.
+    async fn apart<T: Send + 'static>(
+        &self,
+        path: &ArtifactPath,
+        work: impl FnOnce(&Self, &ArtifactPath) -> Result<T, ArtifactError> + Send + 'static,
+    ) -> Result<T, ArtifactError> {
+        let (this, there) = (self.clone(), path.clone());
+        let done = tokio::task::spawn_blocking(move || work(&this, &there)).await;
+        done.unwrap_or_else(|panic| Err(self.failed(path, io::Error::other(panic))))
+    }
 }
 
 #[async_trait]
 impl ArtifactStore for LocalArtifacts {
-    async fn put(
+    async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
+        let (file, size) = (upload.file.to_owned(), upload.size);
+        let can_link = upload.is_ours;
+        self.apart(upload.path, move |this, path| {
+            put(&this.root, &file, path, size, can_link)
+        })
+        .await?;
+        upload.count(size);
+        Ok(())
+    }
+
+    async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
+        self.apart(folder, Self::list_now).await
+    }
+
+    async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
+        self.apart(path, Self::head_now).await
+    }
+
+    async fn read(
         &self,
-        staged: &Path,
         path: &ArtifactPath,
-        size: u64,
-    ) -> Result<(), ArtifactError> {
-        let (root, staged, path) = (self.root.clone(), staged.to_owned(), path.clone());
-        tokio::task::spawn_blocking(move || put(&root, &staged, &path, size))
-            .await
-            .unwrap_or_else(|panic| {
-                Err(ArtifactError::Io {
-                    artifact: String::new(),
-                    target: PathBuf::new(),
-                    source: io::Error::other(panic),
-                })
+        range: Option<Range<u64>>,
+        version: Option<&str>,
+    ) -> Result<Content, ArtifactError> {
+        let version = version.map(str::to_owned);
+        let (file, range) = self
+            .apart(path, move |this, path| {
+                let state = this.head_now(path)?;
+                if version.is_some() && version != state.version {
+                    return Err(ArtifactError::Damaged {
+                        artifact: path.as_str().to_owned(),
+                        store: this.root.display().to_string(),
+                        reason: "it was replaced while it was read".to_owned(),
+                    });
+                }
+                let file = fs::File::open(this.at(path)).map_err(|e| this.failed(path, e))?;
+                Ok((file, range.unwrap_or(0..state.size)))
             })
+            .await?;
+        let (this, path) = (self.clone(), path.clone());
+        let chunks = stream::try_unfold((file, range.start), move |(file, at)| {
+            let (this, path, end) = (this.clone(), path.clone(), range.end);
+            async move {
+                if at >= end {
+                    return Ok(None);
+                }
+                this.clone()
+                    .apart(&path, move |this, path| {
+                        let mut chunk = vec![0; CHUNK.min(end - at) as usize];
+                        let read = file.read_exact_at(&mut chunk, at);
+                        read.map_err(|error| this.failed(path, error))?;
+                        let next = at + chunk.len() as u64;
+                        Ok(Some((Bytes::from(chunk), (file, next))))
+                    })
+                    .await
+            }
+        });
+        Ok(chunks.boxed())
+    }
+
+    async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        self.apart(path, |this, path| match fs::remove_file(this.at(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|error| this.failed(path, error)),
+        })
+        .await
     }
 }
 
-fn put(root: &Path, staged: &Path, path: &ArtifactPath, size: u64) -> Result<(), ArtifactError> {
+fn put(
+    root: &Path,
+    file: &Path,
+    path: &ArtifactPath,
+    size: u64,
+    can_link: bool,
+) -> Result<(), ArtifactError> {
     let target = root.join(path.as_str());
     let failed = |source| ArtifactError::Io {
         artifact: path.as_str().to_owned(),
         target: target.clone(),
         source,
     };
-    let lost = || ArtifactError::StagedLost {
-        staged: staged.to_owned(),
-        artifact: path.as_str().to_owned(),
+    let sent = std::sync::atomic::AtomicU64::new(0);
+    let upload = Upload {
+        file,
+        size,
+        path,
+        is_ours: can_link,
+        resume: None,
+        sent: &sent,
     };
-    match fs::metadata(staged) {
-        Ok(metadata) if metadata.len() == size => {}
+    if staged(&upload)?.is_none() {
         // Delivered, removed, and the position was not saved before a kill.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let there = fs::metadata(&target).is_ok_and(|metadata| metadata.len() == size);
-            return if there { Ok(()) } else { Err(lost()) };
-        }
-        Ok(_) => return Err(lost()),
-        Err(error) => return Err(failed(error)),
+        let there = fs::metadata(&target).is_ok_and(|metadata| metadata.len() == size);
+        return if there {
+            Ok(())
+        } else {
+            Err(staged_lost(&upload))
+        };
     }
     let folder = target.parent().unwrap_or(root);
     fs::create_dir_all(folder).map_err(failed)?;
@@ -72,11 +227,25 @@ fn put(root: &Path, staged: &Path, path: &ArtifactPath, size: u64) -> Result<(),
     // Beside the target under a name of its own, so that readers never see half a file. The name follows from the
     // path: what a kill leaves of it, the next attempt takes away.
     let part = folder.join(part_name(path));
-    let moved = fs::copy(staged, &part).and_then(|_| fs::rename(&part, &target));
+    let _ = fs::remove_file(&part);
+    // A copy of ours on the same file system needs not be copied again.
+    let is_linked = can_link && fs::hard_link(file, &part).is_ok();
+    let moved = match is_linked {
+        true => Ok(0),
+        false => fs::copy(file, &part),
+    };
+    let moved = moved.and_then(|_| fs::rename(&part, &target));
+    // Renaming a link to the same file leaves both.
+    let _ = is_linked.then(|| fs::remove_file(&part));
     moved.map_err(|source| {
         let _ = fs::remove_file(&part);
         failed(source)
     })
+}
+
+fn is_part(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with(".heimdall-") && name.ends_with(".part")
 }
 
 fn part_name(path: &ArtifactPath) -> String {
@@ -100,10 +269,10 @@ mod tests {
         let (root, staged) = (dir.path().join("root"), dir.path().join("0"));
         fs::write(&staged, "weights").unwrap();
         let path = artifact("checkpoints/a #%.ckpt");
-        put(&root, &staged, &path, 7).unwrap();
-        put(&root, &staged, &path, 7).unwrap();
+        put(&root, &staged, &path, 7, true).unwrap();
+        put(&root, &staged, &path, 7, true).unwrap();
         fs::remove_file(&staged).unwrap();
-        put(&root, &staged, &path, 7).unwrap();
+        put(&root, &staged, &path, 7, true).unwrap();
         assert_eq!(
             fs::read_to_string(root.join(path.as_str())).unwrap(),
             "weights"
@@ -124,7 +293,7 @@ mod tests {
         let folder = root.join("checkpoints");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join(part_name(&path)), "wei").unwrap();
-        put(&root, &staged, &path, 7).unwrap();
+        put(&root, &staged, &path, 7, true).unwrap();
         let files: Vec<_> = fs::read_dir(&folder)
             .unwrap()
             .map(|file| file.unwrap().file_name())
@@ -136,9 +305,9 @@ mod tests {
     fn a_staged_file_that_is_gone_or_torn_is_an_error_that_does_not_pass() {
         let dir = tempfile::tempdir().unwrap();
         let staged = dir.path().join("0");
-        let gone = put(dir.path(), &staged, &artifact("a"), 3).unwrap_err();
+        let gone = put(dir.path(), &staged, &artifact("a"), 3, true).unwrap_err();
         fs::write(&staged, "x").unwrap();
-        let torn = put(dir.path(), &staged, &artifact("a"), 3).unwrap_err();
+        let torn = put(dir.path(), &staged, &artifact("a"), 3, true).unwrap_err();
         for error in [gone, torn] {
             assert!(matches!(error, ArtifactError::StagedLost { .. }) && !error.is_transient());
         }
@@ -151,13 +320,13 @@ mod tests {
         fs::write(&staged, "x").unwrap();
         fs::create_dir(dir.path().join("a")).unwrap();
         assert!(
-            !put(dir.path(), &staged, &artifact("a"), 1)
+            !put(dir.path(), &staged, &artifact("a"), 1, true)
                 .unwrap_err()
                 .is_transient()
         );
         fs::write(dir.path().join("b"), "x").unwrap();
         assert!(
-            !put(dir.path(), &staged, &artifact("b/c"), 1)
+            !put(dir.path(), &staged, &artifact("b/c"), 1, true)
                 .unwrap_err()
                 .is_transient()
         );

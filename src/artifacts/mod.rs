@@ -1,41 +1,152 @@
-//! Where the files of a run go: the seam between the tracker and local disk (object stores come beside it).
+//! Where the files of a run go: the seam between the tracker and local disk, object stores and tracking servers.
 
 mod local;
+mod object;
 pub mod proxy;
 
 use std::{
     fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
-use crate::{config::ArtifactUri, error::Error, record::ArtifactPath, store::StoreError};
+use crate::{
+    config::{ArtifactUri, S3Config},
+    error::Error,
+    record::ArtifactPath,
+    store::StoreError,
+};
+pub use object::ObjectFailure;
+
+/// A file to put into a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload<'a> {
+    /// The file; nobody changes it meanwhile.
+    pub file: &'a Path,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Where it goes, below the store's URI.
+    pub path: &'a ArtifactPath,
+    /// It is a copy of ours, which nobody changes later either and which nobody else needs: it may be linked instead
+    /// of copied.
+    pub is_ours: bool,
+    /// Folder and beginning of the name of a file in which an upload in parts keeps what it has sent, so that it
+    /// goes on there after an interruption; none where it begins anew.
+    pub resume: Option<&'a Path>,
+    /// Bytes of it that are sent.
+    pub sent: &'a AtomicU64,
+}
+
+impl Upload<'_> {
+    /// Counts bytes that have been taken.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A file or folder in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its path below the store's URI.
+    pub path: ArtifactPath,
+    /// Length in bytes; a folder has none.
+    pub size: Option<u64>,
+}
+
+/// What a store has of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileState {
+    /// Length in bytes.
+    pub size: u64,
+    /// Changes whenever the file does, where the store has such a thing: an ETag.
+    pub version: Option<String>,
+    /// When it was last written, milliseconds since 1970.
+    pub modified: Option<i64>,
+}
+
+/// Bytes of a file as they come.
+pub type Content = BoxStream<'static, Result<Bytes, ArtifactError>>;
 
 /// A store of artifacts below one URI.
 #[async_trait]
 pub trait ArtifactStore: fmt::Debug + Send + Sync {
-    /// Puts the staged file, `size` bytes long, at `path`, replacing what is there at once and whole.
-    /// Putting it a second time, also when the staged file has gone since, changes nothing.
-    async fn put(&self, staged: &Path, path: &ArtifactPath, size: u64)
-    -> Result<(), ArtifactError>;
+    /// Puts a file, replacing what is there at once and whole. Putting it a second time, also when the file has
+    /// gone since, changes nothing.
+    async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError>;
+
+    /// What lies in a folder, by name, without what lies deeper; nothing where there is no such folder.
+    async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError>;
+
+    /// All files below a folder, by path.
+    async fn files(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
+        let mut files = Vec::new();
+        let mut folders = vec![folder.clone()];
+        while let Some(folder) = folders.pop() {
+            for info in self.list(&folder).await? {
+                match info.size {
+                    Some(_) => files.push(info),
+                    None => folders.push(info.path),
+                }
+            }
+        }
+        files.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        Ok(files)
+    }
+
+    /// What is known of a file; [`ArtifactError::NotFound`] where it is none.
+    async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError>;
+
+    /// The bytes of a file in a range; the whole file where `range` is `None`. With `version`, an error unless the
+    /// file is still that one.
+    async fn read(
+        &self,
+        path: &ArtifactPath,
+        range: Option<Range<u64>>,
+        version: Option<&str>,
+    ) -> Result<Content, ArtifactError>;
+
+    /// Deletes a file; one that is not there is no error.
+    async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError>;
 }
 
-/// The store that an artifact URI names.
-///
-/// # Errors
-/// [`ArtifactError::Unsupported`] for schemes this version has no store for.
-pub fn open(uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
-    match ArtifactUri::parse(uri) {
-        Ok(ArtifactUri::Local(root)) => Ok(Box::new(local::LocalArtifacts::new(root))),
-        Err(error) => Err(ArtifactError::Unsupported(Box::new(error))),
+/// How artifact stores are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Fields of the settings.
+    pub s3: S3Config,
+}
+
+impl Access {
+    /// The store that an artifact URI names.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Unsupported`] for schemes that are unknown and for what cannot be used as it is configured.
+    pub fn open(&self, uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
+        let unsupported = |error| ArtifactError::Unsupported(Box::new(error));
+        match ArtifactUri::parse(uri).map_err(unsupported)? {
+            ArtifactUri::Local(root) => Ok(Box::new(local::LocalArtifacts::new(root))),
+            ArtifactUri::Object(place) => {
+                let store = object::ObjectArtifacts::open(&place, &self.s3);
+                Ok(Box::new(store.map_err(unsupported)?))
+            }
+            ArtifactUri::Server(uri) => Err(unsupported(Error::configuration(
+                "artifact URI",
+                &uri,
+                "only the tracking server that keeps it can be asked for it: record into that server",
+            ))),
+        }
     }
 }
 
 /// What an artifact store can answer but success.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    /// No store for that URI.
+    /// No store for that URI, or none that can be used as it is configured.
     #[error(transparent)]
     Unsupported(Box<Error>),
     /// The staged copy is gone, or not what was staged.
@@ -56,10 +167,46 @@ pub enum ArtifactError {
         /// Why.
         source: io::Error,
     },
-    /// The tracking server, which keeps the artifacts, does not take it.
-    #[error("artifact {artifact:?} cannot be uploaded: {source}")]
+    /// No such file.
+    #[error("artifact {artifact:?} is not in {store}")]
+    NotFound {
+        /// Its path.
+        artifact: String,
+        /// The store's URI.
+        store: String,
+    },
+    /// A store names a file as no file may be named: it would be written outside of where it belongs.
+    #[error("{store} has a file named {name:?}, which is no path below a folder: it is left there")]
+    BadName {
+        /// The name.
+        name: String,
+        /// The store's URI.
+        store: String,
+    },
+    /// A file became another while it was read, or is not what the store says of it.
+    #[error("artifact {artifact:?} in {store} is damaged or has changed: {reason}")]
+    Damaged {
+        /// Its path.
+        artifact: String,
+        /// The store's URI.
+        store: String,
+        /// What differs.
+        reason: String,
+    },
+    /// An object store does not take or give it.
+    #[error("artifact {artifact:?}, {store}: {source}")]
+    Object {
+        /// Its path.
+        artifact: String,
+        /// The store's URI.
+        store: String,
+        /// What the store says.
+        source: Box<ObjectFailure>,
+    },
+    /// The tracking server, which keeps the artifacts, does not take or give it.
+    #[error("artifact {artifact:?} at the tracking server: {source}")]
     Server {
-        /// Where it was to go, below the run.
+        /// Its path.
         artifact: String,
         /// What the server says.
         source: Box<StoreError>,
@@ -70,8 +217,13 @@ impl ArtifactError {
     /// True where trying again later can help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unsupported(_) | Self::StagedLost { .. } => false,
+            Self::Unsupported(_)
+            | Self::StagedLost { .. }
+            | Self::NotFound { .. }
+            | Self::BadName { .. }
+            | Self::Damaged { .. } => false,
             Self::Server { source, .. } => source.is_transient(),
+            Self::Object { source, .. } => source.is_transient(),
             Self::Io { source, .. } => !matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied
@@ -82,5 +234,30 @@ impl ArtifactError {
                     | io::ErrorKind::AlreadyExists
             ),
         }
+    }
+}
+
+/// The file of an upload, open, if it is what was staged; `None` where it has gone.
+fn staged(upload: &Upload<'_>) -> Result<Option<std::fs::File>, ArtifactError> {
+    let failed = |source| ArtifactError::Io {
+        artifact: upload.path.as_str().to_owned(),
+        target: upload.file.to_owned(),
+        source,
+    };
+    let file = match std::fs::File::open(upload.file) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.metadata().map_err(failed)?.len() == upload.size {
+        true => Ok(Some(file)),
+        false => Err(staged_lost(upload)),
+    }
+}
+
+fn staged_lost(upload: &Upload<'_>) -> ArtifactError {
+    ArtifactError::StagedLost {
+        staged: upload.file.to_owned(),
+        artifact: upload.path.as_str().to_owned(),
     }
 }

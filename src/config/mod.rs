@@ -2,6 +2,7 @@
 
 mod access;
 mod options;
+mod s3;
 mod uri;
 
 use std::{fmt, path::PathBuf};
@@ -9,8 +10,11 @@ use std::{fmt, path::PathBuf};
 use crate::{error::Error, record, system_metrics};
 pub use access::ServerAccess;
 pub use options::{GivenOptions, Mode, Options, Ranks};
+pub use s3::{AwsKeys, S3Access};
 use uri::absolute;
-pub use uri::{ArtifactUri, Destination, PostgresUri, ServerUri, without_credentials};
+pub use uri::{
+    ArtifactUri, Cloud, Destination, ObjectUri, PostgresUri, ServerUri, without_credentials,
+};
 
 /// Experiment that is used when none is named.
 pub const DEFAULT_EXPERIMENT: &str = "heimdall-localization";
@@ -108,6 +112,7 @@ pub(crate) struct Settled {
     pub tracking: Destination,
     pub registry: Destination,
     pub artifacts: Option<ArtifactUri>,
+    pub s3: S3Config,
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
     pub fresh_schema: FreshSchema,
@@ -159,6 +164,12 @@ impl TrackerConfig {
         let artifacts = given(&self.artifact_uri)
             .map(|uri| ArtifactUri::parse(&uri))
             .transpose()?;
+        if let Some(ArtifactUri::Object(place)) = &artifacts
+            && place.cloud == Cloud::S3
+        {
+            // What cannot work is said now, not in the background.
+            S3Access::new(&self.s3)?;
+        }
         let system_metrics = switch(self.system_metrics, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")?
             .then(system_metrics::Config::from_env)
             .transpose()?;
@@ -166,6 +177,7 @@ impl TrackerConfig {
             tracking,
             registry,
             artifacts,
+            s3: self.s3.clone(),
             experiment_name: record::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
             fresh_schema: self.fresh_schema.clone(),

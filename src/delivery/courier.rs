@@ -2,11 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    pin::pin,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,62 +10,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::{Shared, dead_letter::DeadLetters, notices::Notices, retry::Backoff};
+pub(super) use super::patience::Closing;
+use super::{
+    Shared,
+    dead_letter::DeadLetters,
+    flights::{Flights, Landed, Order, Stores},
+    notices::Notices,
+    patience::{Cargo, Failure, Patience},
+    retry::Backoff,
+};
 use crate::{
-    artifacts::{self, ArtifactError, ArtifactStore},
+    artifacts::{self, ArtifactStore},
     journal::{
         JournalError,
         reader::{Placed, Reader},
         recovery::Abandoned,
     },
-    record::{ArtifactPath, Record},
+    record::Record,
     run::{RunId, now_ms},
     store::{StoreError, TrackingStore},
 };
 
-/// A destination that fails for longer than this is worth a word to the user.
-const QUIET: Duration = Duration::from_secs(2);
 /// How long a run that another process has started may take to be there.
 const ATTACHED_PATIENCE: Duration = Duration::from_secs(600);
-
-/// The process ends before all is delivered: the rest stays in the journal.
-#[derive(Debug)]
-pub(super) struct Closing;
-
-/// What failed at the destination.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-}
-
-impl Failure {
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Store(error) => error.is_transient(),
-            Self::Artifact(error) => error.is_transient(),
-        }
-    }
-
-    fn is_not_found(&self) -> bool {
-        matches!(self, Self::Store(StoreError::NotFound { .. }))
-    }
-
-    /// How long the destination wants to be left alone.
-    fn retry_after(&self) -> Duration {
-        let asked = match self {
-            Self::Store(error) => error.retry_after(),
-            Self::Artifact(ArtifactError::Server { source, .. }) => source.retry_after(),
-            Self::Artifact(_) => None,
-        };
-        asked.unwrap_or_default()
-    }
-}
+/// Refused artifacts that are remembered for whoever waits for them.
+const MAX_REFUSED: usize = 10_000;
 
 /// Why a journal of a dead process is not delivered whole.
 #[derive(Debug)]
@@ -91,10 +58,12 @@ impl From<Closing> for Left {
 pub(super) struct Courier {
     heimdall_dir: PathBuf,
     store: Arc<dyn TrackingStore>,
+    access: artifacts::Access,
     shared: Arc<Shared>,
     notices: Arc<Notices>,
-    deadline: watch::Sender<bool>,
-    artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
+    patience: Patience,
+    flights: Flights,
+    artifacts: Stores,
     /// Runs that other processes have started, and since when the store has said that they are not there.
     attached: HashMap<RunId, Option<Instant>>,
     /// Records of dead processes that were delivered or parked.
@@ -106,17 +75,26 @@ impl Courier {
     pub fn new(
         heimdall_dir: PathBuf,
         store: Arc<dyn TrackingStore>,
+        access: artifacts::Access,
         shared: Arc<Shared>,
         notices: Arc<Notices>,
         deadline: watch::Sender<bool>,
     ) -> Self {
+        let patience = Patience::new(
+            heimdall_dir.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&notices),
+            deadline,
+        );
         Self {
             heimdall_dir,
             store,
+            access,
             shared,
             notices,
-            deadline,
-            artifacts: HashMap::new(),
+            patience,
+            flights: Flights::default(),
+            artifacts: Stores::default(),
             attached: HashMap::new(),
             recovered: Arc::default(),
         }
@@ -124,10 +102,7 @@ impl Courier {
 
     /// Waits for `pause`; true as soon as there is no time left to deliver in.
     pub async fn wait_to_close(&self, pause: Duration) -> bool {
-        let mut deadline = self.deadline.subscribe();
-        tokio::time::timeout(pause, deadline.wait_for(|over| *over))
-            .await
-            .is_ok()
+        self.patience.wait_to_close(pause).await
     }
 
     /// Delivers what a dead process left and closes the runs it left open.
@@ -155,10 +130,17 @@ impl Courier {
                     return Err(Left::Early);
                 }
             }
-            self.deliver(&reader, &batch.entries, &letters).await?;
-            reader.advance(&batch.entries).map_err(Left::Journal)?;
+            self.deliver(&reader, batch.entries, &letters).await?;
+            if is_last {
+                self.land_all(&reader, &letters).await?;
+            }
+            let settled = self.flights.settled();
+            // At the end, what is damaged behind the last entry is passed over.
+            if is_last || !settled.is_empty() {
+                reader.advance(&settled).map_err(Left::Journal)?;
+            }
             self.recovered
-                .fetch_add(batch.entries.len() as u64, Ordering::Relaxed);
+                .fetch_add(settled.len() as u64, Ordering::Relaxed);
             if is_last {
                 break;
             }
@@ -176,231 +158,219 @@ impl Courier {
 
     /// Whether the store does not know a run.
     async fn is_missing(&self, run: RunId) -> Result<bool, Closing> {
-        let mut trouble = Trouble::default();
-        let is_missing = loop {
-            match self.store.artifact_uri(&run.to_string()).await {
-                Err(error) if error.is_transient() => {
-                    self.wait_out(&mut trouble, &error.into(), None).await?;
-                }
-                answer => break matches!(answer, Err(StoreError::NotFound { .. })),
-            }
-        };
-        self.trouble_over(&trouble);
-        Ok(is_missing)
+        let run = run.to_string();
+        let ask = || async { Ok(self.store.artifact_uri(&run).await?) };
+        let answer = self.patience.settle(None, ask, |_| false).await?;
+        Ok(answer.is_err_and(|failure| failure.is_not_found()))
     }
 
     async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), Closing> {
-        let mut trouble = Trouble::default();
-        loop {
-            match self.store.fail_run(run_id, end_time).await {
-                Ok(()) => break,
-                Err(error) if error.is_transient() => {
-                    self.wait_out(&mut trouble, &error.into(), None).await?;
-                }
-                // A run that was deleted since needs no end.
-                Err(StoreError::NotFound { .. } | StoreError::RunDeleted { .. }) => break,
-                Err(error) => {
-                    self.notices
-                        .tell(format!("run {run_id} cannot be marked FAILED: {error}"));
-                    break;
-                }
+        let fail = || async { Ok(self.store.fail_run(run_id, end_time).await?) };
+        match self.patience.settle(None, fail, |_| false).await? {
+            // A run that was deleted since needs no end.
+            Ok(())
+            | Err(Failure::Store(StoreError::NotFound { .. } | StoreError::RunDeleted { .. })) => {}
+            Err(error) => {
+                self.notices
+                    .tell(format!("run {run_id} cannot be marked FAILED: {error}"));
             }
         }
-        self.trouble_over(&trouble);
         Ok(())
     }
 
-    /// Delivers entries in order: records between artifacts in one transaction, each artifact in its place.
+    /// Delivers entries in order: records between artifacts in one transaction, while artifacts are on their way. A
+    /// run ends when all of it has arrived.
     pub async fn deliver(
         &mut self,
         reader: &Reader,
-        entries: &[Placed],
+        entries: Vec<Placed>,
         letters: &DeadLetters,
     ) -> Result<(), Closing> {
-        for placed in entries {
+        for placed in &entries {
             if let Record::RunAttached { run } = placed.entry.record {
                 self.attached.entry(run).or_default();
             }
         }
         let oldest = entries.first().map(|placed| placed.entry.at);
         self.shared.update(|state| state.oldest = oldest);
-        let is_artifact = |placed: &Placed| placed.entry.record.is_artifact();
-        for group in entries.chunk_by(|a, b| !is_artifact(a) && !is_artifact(b)) {
-            if let Err(failure) = self.attempt(reader, group).await? {
-                if let [placed] = group {
-                    self.park(reader, placed, &failure, letters).await?;
-                    continue;
-                }
-                // One of them is at fault: each on its own finds out which.
-                for placed in group {
-                    let one = std::slice::from_ref(placed);
-                    if let Err(failure) = self.attempt(reader, one).await? {
-                        self.park(reader, placed, &failure, letters).await?;
-                    }
+        let goes_along = |a: &Placed, b: &Placed| {
+            let (a, b) = (&a.entry.record, &b.entry.record);
+            !a.is_artifact() && !b.is_artifact() && !matches!(b, Record::RunEnded { .. })
+        };
+        for group in entries.chunk_by(goes_along) {
+            if self.flights.hold_up() {
+                self.land_all(reader, letters).await?;
+            }
+            if let [placed] = group
+                && placed.entry.record.is_artifact()
+            {
+                self.send(reader, placed, letters).await?;
+                continue;
+            }
+            if let Some(Record::RunEnded { run, .. }) = group.first().map(|it| &it.entry.record) {
+                while self.flights.has(*run) {
+                    self.land(reader, letters).await?;
                 }
             }
+            self.write_or_park(reader, group, letters).await?;
         }
-        self.shared.update(|state| state.oldest = None);
+        self.shared.update(|state| {
+            state.oldest = None;
+            if let Some(last) = entries.last() {
+                state.written = last.number + 1;
+            }
+        });
+        self.flights.follow(entries);
         Ok(())
     }
 
-    /// Tries until it succeeds or it is clear that it never will.
-    async fn attempt(
+    /// Moves the position behind all that has arrived.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] when it cannot be saved.
+    pub fn advance(&mut self, reader: &mut Reader) -> Result<(), JournalError> {
+        match self.flights.settled() {
+            settled if settled.is_empty() => Ok(()),
+            settled => reader.advance(&settled),
+        }
+    }
+
+    /// Whether uploads are on their way.
+    pub fn has_flights(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Waits until the next upload has ended; `None` where none is on its way. May be given up at any time.
+    pub async fn next_landed(&mut self) -> Option<Landed> {
+        self.flights.next(&self.shared).await
+    }
+
+    /// Keeps what could not be uploaded.
+    pub async fn received(
+        &mut self,
+        landed: Landed,
+        reader: &Reader,
+        letters: &DeadLetters,
+    ) -> Result<(), Closing> {
+        match landed.outcome? {
+            Ok(()) => Ok(()),
+            Err(failure) => self.park(reader, &landed.placed, &failure, letters).await,
+        }
+    }
+
+    /// Waits until all uploads have ended.
+    pub async fn land_all(
+        &mut self,
+        reader: &Reader,
+        letters: &DeadLetters,
+    ) -> Result<(), Closing> {
+        while self.has_flights() {
+            self.land(reader, letters).await?;
+        }
+        Ok(())
+    }
+
+    async fn land(&mut self, reader: &Reader, letters: &DeadLetters) -> Result<(), Closing> {
+        match self.next_landed().await {
+            Some(landed) => self.received(landed, reader, letters).await,
+            None => Err(Closing),
+        }
+    }
+
+    async fn write_or_park(
+        &mut self,
+        reader: &Reader,
+        group: &[Placed],
+        letters: &DeadLetters,
+    ) -> Result<(), Closing> {
+        let Err(failure) = self.write(reader, group).await? else {
+            return Ok(());
+        };
+        if let [placed] = group {
+            return self.park(reader, placed, &failure, letters).await;
+        }
+        // One of them is at fault: each on its own finds out which.
+        for placed in group {
+            let one = std::slice::from_ref(placed);
+            if let Err(failure) = self.write(reader, one).await? {
+                self.park(reader, placed, &failure, letters).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(
         &mut self,
         reader: &Reader,
         group: &[Placed],
     ) -> Result<Result<(), Failure>, Closing> {
-        let mut trouble = Trouble::default();
-        loop {
-            let mut deadline = self.deadline.subscribe();
-            let over = pin!(deadline.wait_for(|over| *over));
-            let outcome = match select(pin!(self.write(reader, group)), over).await {
-                Either::Left((outcome, _)) => outcome,
-                // What is broken off here is written again by whoever delivers the rest.
-                Either::Right(_) => return Err(Closing),
-            };
-            match outcome {
-                Err(failure) if failure.is_transient() || self.is_early(&failure, group) => {
-                    self.wait_out(&mut trouble, &failure, Some(reader)).await?;
-                }
-                settled => {
-                    if trouble.told {
-                        reader.note_trouble(None);
-                    }
-                    self.trouble_over(&trouble);
-                    return Ok(settled);
-                }
-            }
-        }
-    }
-
-    async fn write(&mut self, reader: &Reader, group: &[Placed]) -> Result<(), Failure> {
-        if let [placed] = group
-            && placed.entry.record.is_artifact()
-        {
-            return self.put(reader, &placed.entry.record).await;
-        }
         let records: Vec<&Record> = group.iter().map(|placed| &placed.entry.record).collect();
-        Ok(self.store.write(&records).await?)
+        let (store, attached) = (&self.store, &mut self.attached);
+        let runs = || records.iter().map(|record| record.run());
+        let write = || async { Ok(store.write(&records).await?) };
+        let early = |failure: &Failure| is_early(attached, failure, runs());
+        let note = reader.trouble_note();
+        self.patience.settle(Some(&note), write, early).await
     }
 
-    /// Whether a run is not there only because the process that has started it has not delivered that yet.
-    fn is_early(&mut self, failure: &Failure, group: &[Placed]) -> bool {
-        if !failure.is_not_found() {
-            return false;
-        }
-        let mut is_early = false;
-        for placed in group {
-            if let Some(since) = self.attached.get_mut(&placed.entry.record.run()) {
-                let since = since.get_or_insert_with(Instant::now);
-                is_early |= since.elapsed() < ATTACHED_PATIENCE;
-            }
-        }
-        is_early
-    }
-
-    async fn put(&mut self, reader: &Reader, record: &Record) -> Result<(), Failure> {
-        let store = self.artifact_store(record.run()).await?;
-        let lost = |file: &Path, path: &ArtifactPath| ArtifactError::StagedLost {
-            staged: file.to_owned(),
-            artifact: path.as_str().to_owned(),
+    /// Sends an artifact on its way as soon as there is room.
+    async fn send(
+        &mut self,
+        reader: &Reader,
+        placed: &Placed,
+        letters: &DeadLetters,
+    ) -> Result<(), Closing> {
+        let record = &placed.entry.record;
+        let store = match self.artifact_store(reader, record.run()).await? {
+            Ok(store) => store,
+            Err(failure) => return self.park(reader, placed, &failure, letters).await,
         };
-        match record {
-            Record::Artifact {
-                staged, path, size, ..
-            } => store.put(&reader.staged(staged), path, *size).await?,
-            Record::ArtifactInPlace { source, path, .. } => {
-                let file = Path::new(source);
-                let metadata = fs::metadata(file).map_err(|_| lost(file, path))?;
-                store.put(file, path, metadata.len()).await?;
-            }
-            Record::ArtifactInline { content, path, .. } => {
-                let name = format!(".inline-{:016x}", rand::random::<u64>());
-                // The journal's own disk may be the full one.
-                let places = [self.heimdall_dir.clone(), std::env::temp_dir()];
-                let file = places
-                    .iter()
-                    .map(|place| place.join(&name))
-                    .find(|file| write_private(file, content).is_ok());
-                let Some(file) = file else {
-                    return Err(Failure::Artifact(ArtifactError::Io {
-                        artifact: path.as_str().to_owned(),
-                        target: places[1].join(&name),
-                        source: io::ErrorKind::StorageFull.into(),
-                    }));
-                };
-                let put = store.put(&file, path, content.len() as u64).await;
-                let _ = fs::remove_file(&file);
-                put?;
-            }
-            _ => {}
+        let (staged, size) = match record {
+            Record::Artifact { staged, size, .. } => (Some(reader.staged(staged)), *size),
+            _ => (None, u64::MAX),
+        };
+        while !self.flights.has_room(size) || self.flights.has_before(record) {
+            self.land(reader, letters).await?;
         }
+        let resume = staged.clone();
+        let order = Order {
+            store,
+            staged,
+            is_ours: reader.is_alone(),
+            resume: resume.unwrap_or_else(|| reader.staged(&format!("place-{}", placed.number))),
+            note: reader.trouble_note(),
+            heimdall_dir: self.heimdall_dir.clone(),
+        };
+        let patience = self.patience.with(Cargo::Artifacts);
+        self.flights
+            .start(placed.clone(), order, patience, &self.shared);
         Ok(())
     }
 
-    async fn artifact_store(&mut self, run: RunId) -> Result<Arc<dyn ArtifactStore>, Failure> {
-        if let Some(store) = self.artifacts.get(&run) {
-            return Ok(Arc::clone(store));
+    async fn artifact_store(
+        &mut self,
+        reader: &Reader,
+        run: RunId,
+    ) -> Result<Result<Arc<dyn ArtifactStore>, Failure>, Closing> {
+        if let Some(store) = self.artifacts.get(run) {
+            return Ok(Ok(store));
         }
-        let uri = self.store.artifact_uri(&run.to_string()).await?;
-        let store = match self.store.artifacts(&uri) {
-            Some(store) => store,
-            None => artifacts::open(&uri)?,
+        let (store, access, attached) = (&self.store, &self.access, &mut self.attached);
+        let id = run.to_string();
+        let find = || async {
+            let uri = store.artifact_uri(&id).await?;
+            let found = store
+                .artifacts(&uri)
+                .map_or_else(|| access.open(&uri), Ok)?;
+            Ok(Arc::<dyn ArtifactStore>::from(found))
         };
-        let store: Arc<dyn ArtifactStore> = Arc::from(store);
-        self.artifacts.insert(run, Arc::clone(&store));
-        Ok(store)
-    }
-
-    async fn wait_out(
-        &self,
-        trouble: &mut Trouble,
-        failure: &Failure,
-        reader: Option<&Reader>,
-    ) -> Result<(), Closing> {
-        let since = *trouble.since.get_or_insert_with(Instant::now);
-        self.shared.update(|state| {
-            state.last_error = Some(failure.to_string());
-            state.since.get_or_insert_with(now_ms);
-        });
-        if !trouble.told && since.elapsed() >= QUIET {
-            trouble.told = true;
-            if let Some(reader) = reader {
-                reader.note_trouble(Some(&failure.to_string()));
-            }
-            // Once for an outage, although every attempt at something else finds it anew.
-            if self.shared.tell_outage() {
-                self.notices.tell(format!(
-                    "tracking is degraded, training is not: {failure}. What is recorded is kept in {} and \
-                     delivered as soon as it can be",
-                    self.heimdall_dir.display()
-                ));
-            }
+        let early = |failure: &Failure| is_early(attached, failure, [run].into_iter());
+        let note = reader.trouble_note();
+        let found = self.patience.settle(Some(&note), find, early).await?;
+        if let Ok(store) = &found {
+            self.artifacts.add(run, Arc::clone(store));
         }
-        let pause = trouble.backoff.pause().max(failure.retry_after());
-        if self.wait_to_close(pause).await {
-            if let Some(reader) = reader {
-                reader.note_trouble(Some(&failure.to_string()));
-            }
-            Err(Closing)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn trouble_over(&self, trouble: &Trouble) {
-        if trouble.since.is_some() || self.shared.state().since.is_some() {
-            self.shared.update(|state| {
-                state.last_error = None;
-                state.since = None;
-            });
-        }
-        if self.shared.outage_over() {
-            self.notices.tell(format!(
-                "tracking works again: {} takes records",
-                self.shared.uri
-            ));
-        }
+        Ok(found)
     }
 
     /// Keeps a record that the store refuses for good where the user finds it, as soon as the disk takes it.
@@ -440,7 +410,13 @@ impl Courier {
                 "{what}. It is kept in {file}, as is whatever else cannot be; status() counts it"
             ));
         }
-        self.shared.update(|state| state.parked += 1);
+        self.shared.update(|state| {
+            state.parked += 1;
+            if entry.record.is_artifact() && state.refused.len() < MAX_REFUSED {
+                let refused = (entry.record.summary(), failure.to_string());
+                state.refused.insert(placed.number, refused);
+            }
+        });
         Ok(())
     }
 
@@ -451,23 +427,21 @@ impl Courier {
     }
 }
 
-/// Writes a file that nobody else may read.
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(content).inspect_err(|_| {
-        let _ = fs::remove_file(path);
-    })
-}
-
-/// A destination that does not take something.
-#[derive(Debug, Default)]
-struct Trouble {
-    since: Option<Instant>,
-    told: bool,
-    backoff: Backoff,
+/// Whether a run is not there only because the process that has started it has not delivered that yet.
+fn is_early(
+    attached: &mut HashMap<RunId, Option<Instant>>,
+    failure: &Failure,
+    runs: impl Iterator<Item = RunId>,
+) -> bool {
+    if !failure.is_not_found() {
+        return false;
+    }
+    let mut is_early = false;
+    for run in runs {
+        if let Some(since) = attached.get_mut(&run) {
+            let since = since.get_or_insert_with(Instant::now);
+            is_early |= since.elapsed() < ATTACHED_PATIENCE;
+        }
+    }
+    is_early
 }

@@ -9,12 +9,16 @@ mod adoption;
 pub mod background;
 mod courier;
 pub mod dead_letter;
+mod flights;
 pub mod notices;
+mod patience;
 pub mod retry;
 pub mod sync;
 mod worker;
 
 use std::{
+    collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
@@ -26,6 +30,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    artifacts,
     error::{Error, Result},
     journal::{Appended, Journal, JournalConfig, JournalError, Room, frame::Draft, reader::Reader},
     record::Record,
@@ -35,6 +40,7 @@ use crate::{
 use adoption::Adoption;
 use background::{Background, KeepWaiting};
 use notices::Notices;
+use patience::Cargo;
 use worker::Worker;
 
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -93,17 +99,48 @@ struct Shared {
 struct State {
     /// Entries of this journal that are delivered or parked.
     delivered: u64,
+    /// Entries of it that are delivered, parked or, artifacts alone, on their way.
+    written: u64,
     parked: u64,
+    /// Artifacts among them, by their numbers: what they are, and why they were refused.
+    refused: BTreeMap<u64, (String, String)>,
     /// Number of the last request to look for journals of dead processes that was fulfilled.
     adopted: u64,
     ended: bool,
-    last_error: Option<String>,
-    /// Since when it takes nothing, in milliseconds since 1970.
-    since: Option<i64>,
+    /// What keeps records from it, and what keeps artifacts from their store.
+    outages: [Outage; 2],
+    /// Length of each file that is on its way, and how much of it is sent.
+    uploads: Vec<(u64, Arc<AtomicU64>)>,
     /// When the first record was recorded that waits, in milliseconds since 1970.
     oldest: Option<i64>,
-    /// The user has been told that it takes nothing.
-    outage_told: bool,
+}
+
+/// A destination, or its artifact store, takes nothing.
+#[derive(Clone, Debug, Default)]
+struct Outage {
+    error: Option<String>,
+    /// In milliseconds since 1970.
+    since: Option<i64>,
+    /// The user has been told.
+    told: bool,
+}
+
+impl State {
+    fn outage(&self, cargo: Cargo) -> &Outage {
+        &self.outages[cargo as usize]
+    }
+
+    fn outage_mut(&mut self, cargo: Cargo) -> &mut Outage {
+        &mut self.outages[cargo as usize]
+    }
+
+    fn last_error(&self) -> Option<String> {
+        self.outages.iter().find_map(|outage| outage.error.clone())
+    }
+
+    fn since(&self) -> Option<i64> {
+        self.outages.iter().filter_map(|outage| outage.since).min()
+    }
 }
 
 impl Shared {
@@ -125,13 +162,13 @@ impl Shared {
     }
 
     /// True the first time in an outage.
-    fn tell_outage(&self) -> bool {
-        !std::mem::replace(&mut self.state().outage_told, true)
+    fn tell_outage(&self, cargo: Cargo) -> bool {
+        !std::mem::replace(&mut self.state().outage_mut(cargo).told, true)
     }
 
     /// True when the user has been told of an outage, which is over.
-    fn outage_over(&self) -> bool {
-        std::mem::take(&mut self.state().outage_told)
+    fn outage_over(&self, cargo: Cargo) -> bool {
+        std::mem::take(&mut self.state().outage_mut(cargo).told)
     }
 
     /// Waits until `done`; false when `until` has passed.
@@ -176,8 +213,14 @@ impl Shared {
             uri: self.uri.clone(),
             pending,
             parked: state.parked,
-            last_error: state.last_error,
-            since: state.since,
+            last_error: state.last_error(),
+            since: state.since(),
+            uploading: state.uploads.iter().map(|(size, _)| size).sum(),
+            uploaded: state
+                .uploads
+                .iter()
+                .map(|(size, sent)| sent.load(Ordering::Relaxed).min(*size))
+                .sum(),
             oldest,
         }
     }
@@ -289,6 +332,10 @@ pub struct DestinationStatus {
     pub last_error: Option<String>,
     /// Since when it takes nothing, in milliseconds since 1970.
     pub since: Option<i64>,
+    /// Bytes of the files that are on their way.
+    pub uploading: u64,
+    /// Bytes of them that are sent.
+    pub uploaded: u64,
     /// When the first record was recorded that waits, in milliseconds since 1970.
     pub oldest: Option<i64>,
 }
@@ -321,6 +368,7 @@ impl Delivery {
     pub fn start(
         config: JournalConfig,
         stores: Vec<Arc<dyn TrackingStore>>,
+        access: &artifacts::Access,
         background: &Arc<Background>,
         notices: Arc<Notices>,
     ) -> Self {
@@ -344,6 +392,7 @@ impl Delivery {
                 config.heimdall_dir.clone(),
                 destination,
                 store,
+                access.clone(),
                 Arc::clone(&common),
             );
             let kept = Arc::clone(background);
@@ -423,11 +472,12 @@ impl Delivery {
     /// Tells the user, once in an outage, that the primary destination takes nothing.
     pub fn tell_outage(&self, reason: &str) {
         if let Some(primary) = self.common.destinations.first()
-            && primary.tell_outage()
+            && primary.tell_outage(Cargo::Records)
         {
             primary.update(|state| {
-                state.last_error = Some(reason.to_owned());
-                state.since.get_or_insert_with(now_ms);
+                let outage = state.outage_mut(Cargo::Records);
+                outage.error = Some(reason.to_owned());
+                outage.since.get_or_insert_with(now_ms);
             });
             self.common.notices.tell(format!(
                 "tracking is degraded, training is not: {reason}. What is recorded is kept in {} and delivered as soon \
@@ -458,18 +508,66 @@ impl Delivery {
     /// # Errors
     /// [`Error::Undelivered`] after `timeout`, [`Error::Interrupted`] when `keep_waiting` says so.
     pub fn flush(&self, timeout: Option<Duration>, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        let target = self.journal().appended();
+        self.wait(target, |state| state.delivered, timeout, keep_waiting)
+    }
+
+    /// The same for records alone: artifacts may still be on their way.
+    ///
+    /// # Errors
+    /// Those of [`Delivery::flush`].
+    pub fn flush_records(
+        &self,
+        timeout: Option<Duration>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<()> {
+        let target = self.journal().appended();
+        self.wait(target, |state| state.written, timeout, keep_waiting)
+    }
+
+    /// Waits until the artifacts of these numbers have arrived, and returns which of them, and why, were refused.
+    ///
+    /// # Errors
+    /// Those of [`Delivery::flush`].
+    pub fn wait_for_artifacts(
+        &self,
+        numbers: &Range<u64>,
+        timeout: Option<Duration>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<Vec<(String, String)>> {
+        self.wait(numbers.end, |state| state.delivered, timeout, keep_waiting)?;
+        let Some(primary) = self.common.destinations.first() else {
+            return Ok(Vec::new());
+        };
+        let state = primary.state();
+        Ok(state
+            .refused
+            .range(numbers.clone())
+            .map(|(_, it)| it.clone())
+            .collect())
+    }
+
+    /// Whether everything up to a number has arrived at the primary destination or was refused.
+    pub fn has_delivered(&self, number: u64) -> bool {
+        let primary = self.common.destinations.first();
+        primary.is_some_and(|primary| primary.state().delivered >= number)
+    }
+
+    fn wait(
+        &self,
+        target: u64,
+        reached: fn(&State) -> u64,
+        timeout: Option<Duration>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<()> {
         let Some(primary) = self.common.destinations.first() else {
             return Ok(());
         };
-        let target = self.journal().appended();
         let begun = Instant::now();
         let undelivered = |state: &State, reason: &str| Error::Undelivered {
-            pending: target.saturating_sub(state.delivered),
+            pending: target.saturating_sub(reached(state)),
             waited_s: begun.elapsed().as_secs_f64(),
-            reason: state
-                .last_error
-                .clone()
-                .unwrap_or_else(|| reason.to_owned()),
+            reason: state.last_error().unwrap_or_else(|| reason.to_owned()),
             journal: self.journal().dir(),
         };
         if self.common.is_offline {
@@ -485,11 +583,11 @@ impl Delivery {
         let request = self.common.request_adoption();
         // A time beyond what the clock can count is no limit.
         let until = timeout.and_then(|timeout| begun.checked_add(timeout));
-        let delivered = |state: &State| state.delivered >= target && state.adopted >= request;
-        primary.wait_for(until, keep_waiting, |state| state.ended || delivered(state))?;
+        let is_there = |state: &State| reached(state) >= target && state.adopted >= request;
+        primary.wait_for(until, keep_waiting, |state| state.ended || is_there(state))?;
         let state = primary.state().clone();
         // There may have been no time to look for what dead processes have left; that is none of these records.
-        if state.delivered >= target {
+        if reached(&state) >= target {
             return Ok(());
         }
         Err(undelivered(&state, "the store has not answered"))
@@ -498,7 +596,7 @@ impl Delivery {
     /// Whether the primary destination has taken nothing when it was last tried.
     pub fn is_troubled(&self) -> bool {
         let primary = self.common.destinations.first();
-        primary.is_some_and(|primary| primary.state().last_error.is_some())
+        primary.is_some_and(|primary| primary.state().outage(Cargo::Records).error.is_some())
     }
 
     /// Whether the primary destination has taken nothing for as long as this.
@@ -507,7 +605,7 @@ impl Delivery {
             .common
             .destinations
             .first()
-            .and_then(|primary| primary.state().since);
+            .and_then(|primary| primary.state().since());
         since.is_some_and(|since| {
             u128::from((now_ms() - since).max(0).unsigned_abs()) >= time.as_millis()
         })
@@ -590,7 +688,7 @@ fn live() -> Vec<Arc<Common>> {
 
 /// Whether an exit waits in vain: a mirror that is down for a day must not hold it up; its part is in the journal.
 fn is_hopeless(place: usize, state: &State, begun: Instant) -> bool {
-    place > 0 && state.since.is_some() && begun.elapsed() >= MIRROR_PATIENCE
+    place > 0 && state.since().is_some() && begun.elapsed() >= MIRROR_PATIENCE
 }
 
 fn left_behind(uri: &str, journal: &Path) -> String {

@@ -17,8 +17,10 @@ use super::{
     background::{Background, KeepWaiting},
     courier::{Courier, Left},
     notices::Notices,
+    patience::Cargo,
 };
 use crate::{
+    artifacts,
     config::{Destination, FreshSchema},
     error::{Error, Result},
     journal::{
@@ -187,6 +189,7 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result
         let courier = Courier::new(
             order.heimdall_dir.clone(),
             Arc::new(store) as Arc<dyn TrackingStore>,
+            artifacts::Access::default(),
             Arc::clone(&shared),
             Arc::clone(&notices),
             deadline.clone(),
@@ -228,7 +231,7 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result
             let reason = works
                 .iter()
                 .find(|work| work.uris.contains(uri))
-                .and_then(|work| work.shared.state().last_error.clone());
+                .and_then(|work| work.shared.state().last_error());
             let left = done.left.entry(uri.clone()).or_default();
             left.0 += pending(&abandoned.dir, place).0;
             left.1 = reason.unwrap_or_else(|| "the time is over".to_owned());
@@ -294,7 +297,7 @@ async fn deliver(
                     Ok(()) => {}
                     Err(Left::Early) => {
                         shared.update(|state| {
-                            state.last_error = Some(
+                            state.outage_mut(Cargo::Records).error = Some(
                                 "the run is not there, which another process has started: deliver its journal first"
                                     .to_owned(),
                             );

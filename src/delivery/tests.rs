@@ -275,6 +275,7 @@ impl World {
         Courier::new(
             self.dir.path().to_owned(),
             Arc::clone(&self.store) as Arc<dyn TrackingStore>,
+            crate::artifacts::Access::default(),
             Arc::new(Shared::new(URI.into())),
             Arc::new(Notices::default()),
             watch::Sender::new(false),
@@ -364,9 +365,9 @@ impl World {
                 if batch.entries.is_empty() {
                     break;
                 }
-                let delivered = courier.deliver(reader, &batch.entries, &letters).await;
+                let delivered = courier.deliver(reader, batch.entries, &letters).await;
                 delivered.unwrap();
-                reader.advance(&batch.entries).unwrap();
+                courier.advance(reader).unwrap();
             }
         };
         tokio::select! {

@@ -12,6 +12,7 @@ use super::{
     dead_letter::DeadLetters,
 };
 use crate::{
+    artifacts,
     journal::{JournalError, reader::Reader},
     store::TrackingStore,
 };
@@ -51,12 +52,14 @@ impl Worker {
         heimdall_dir: PathBuf,
         destination: usize,
         store: Arc<dyn TrackingStore>,
+        access: artifacts::Access,
         common: Arc<Common>,
     ) -> Self {
         let shared = Arc::clone(&common.destinations[destination]);
         let courier = Courier::new(
             heimdall_dir.clone(),
             store,
+            access,
             Arc::clone(&shared),
             Arc::clone(&common.notices),
             common.deadline.clone(),
@@ -105,25 +108,41 @@ impl Worker {
                 }
             };
             self.courier.tell_damage(&batch.damage);
-            let entries = match batch.entries.is_empty() {
-                true if end.in_memory > 0 => reader.in_memory(),
-                _ => batch.entries,
-            };
+            let letters = DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.destination);
+            let mut entries = batch.entries;
+            let is_in_memory = entries.is_empty() && end.in_memory > 0;
+            if is_in_memory {
+                // What is in memory has no place that a position could lie before.
+                self.courier.land_all(reader, &letters).await?;
+                self.advance(reader);
+                entries = reader.in_memory();
+            }
             if !entries.is_empty() {
-                let letters = DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.destination);
-                self.courier.deliver(reader, &entries, &letters).await?;
-                if let Err(error) = reader.advance(&entries) {
-                    // Delivered all the same; a next start would only deliver it again.
-                    self.tell_once(&error);
+                self.courier.deliver(reader, entries, &letters).await?;
+                if is_in_memory {
+                    self.courier.land_all(reader, &letters).await?;
                 }
-                self.shared.update(|state| state.delivered = reader.next());
+                self.advance(reader);
                 continue;
             }
-            let woken = self.common.wake.notified();
+            let common = Arc::clone(&self.common);
+            let woken = common.wake.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
             let now = self.common.journal.end();
             if now.appended != end.appended || now.in_memory != end.in_memory {
+                continue;
+            }
+            self.shared.update(|state| state.written = end.appended);
+            if self.courier.has_flights() {
+                tokio::select! {
+                    landed = self.courier.next_landed() => {
+                        let landed = landed.ok_or(Closing)?;
+                        self.courier.received(landed, reader, &letters).await?;
+                        self.advance(reader);
+                    }
+                    () = woken => {}
+                }
                 continue;
             }
             // Everything that was there when the end was read is delivered, damaged records included.
@@ -138,6 +157,14 @@ impl Worker {
                 woken.await;
             }
         }
+    }
+
+    fn advance(&mut self, reader: &mut Reader) {
+        if let Err(error) = self.courier.advance(reader) {
+            // Delivered all the same; a next start would only deliver it again.
+            self.tell_once(&error);
+        }
+        self.shared.update(|state| state.delivered = reader.next());
     }
 
     fn has_adopted(&self) -> bool {

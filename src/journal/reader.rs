@@ -251,7 +251,8 @@ impl Reader {
         }
     }
 
-    /// Saves that all that was handed out, `entries` last, is delivered, and removes what nobody needs any more.
+    /// Saves that all up to the last of `entries` is delivered, and removes what nobody needs any more. Without any,
+    /// that is all that was handed out.
     ///
     /// # Errors
     /// [`JournalError::Io`] when the position cannot be saved.
@@ -260,8 +261,13 @@ impl Reader {
             self.saved.observe(&placed.entry);
             self.next = self.next.max(placed.number + 1);
         }
-        self.saved.position = self.ahead;
-        self.saved.next = self.next;
+        // What was passed over, behind the last entry that was handed out, is delivered with it.
+        let (position, next) = match entries.last() {
+            Some(last) if last.number + 1 < self.next => (last.behind, last.number + 1),
+            _ => (self.ahead, self.next),
+        };
+        self.saved.position = position;
+        self.saved.next = next;
         let saved = self.save();
         let before = match &self.source {
             Source::Live(journal) => {
@@ -269,7 +275,7 @@ impl Reader {
                 journal.ledger.others(self.destination)
             }
             Source::Folder { dir, ledger } => {
-                let (before, after) = ledger.advance(self.destination, self.ahead, self.next);
+                let (before, after) = ledger.advance(self.destination, position, next);
                 for number in before.0.segment..after.0.segment {
                     let _ = fs::remove_file(segment::path(dir, number));
                 }
@@ -291,13 +297,18 @@ impl Reader {
         saved.or_else(|_| self.save())
     }
 
-    /// Notes, for whoever looks at the journal later, why its destination takes nothing, or that it does again.
-    pub fn note_trouble(&self, why: Option<&str>) {
-        let path = trouble_path(&self.dir(), self.destination);
-        let _ = match why {
-            Some(why) => fs::write(path, why),
-            None => fs::remove_file(path),
+    /// The file in which whoever looks at the journal later finds why this destination takes nothing.
+    pub fn trouble_note(&self) -> PathBuf {
+        trouble_path(&self.dir(), self.destination)
+    }
+
+    /// Whether no other destination reads this journal.
+    pub fn is_alone(&self) -> bool {
+        let ledger = match &self.source {
+            Source::Live(journal) => &journal.ledger,
+            Source::Folder { ledger, .. } => ledger,
         };
+        ledger.others(self.destination) == u64::MAX
     }
 
     /// Saves that the runs a dead process left open are closed.

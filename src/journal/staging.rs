@@ -49,6 +49,26 @@ impl Journal {
         }
     }
 
+    /// Keeps a file that nobody changes, under a second name: it costs no room, so there are no limits. Refused where
+    /// the journal is on another disk.
+    ///
+    /// # Errors
+    /// [`JournalError::Stage`] where the file cannot be read.
+    pub fn stage_link(&self, file: &Path) -> Result<Staged, JournalError> {
+        let unreadable = |source| JournalError::Stage {
+            path: file.to_owned(),
+            source,
+        };
+        let file = file.canonicalize().map_err(unreadable)?;
+        let size = File::open(&file)
+            .and_then(|file| file.metadata())
+            .map_err(unreadable)?
+            .len();
+        self.stage(size, true, |target| {
+            fs::hard_link(&file, target).map(|()| size)
+        })
+    }
+
     /// Writes `content` as a file of its own. Waits on the disk.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
 
-use crate::{error::Error, store::StoreError};
+use crate::{artifacts::ArtifactError, error::Error, store::StoreError};
 
 /// The exception for an error; an interrupt becomes what the interpreter has pending.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
@@ -48,7 +48,9 @@ fn class(error: &Error) -> &'static str {
             | StoreError::RunDeleted { .. }
             | StoreError::ParamChanged { .. } => "InvalidInputError",
         },
-        Error::Artifact(_) => "ArtifactError",
+        Error::Artifact(ArtifactError::NotFound { .. }) => "ArtifactNotFoundError",
+        Error::Artifact(ArtifactError::Unsupported(error)) => class(error),
+        Error::Artifact(_) | Error::Refused { .. } => "ArtifactError",
         Error::Journal(_) => "JournalError",
     }
 }

@@ -2,6 +2,7 @@
 //! Python.
 
 mod answers;
+mod artifacts;
 mod caller;
 mod errors;
 mod exit;
@@ -31,6 +32,8 @@ fn check_interpreter() -> PyResult<()> {
 mod _native {
     #[pymodule_export]
     use super::answers::{DatasetInput, Experiment, MetricPoint, Run};
+    #[pymodule_export]
+    use super::artifacts::Upload;
     #[pymodule_export]
     use super::exit::{finish, forget_parent};
     #[pymodule_export]

@@ -1,9 +1,6 @@
 //! `MLflowTracker` as Python sees it. The documentation that users read stands in `_native.pyi`.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::{
     exceptions::PyKeyboardInterrupt,
@@ -13,6 +10,7 @@ use pyo3::{
 
 use super::{
     answers::{self, Experiment, MetricPoint, Run},
+    artifacts::{self, Upload},
     caller,
     errors::to_python,
     exit::tell,
@@ -385,6 +383,7 @@ impl MLflowTracker {
     ) -> PyResult<()> {
         let path = self.answer(py, values::argument("artifact file", artifact_file))?;
         self.log_waiting(py, |tracker| tracker.log_bytes(content, &path))
+            .map(drop)
     }
 
     fn _check_artifact_file(
@@ -448,26 +447,32 @@ impl MLflowTracker {
         drop(before);
     }
 
-    #[pyo3(signature = (local_path, artifact_path="artifacts"))]
+    #[pyo3(signature = (local_path, artifact_path="artifacts", immutable=false))]
     fn log_artifact(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         local_path: &Bound<'_, PyAny>,
         artifact_path: Option<&str>,
-    ) -> PyResult<()> {
+        immutable: bool,
+    ) -> PyResult<Upload> {
         let (file, folder) = (values::path(local_path)?, artifact_path.unwrap_or_default());
-        self.log_waiting(py, |tracker| tracker.log_artifact(&file, folder))
+        let logged = slf.get().log_waiting(slf.py(), |tracker| {
+            tracker.log_artifact(&file, folder, artifacts::keep(immutable))
+        })?;
+        Ok(Upload::new(slf, logged))
     }
 
-    #[pyo3(signature = (local_dir, artifact_path="artifacts"))]
+    #[pyo3(signature = (local_dir, artifact_path="artifacts", immutable=false))]
     fn log_artifacts_dir(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         local_dir: &Bound<'_, PyAny>,
         artifact_path: Option<&str>,
-    ) -> PyResult<()> {
+        immutable: bool,
+    ) -> PyResult<Upload> {
         let (dir, folder) = (values::path(local_dir)?, artifact_path.unwrap_or_default());
-        self.log_waiting(py, |tracker| tracker.log_artifacts_dir(&dir, folder))
+        let logged = slf.get().log_waiting(slf.py(), |tracker| {
+            tracker.log_artifacts_dir(&dir, folder, artifacts::keep(immutable))
+        })?;
+        Ok(Upload::new(slf, logged))
     }
 
     #[pyo3(signature = (model_name, model_uri, description="", tags=None))]
@@ -639,18 +644,7 @@ impl MLflowTracker {
 
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let timeout = timeout
-            .filter(|seconds| *seconds != f64::INFINITY)
-            .map(|seconds| {
-                Duration::try_from_secs_f64(seconds).map_err(|_| {
-                    Error::invalid(
-                        "timeout",
-                        &seconds.to_string(),
-                        "it is a number of seconds from 0 on",
-                    )
-                })
-            })
-            .transpose();
+        let timeout = values::timeout(timeout);
         let timeout = self.answer(py, timeout)?;
         self.ask(py, |tracker, keep_waiting| {
             tracker.flush(timeout, keep_waiting)
@@ -674,7 +668,7 @@ impl MLflowTracker {
 
 impl MLflowTracker {
     /// The tracker of this process: in a fork one of its own.
-    fn tracker(&self, py: Python<'_>) -> PyResult<&Tracker> {
+    pub(super) fn tracker(&self, py: Python<'_>) -> PyResult<&Tracker> {
         if !self.tracker.is_forked() {
             return Ok(&self.tracker);
         }
@@ -694,7 +688,7 @@ impl MLflowTracker {
     }
 
     /// A call's outcome for Python, after what the workers have to say.
-    fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
+    pub(super) fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
         let tracker = self.tracker(py)?;
         if tracker.has_notices() {
             tell(py, tracker.notices())?;
@@ -717,11 +711,11 @@ impl MLflowTracker {
     }
 
     /// As [`MLflowTracker::log`], for a call that waits on the disk.
-    fn log_waiting(
+    fn log_waiting<T: Send>(
         &self,
         py: Python<'_>,
-        call: impl Fn(&Tracker) -> Result<()> + Sync,
-    ) -> PyResult<()> {
+        call: impl Fn(&Tracker) -> Result<T> + Sync,
+    ) -> PyResult<T> {
         let tracker = self.tracker(py)?;
         loop {
             match py.detach(|| call(tracker)) {
@@ -775,7 +769,7 @@ impl MLflowTracker {
     }
 
     /// Runs what waits on a store, without the GIL.
-    fn ask<T: Send>(
+    pub(super) fn ask<T: Send>(
         &self,
         py: Python<'_>,
         question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,

@@ -1,6 +1,6 @@
 //! What Python callers pass as params, tags and metrics.
 
-use std::{borrow::Cow, path::PathBuf};
+use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use pyo3::{
     exceptions::PyOverflowError,
@@ -318,4 +318,20 @@ fn json(value: &Bound<'_, PyAny>) -> PyResult<String> {
 /// A path given as `str` or as any path object.
 pub fn path(value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     value.extract()
+}
+
+/// Seconds that a call may wait; none is no limit.
+pub fn timeout(timeout: Option<f64>) -> Result<Option<Duration>> {
+    timeout
+        .filter(|seconds| *seconds != f64::INFINITY)
+        .map(|seconds| {
+            Duration::try_from_secs_f64(seconds).map_err(|_| {
+                Error::invalid(
+                    "timeout",
+                    &seconds.to_string(),
+                    "it is a number of seconds from 0 on",
+                )
+            })
+        })
+        .transpose()
 }

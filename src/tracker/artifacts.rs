@@ -2,11 +2,14 @@
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Session, Tracker};
 use crate::{
+    delivery::background::KeepWaiting,
     error::{Error, Result},
     journal::{Journal, JournalError, staging::Staged},
     record::{ArtifactPath, Record},
@@ -15,12 +18,31 @@ use crate::{
 
 /// Largest file that is kept in memory while the disk takes no copy of it.
 const SMALL_FILE: u64 = 32 << 20;
+
+/// Files that were logged by one call: kept in the journal, on their way to the store.
+#[derive(Clone, Debug, Default)]
+pub struct Logged {
+    /// Paths among the run's artifacts.
+    pub paths: Vec<String>,
+    /// Numbers in the journal among which theirs are.
+    numbers: Range<u64>,
+}
+
+/// How a file is kept until it is uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// As a copy: the caller may change or delete it at once.
+    Copy,
+    /// As it is: the caller says that nobody changes it. It may be deleted where the journal is on the same disk.
+    Original,
+}
+
 impl Tracker {
     /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
     ///
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no file; [`Error::Invalid`] for a bad path.
-    pub fn log_artifact(&self, file: &Path, folder: &str) -> Result<()> {
+    pub fn log_artifact(&self, file: &Path, folder: &str, keep: Keep) -> Result<Logged> {
         self.check_process()?;
         let run = self.active("log_artifact")?;
         let folder = ArtifactPath::parse(folder)?;
@@ -34,6 +56,7 @@ impl Tracker {
         self.log_files(
             run,
             vec![(file.to_owned(), folder.join(utf8(name.as_ref())?)?)],
+            keep,
         )
     }
 
@@ -43,7 +66,7 @@ impl Tracker {
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no folder; [`Error::Invalid`] for a bad path
     /// or a link that leaves the folder.
-    pub fn log_artifacts_dir(&self, dir: &Path, folder: &str) -> Result<()> {
+    pub fn log_artifacts_dir(&self, dir: &Path, folder: &str, keep: Keep) -> Result<Logged> {
         self.check_process()?;
         let run = self.active("log_artifacts_dir")?;
         let folder = ArtifactPath::parse(folder)?;
@@ -60,29 +83,87 @@ impl Tracker {
         let root = dir.canonicalize().map_err(failed)?;
         let mut files = Vec::new();
         collect(&mut vec![root], &folder, &mut files)?;
-        self.log_files(run, files)
+        self.log_files(run, files, keep)
     }
 
     /// Logs bytes as the file `path` among the active run's artifacts. Waits on the disk.
     ///
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
-    pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<()> {
+    pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<Logged> {
         self.check_process()?;
         let run = self.active("log_artifact")?;
         let path = file_path(path)?;
-        self.session.accept_bytes(run, path, content)
+        self.logged(vec![path.as_str().to_owned()], || {
+            self.session.accept_bytes(run, path, content)
+        })
     }
 
-    fn log_files(&self, run: RunId, files: Vec<(PathBuf, ArtifactPath)>) -> Result<()> {
+    /// Waits until files have arrived at the primary destination.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the store has refused some of them for good; [`Error::Undelivered`] after `timeout`,
+    /// [`Error::Interrupted`].
+    pub fn wait_for(
+        &self,
+        logged: &Logged,
+        timeout: Option<Duration>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<()> {
+        self.check_process()?;
         let Some(delivery) = &self.session.delivery else {
             return Ok(());
+        };
+        let refused = delivery.wait_for_artifacts(&logged.numbers, timeout, keep_waiting)?;
+        // Other threads log as well: these are theirs.
+        let is_of_these = |what: &String| {
+            let mut paths = logged.paths.iter();
+            paths.any(|path| what.strip_prefix("artifact ") == Some(path))
+        };
+        match refused.into_iter().find(|(what, _)| is_of_these(what)) {
+            Some((what, reason)) => Err(Error::Refused { what, reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether files have arrived at the primary destination, or were refused.
+    pub fn has_arrived(&self, logged: &Logged) -> bool {
+        match &self.session.delivery {
+            Some(delivery) => delivery.has_delivered(logged.numbers.end),
+            None => true,
+        }
+    }
+
+    fn logged(&self, paths: Vec<String>, log: impl FnOnce() -> Result<()>) -> Result<Logged> {
+        let appended = || {
+            let delivery = self.session.delivery.as_ref();
+            delivery.map_or(0, |delivery| delivery.journal().appended())
+        };
+        let before = appended();
+        log()?;
+        Ok(Logged {
+            paths,
+            numbers: before..appended(),
+        })
+    }
+
+    fn log_files(
+        &self,
+        run: RunId,
+        files: Vec<(PathBuf, ArtifactPath)>,
+        keep: Keep,
+    ) -> Result<Logged> {
+        let paths = files.iter().map(|(_, path)| path.as_str().to_owned());
+        let paths = paths.collect();
+        let Some(delivery) = &self.session.delivery else {
+            let numbers = 0..0;
+            return Ok(Logged { paths, numbers });
         };
         let journal = delivery.journal();
         let mut records: Vec<Record> = Vec::with_capacity(files.len());
         let staged = files
             .into_iter()
-            .try_for_each(|(file, path)| self.stage(journal, run, file, path, &mut records));
+            .try_for_each(|(file, path)| self.stage(journal, run, file, path, keep, &mut records));
         if let Err(error) = staged {
             // All of a folder or nothing of it.
             for record in &records {
@@ -92,10 +173,7 @@ impl Tracker {
             }
             return Err(error);
         }
-        for record in records {
-            delivery.accept_beyond_limits(record)?;
-        }
-        Ok(())
+        self.logged(paths, || delivery.accept_all_beyond_limits(records))
     }
 
     /// Keeps a file of the caller's as it is now, and adds its record.
@@ -105,36 +183,50 @@ impl Tracker {
         run: RunId,
         file: PathBuf,
         path: ArtifactPath,
+        keep: Keep,
         records: &mut Vec<Record>,
     ) -> Result<()> {
-        records.push(match journal.stage_file(&file, !records.is_empty())? {
-                Staged::Copied { name, size } => Record::Artifact {
-                    run,
-                    staged: name,
-                    path,
-                    size,
-                },
-                Staged::Refused(_) if is_small(&file) => Record::ArtifactInline {
-                    run,
-                    content: fs::read(&file)
-                        .map_err(|source| JournalError::Stage { path: file, source })?,
-                    path,
-                },
-                Staged::Refused(error) => {
-                    self.notices.tell(format!(
-                        "tracking is degraded, training is not: {} cannot be copied into the journal ({error}). It \
-                         is uploaded from where it is, as it is then: leave it there",
-                        file.display()
-                    ));
-                    Record::ArtifactInPlace {
-                        run,
-                        source: utf8(&file)?.to_owned(),
-                        path,
-                    }
-                }
+        let staged = match keep {
+            Keep::Copy => journal.stage_file(&file, !records.is_empty())?,
+            Keep::Original => journal.stage_link(&file)?,
+        };
+        records.push(match staged {
+            Staged::Copied { name, size } => Record::Artifact {
+                run,
+                staged: name,
+                path,
+                size,
+            },
+            Staged::Refused(_) if keep == Keep::Original => in_place(run, &file, path)?,
+            Staged::Refused(_) if is_small(&file) => Record::ArtifactInline {
+                run,
+                content: fs::read(&file)
+                    .map_err(|source| JournalError::Stage { path: file, source })?,
+                path,
+            },
+            Staged::Refused(error) => {
+                self.notices.tell(format!(
+                    "tracking is degraded, training is not: {} cannot be copied into the journal ({error}). It \
+                     is uploaded from where it is, as it is then: leave it there",
+                    file.display()
+                ));
+                in_place(run, &file, path)?
+            }
         });
         Ok(())
     }
+}
+
+fn in_place(run: RunId, file: &Path, path: ArtifactPath) -> Result<Record> {
+    let source = std::path::absolute(file).map_err(|source| JournalError::Stage {
+        path: file.to_owned(),
+        source,
+    })?;
+    Ok(Record::ArtifactInPlace {
+        run,
+        source: utf8(&source)?.to_owned(),
+        path,
+    })
 }
 
 impl Session {

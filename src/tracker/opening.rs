@@ -7,6 +7,7 @@ use std::{
 
 use super::{ActiveRun, SESSIONS, Session, Tracker, lock};
 use crate::{
+    artifacts,
     config::{Destination, Mode, Ranks, Settled, TrackerConfig},
     context::RunContext,
     delivery::{
@@ -179,7 +180,8 @@ impl Parts {
                 memory_limit: options.memory_limit,
                 durability: options.durability,
             };
-            Delivery::start(config, stores, &self.background, Arc::clone(&self.notices))
+            let notices = Arc::clone(&self.notices);
+            Delivery::start(config, stores, &settled.access(), &self.background, notices)
         });
         let session = Arc::new(Session {
             delivery,
@@ -211,6 +213,12 @@ impl Settled {
     fn store(&self, destination: &Destination) -> DeferredStore {
         let is_offline = self.options.mode == Mode::Offline;
         DeferredStore::new(destination.clone(), self.fresh_schema.clone(), is_offline)
+    }
+
+    pub(super) fn access(&self) -> artifacts::Access {
+        artifacts::Access {
+            s3: self.s3.clone(),
+        }
     }
 
     pub(super) fn artifact_location(&self) -> Option<String> {

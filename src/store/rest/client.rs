@@ -1,6 +1,6 @@
 //! Requests to a tracking server, and what its answers mean.
 
-use std::{fs, path::Path, sync::Once, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use reqwest::{
     Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url,
@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     config::{Secret, ServerAccess, ServerUri},
     store::{Cause, StoreError},
+    tls,
 };
 
 /// How long a connection may take to come about.
@@ -72,11 +73,7 @@ impl Client {
     /// # Errors
     /// [`StoreError::Open`] for certificates that cannot be read.
     pub fn new(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // Fails where the process has one already, which serves as well.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
+        tls::install();
         let refuse = |reason: String| StoreError::Open {
             destination: uri.base().to_owned(),
             reason,
@@ -160,27 +157,8 @@ impl Client {
         self.send_patiently(self.posted(path, question)?).await
     }
 
-    /// Puts a file's content at a path of the server's artifact proxy.
-    pub async fn put(
-        &self,
-        path: &str,
-        content: tokio::fs::File,
-        size: u64,
-    ) -> Result<(), Failure> {
-        let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.extend(path.split('/'));
-        }
-        let request = self
-            .authorised(self.http.put(url))
-            .header(reqwest::header::CONTENT_LENGTH, size)
-            .body(reqwest::Body::from(content));
-        self.send::<serde::de::IgnoredAny>(request)
-            .await
-            .map(|_| ())
-    }
-
-    async fn send_patiently<T: DeserializeOwned>(
+    /// Sends what changes nothing when it is sent twice, again where waiting may help.
+    pub async fn send_patiently<T: DeserializeOwned>(
         &self,
         request: RequestBuilder,
     ) -> Result<T, Failure> {
@@ -208,7 +186,8 @@ impl Client {
             .body(body.to_string()))
     }
 
-    fn url(&self, path: &str) -> Result<Url, Failure> {
+    /// An address at the server.
+    pub fn url(&self, path: &str) -> Result<Url, Failure> {
         let url = format!("{}/{path}", self.base);
         Url::parse(&url).map_err(|error| Failure::Store(self.open_error(error.to_string())))
     }
@@ -223,10 +202,12 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        Ok(self.authorised(self.http.request(method, url)))
+        Ok(self.authorised(method, url))
     }
 
-    fn authorised(&self, request: RequestBuilder) -> RequestBuilder {
+    /// A request with the credentials that are the server's.
+    pub fn authorised(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.http.request(method, url);
         match &self.auth {
             Auth::None => request,
             Auth::Basic(user, password) => {
@@ -236,16 +217,24 @@ impl Client {
         }
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+    /// Sends a request, once, and reads its answer.
+    pub async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let mut response = self.begun(request).await?;
+        let body = self.body(&mut response).await?;
+        serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
+            .map_err(|error| self.unreadable(&body, &error))
+    }
+
+    /// Sends a request, once, and returns its answer unread if it is a success.
+    pub async fn begun(&self, request: RequestBuilder) -> Result<Response, Failure> {
         // The driver's words name the address asked, whose query may have what a user has recorded.
         let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
         let mut response = request.send().await.map_err(failed)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
         let (status, headers) = (response.status(), response.headers().clone());
         let body = self.body(&mut response).await?;
-        if status.is_success() {
-            return serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
-                .map_err(|error| self.unreadable(&body, &error));
-        }
         Err(self.refusal(status, &headers, &body))
     }
 

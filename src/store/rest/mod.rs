@@ -4,6 +4,7 @@
 //! one that could not has an id of ours, under which it is journaled and, by a tag, found again: so that a
 //! creation whose answer was lost is not repeated.
 
+mod artifacts;
 mod client;
 mod wire;
 
@@ -21,7 +22,7 @@ use super::{Experiment, StoreError, TrackingStore, search::RunQuery};
 use crate::{
     artifacts::{
         ArtifactStore,
-        proxy::{ProxyArtifacts, Upload},
+        proxy::{ArtifactServer, ProxyArtifacts},
     },
     config::{ServerAccess, ServerUri},
     record::{Key, Record, RunStart},
@@ -615,7 +616,7 @@ impl TrackingStore for RestStore {
             None => rest.trim_start_matches('/'),
         };
         Some(Box::new(ProxyArtifacts::new(
-            std::sync::Arc::clone(&self.client) as std::sync::Arc<dyn Upload>,
+            std::sync::Arc::clone(&self.client) as std::sync::Arc<dyn ArtifactServer>,
             path.to_owned(),
         )))
     }
@@ -666,19 +667,6 @@ impl RestStore {
             | Record::ArtifactInPlace { .. }
             | Record::ArtifactInline { .. } => Ok(()),
         }
-    }
-}
-
-#[async_trait]
-impl Upload for Client {
-    async fn upload(
-        &self,
-        path: &str,
-        content: tokio::fs::File,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        let put = self.put(path, content, size).await;
-        put.map_err(|failure| self.error(failure))
     }
 }
 

@@ -1,0 +1,179 @@
+//! The HTTP client under an object store: certificates, refusals that can be told apart, checksums compared.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use object_store::{
+    ClientOptions,
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+        HttpResponseBody, HttpService,
+    },
+};
+use reqwest::{Certificate, header::HeaderMap};
+use serde::Deserialize;
+
+use crate::tls;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection whose other end is silent for so long is given up.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Longest error that is read.
+const MAX_ERROR: usize = 64 << 10;
+/// What a store says of the bytes that it has taken, in the words they were announced in.
+const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"];
+
+/// A store says no, by one of its codes.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+pub(super) struct Refusal {
+    /// For example `AccessDenied`.
+    pub code: String,
+    /// Its sentence.
+    pub message: String,
+}
+
+/// A store says that it has other bytes than were sent.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store has {found} where {sent} was sent ({name}): the bytes were damaged on their way or in the store"
+)]
+pub(super) struct OtherChecksum {
+    name: &'static str,
+    sent: String,
+    found: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Hands the same client to everything that talks to one store.
+#[derive(Clone, Debug)]
+pub(super) struct Connector(Arc<Service>);
+
+impl Connector {
+    /// A client that has not connected yet; the reason where certificates cannot be read.
+    pub fn new(insecure_tls: bool, ca_bundle: Option<&Path>) -> Result<Self, String> {
+        tls::install();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE * 5)
+            .tcp_keepalive(SILENCE / 2)
+            .pool_idle_timeout(SILENCE)
+            .http1_only()
+            .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
+            // A signature is for one host: a store that moves says so in its error.
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_danger_accept_invalid_certs(insecure_tls);
+        #[cfg(target_os = "linux")]
+        {
+            builder = builder.tcp_user_timeout(SILENCE);
+        }
+        if let Some(path) = ca_bundle {
+            let pem = std::fs::read(path)
+                .map_err(|error| format!("AWS_CA_BUNDLE {}: {error}", path.display()))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| {
+                format!(
+                    "AWS_CA_BUNDLE {} has no PEM certificate: {error}",
+                    path.display()
+                )
+            })?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let client = builder.build().map_err(|error| error.to_string())?;
+        Ok(Self(Arc::new(Service { client })))
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Shared(Arc::clone(&self.0))))
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    client: reqwest::Client,
+}
+
+#[derive(Debug)]
+struct Shared(Arc<Service>);
+
+#[async_trait]
+impl HttpService for Shared {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let sent = checksum(request.headers());
+        let response = self.0.client.call(request).await?;
+        if let Some((name, sent)) = sent
+            && response.status().is_success()
+            && let Some((_, found)) = checksum(response.headers())
+            && found != sent
+        {
+            let lie = OtherChecksum { name, sent, found };
+            // What was damaged on its way is sent again.
+            return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
+        }
+        // These say more by their code than by their status; the rest is understood and retried by the caller.
+        if !matches!(response.status().as_u16(), 400 | 401 | 403 | 404) {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let bytes = body.bytes().await?;
+        match answer(&bytes) {
+            Some(answer) if parts.status != 404 || answer.code != "NoSuchKey" => {
+                let refusal = Refusal {
+                    code: answer.code,
+                    message: answer.message,
+                };
+                Err(HttpError::new(HttpErrorKind::Unknown, refusal))
+            }
+            _ => Ok(HttpResponse::from_parts(
+                parts,
+                HttpResponseBody::from(bytes),
+            )),
+        }
+    }
+}
+
+/// The checksum that a request announces or an answer confirms.
+fn checksum(headers: &HeaderMap) -> Option<(&'static str, String)> {
+    CHECKSUMS.iter().find_map(|name| {
+        let value = headers.get(*name)?.to_str().ok()?;
+        Some((*name, value.to_owned()))
+    })
+}
+
+fn answer(body: &[u8]) -> Option<Answer> {
+    let text = std::str::from_utf8(body.get(..body.len().min(MAX_ERROR))?).ok()?;
+    // Azure begins with a byte-order mark.
+    quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_the_clouds_are_read() {
+        for (body, code) in [
+            (
+                "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>No</Message><Key>k</Key></Error>",
+                "AccessDenied",
+            ),
+            (
+                "\u{feff}<?xml version=\"1.0\"?><Error><Code>AuthenticationFailed</Code></Error>",
+                "AuthenticationFailed",
+            ),
+        ] {
+            assert_eq!(answer(body.as_bytes()).unwrap().code, code);
+        }
+        for body in ["", "{}", "<html>Forbidden</html>", "<Error>"] {
+            assert!(answer(body.as_bytes()).is_none(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What an object store's errors mean to whoever waits for it.
+
+use std::error::Error as StdError;
+
+use super::connector::{OtherChecksum, Refusal};
+
+/// Codes by which stores say that they do not know us; all objects fare alike.
+const KEYS: [&str; 12] = [
+    "AuthenticationFailed",
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidAuthenticationInfo",
+    "InvalidSecurity",
+    "InvalidToken",
+    "NoAuthenticationInformation",
+    "NotSignedUp",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+    "XMinioServerNotInitialized",
+];
+
+/// Why an object store has not done what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectFailure {
+    /// It cannot be reached, or cannot at present.
+    #[error("the store cannot be reached or cannot answer at present: {0}")]
+    Unavailable(#[source] object_store::Error),
+    /// It does not know us.
+    #[error(
+        "the store does not accept the credentials ({0}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the \
+         settings' access key and secret key"
+    )]
+    Credentials(String),
+    /// There are none.
+    #[error(
+        "no credentials were found for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the \
+         settings' access key and secret key ({0})"
+    )]
+    NoCredentials(#[source] object_store::Error),
+    /// Signatures hold for some minutes.
+    #[error(
+        "the clock of this machine and that of the store differ by more than the store permits ({0}): set the clock"
+    )]
+    Clock(String),
+    /// No such bucket.
+    #[error("the bucket does not exist ({0}): create it; what is recorded is delivered then")]
+    Bucket(String),
+    /// It knows us and does not let us.
+    #[error("the store does not permit this ({0})")]
+    Forbidden(String),
+    /// What the store has is not what was sent.
+    #[error("the bytes that arrived are not those that were sent: {0}")]
+    Checksum(#[source] object_store::Error),
+    /// An upload in parts that the store no longer knows.
+    #[error("the store no longer knows the parts that were sent ({0})")]
+    PartsGone(String),
+    /// It refuses for another reason.
+    #[error("the store refuses this: {0}")]
+    Refused(#[source] object_store::Error),
+}
+
+impl ObjectFailure {
+    /// True where trying again later can help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_)
+            | Self::Credentials(_)
+            | Self::NoCredentials(_)
+            | Self::Clock(_)
+            | Self::Bucket(_)
+            | Self::Checksum(_)
+            | Self::PartsGone(_) => true,
+            Self::Forbidden(_) | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl From<object_store::Error> for ObjectFailure {
+    fn from(error: object_store::Error) -> Self {
+        use object_store::Error as E;
+        if let Some(refusal) = find::<Refusal>(&error) {
+            let said = refusal.to_string();
+            return match refusal.code.as_str() {
+                "RequestTimeTooSkewed" => Self::Clock(said),
+                "NoSuchBucket" | "ContainerNotFound" => Self::Bucket(said),
+                "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" => Self::PartsGone(said),
+                "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "Md5Mismatch"
+                | "XAmzContentChecksumMismatch"
+                | "RequestTimeout" => Self::Unavailable(error),
+                code if KEYS.contains(&code) => Self::Credentials(said),
+                code if code.starts_with("AccessDenied") || code.starts_with("Authorization") => {
+                    Self::Forbidden(said)
+                }
+                _ => Self::Refused(error),
+            };
+        }
+        if find::<OtherChecksum>(&error).is_some() {
+            return Self::Checksum(error);
+        }
+        match &error {
+            E::PermissionDenied { source, .. } => Self::Forbidden(source.to_string()),
+            E::Unauthenticated { source, .. } => Self::Credentials(source.to_string()),
+            // No retry of a request that was never sent: the credentials were looked for in vain.
+            E::Generic { store, .. }
+                if store.contains("Instance") || *store == "MetadataService" =>
+            {
+                Self::NoCredentials(error)
+            }
+            E::Generic { .. } | E::JoinError { .. } | E::NotFound { .. } => {
+                Self::Unavailable(error)
+            }
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+/// Whether it is the object alone that is not there.
+pub(super) fn missing(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. })
+}
+
+fn find<T: StdError + 'static>(error: &object_store::Error) -> Option<&T> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}

@@ -1,0 +1,378 @@
+//! Artifacts in an object store: S3 and what speaks its language, Google Cloud Storage, Azure Blob Storage.
+
+mod connector;
+mod failure;
+mod parts;
+
+use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future};
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore,
+    ObjectStoreExt, PutOptions, PutPayload, RetryConfig,
+    aws::{AmazonS3Builder, Checksum},
+    azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder,
+    multipart::MultipartStore,
+    path::Path as Key,
+};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Upload, staged, staged_lost,
+};
+use crate::{
+    config::{Cloud, ObjectUri, S3Access, S3Config},
+    error::Error,
+    record::ArtifactPath,
+};
+use connector::Connector;
+pub use failure::ObjectFailure;
+use failure::missing;
+
+/// Files up to this length are sent in one request.
+const WHOLE: u64 = 16 << 20;
+
+/// A store with both ways to write to it.
+trait Objects: ObjectStore + MultipartStore {}
+impl<T: ObjectStore + MultipartStore> Objects for T {}
+
+/// The objects of a bucket whose keys begin with a prefix.
+#[derive(Debug)]
+pub(super) struct ObjectArtifacts {
+    store: Arc<dyn Objects>,
+    /// The same, with what is said of new objects.
+    creating: Arc<dyn Objects>,
+    prefix: String,
+    uri: String,
+    content_type: Option<String>,
+}
+
+impl ObjectArtifacts {
+    /// The store of a URI. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for what the settings or the environment say that cannot be.
+    pub fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Error> {
+        let refuse = |reason: String| Error::configuration("artifact URI", place.as_str(), reason);
+        let not_built = |error: object_store::Error| refuse(error.to_string());
+        let mut content_type = None;
+        let (store, creating): (Arc<dyn Objects>, Arc<dyn Objects>) = match place.cloud {
+            Cloud::S3 => {
+                let access = S3Access::new(s3)?;
+                let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
+                let connector = connector.map_err(refuse)?;
+                let all = headers(
+                    access
+                        .bucket_owner
+                        .iter()
+                        .map(|owner| ("x-amz-expected-bucket-owner", owner.as_str())),
+                )
+                .map_err(refuse)?;
+                let store = s3_builder(place, &access, &connector)
+                    .with_client_options(ClientOptions::new().with_default_headers(all.clone()))
+                    .build()
+                    .map_err(not_built)?;
+                let mut of_new = headers(
+                    access
+                        .upload_headers
+                        .iter()
+                        .map(|(name, value)| (name.as_str(), value.as_str())),
+                )
+                .map_err(refuse)?;
+                of_new.extend(all);
+                let creating = s3_builder(place, &access, &connector)
+                    .with_credentials(Arc::clone(store.credentials()))
+                    .with_client_options(ClientOptions::new().with_default_headers(of_new))
+                    .build()
+                    .map_err(not_built)?;
+                content_type = access.content_type;
+                (Arc::new(store), Arc::new(creating))
+            }
+            Cloud::Google => {
+                let store = GoogleCloudStorageBuilder::from_env()
+                    .with_bucket_name(&place.bucket)
+                    .with_retry(retries())
+                    .with_http_connector(Connector::new(false, None).map_err(refuse)?)
+                    .build()
+                    .map_err(not_built)?;
+                let store = Arc::new(store);
+                (Arc::clone(&store) as Arc<dyn Objects>, store)
+            }
+            Cloud::Azure => {
+                let store = MicrosoftAzureBuilder::from_env()
+                    .with_account(place.account.as_deref().unwrap_or_default())
+                    .with_container_name(&place.bucket)
+                    .with_retry(retries())
+                    .with_http_connector(Connector::new(false, None).map_err(refuse)?)
+                    .build()
+                    .map_err(not_built)?;
+                let store = Arc::new(store);
+                (Arc::clone(&store) as Arc<dyn Objects>, store)
+            }
+        };
+        Ok(Self {
+            store,
+            creating,
+            prefix: place.prefix.clone(),
+            uri: place.as_str().to_owned(),
+            content_type,
+        })
+    }
+
+    fn key(&self, path: &ArtifactPath) -> Result<Key, ArtifactError> {
+        let key = match (self.prefix.as_str(), path.as_str()) {
+            ("", path) => path.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, path) => format!("{prefix}/{path}"),
+        };
+        Key::parse(key).map_err(|error| self.failed(path, error.into()))
+    }
+
+    /// The path of an object below the prefix; `None` for the mark of a folder.
+    fn below(&self, key: &Key) -> Result<Option<ArtifactPath>, ArtifactError> {
+        let name = key.as_ref();
+        let below = match self.prefix.as_str() {
+            "" => Some(name),
+            prefix => name
+                .strip_prefix(prefix)
+                .and_then(|rest| rest.strip_prefix('/')),
+        };
+        match below.map(ArtifactPath::parse) {
+            Some(Ok(path)) if path.as_str().is_empty() => Ok(None),
+            Some(Ok(path)) => Ok(Some(path)),
+            _ => Err(ArtifactError::BadName {
+                name: name.to_owned(),
+                store: self.uri.clone(),
+            }),
+        }
+    }
+
+    fn failed(&self, path: &ArtifactPath, error: object_store::Error) -> ArtifactError {
+        let (artifact, store) = (path.as_str().to_owned(), self.uri.clone());
+        if missing(&error) {
+            return ArtifactError::NotFound { artifact, store };
+        }
+        ArtifactError::Object {
+            artifact,
+            store,
+            source: Box::new(error.into()),
+        }
+    }
+
+    fn damaged(&self, path: &ArtifactPath, reason: String) -> ArtifactError {
+        ArtifactError::Damaged {
+            artifact: path.as_str().to_owned(),
+            store: self.uri.clone(),
+            reason,
+        }
+    }
+
+    fn attributes(&self, path: &ArtifactPath) -> Attributes {
+        let guessed = || mime_guess::from_path(path.as_str()).first_raw();
+        let content_type = self.content_type.as_deref().or_else(guessed);
+        let mut attributes = Attributes::new();
+        if let Some(content_type) = content_type {
+            attributes.insert(Attribute::ContentType, content_type.to_owned().into());
+        }
+        attributes
+    }
+
+    async fn put_whole(&self, upload: Upload<'_>, file: File) -> Result<(), ArtifactError> {
+        let content = read(upload, file, 0..upload.size).await?;
+        let options = PutOptions {
+            attributes: self.attributes(upload.path),
+            ..PutOptions::default()
+        };
+        let key = self.key(upload.path)?;
+        let put = self
+            .creating
+            .put_opts(&key, PutPayload::from_bytes(content), options);
+        put.await.map_err(|error| self.failed(upload.path, error))?;
+        upload.count(upload.size);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ArtifactStore for ObjectArtifacts {
+    async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
+        let Some(file) = staged(&upload)? else {
+            // Delivered, removed, and the position was not saved before a kill.
+            return match self.head(upload.path).await {
+                Ok(state) if state.size == upload.size => Ok(()),
+                Ok(_) | Err(ArtifactError::NotFound { .. }) => Err(staged_lost(&upload)),
+                Err(error) => Err(error),
+            };
+        };
+        match upload.size {
+            ..=WHOLE => self.put_whole(upload, file).await,
+            _ => self.put_in_parts(upload, file).await,
+        }
+    }
+
+    async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
+        let key = self.key(folder)?;
+        let found = self.store.list_with_delimiter(Some(&key)).await;
+        let found = found.map_err(|error| self.failed(folder, error))?;
+        let mut infos = Vec::new();
+        for folder in &found.common_prefixes {
+            if let Some(path) = self.below(folder)? {
+                infos.push(FileInfo { path, size: None });
+            }
+        }
+        for object in &found.objects {
+            if let Some(path) = self.below(&object.location)?
+                && path != *folder
+            {
+                let size = Some(object.size);
+                infos.push(FileInfo { path, size });
+            }
+        }
+        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        Ok(infos)
+    }
+
+    async fn files(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
+        let key = self.key(folder)?;
+        let objects = self.store.list(Some(&key));
+        let infos = objects
+            .map_err(|error| self.failed(folder, error))
+            .and_then(|object| {
+                future::ready(self.below(&object.location).map(|path| (path, object.size)))
+            })
+            .try_filter_map(|(path, size)| {
+                let is_below = path.filter(|path| path != folder);
+                future::ready(Ok(is_below.map(|path| FileInfo {
+                    path,
+                    size: Some(size),
+                })))
+            })
+            .try_collect::<Vec<_>>();
+        let mut infos = infos.await?;
+        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        Ok(infos)
+    }
+
+    async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
+        let meta = self.store.head(&self.key(path)?).await;
+        let meta = meta.map_err(|error| self.failed(path, error))?;
+        Ok(FileState {
+            size: meta.size,
+            version: meta.e_tag,
+            modified: Some(meta.last_modified.timestamp_millis()),
+        })
+    }
+
+    async fn read(
+        &self,
+        path: &ArtifactPath,
+        range: Option<Range<u64>>,
+        version: Option<&str>,
+    ) -> Result<Content, ArtifactError> {
+        let options = GetOptions {
+            range: range.map(GetRange::Bounded),
+            if_match: version.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let found = self.store.get_opts(&self.key(path)?, options).await;
+        let found = found.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => {
+                self.damaged(path, "it was replaced while it was read".to_owned())
+            }
+            error => self.failed(path, error),
+        })?;
+        let (store, artifact) = (self.uri.clone(), path.as_str().to_owned());
+        let content = found
+            .into_stream()
+            .map_err(move |error| ArtifactError::Object {
+                artifact: artifact.clone(),
+                store: store.clone(),
+                source: Box::new(error.into()),
+            });
+        Ok(content.boxed())
+    }
+
+    async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        match self.store.delete(&self.key(path)?).await {
+            Err(error) if missing(&error) => Ok(()),
+            deleted => deleted.map_err(|error| self.failed(path, error)),
+        }
+    }
+}
+
+fn s3_builder(place: &ObjectUri, access: &S3Access, connector: &Connector) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(&place.bucket)
+        .with_allow_http(true)
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_retry(retries())
+        .with_http_connector(connector.clone());
+    if let Some(region) = &access.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &access.endpoint_url {
+        // Stores beside AWS have no host name for each bucket.
+        builder = builder
+            .with_endpoint(endpoint.trim_end_matches('/'))
+            .with_virtual_hosted_style_request(false);
+    }
+    if let Some(keys) = &access.keys {
+        builder = builder
+            .with_access_key_id(keys.access_key_id.reveal())
+            .with_secret_access_key(keys.secret_access_key.reveal())
+            .with_token(
+                keys.session_token
+                    .as_ref()
+                    .map(crate::config::Secret::reveal)
+                    .unwrap_or_default(),
+            );
+    }
+    builder
+}
+
+/// A request is tried again a few times at once; what takes longer is for the courier, who tells the user.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            ..BackoffConfig::default()
+        },
+        max_retries: 3,
+        retry_timeout: Duration::from_secs(10),
+    }
+}
+
+fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let header = HeaderName::from_bytes(name.as_bytes())
+            .ok()
+            .zip(HeaderValue::from_str(value).ok());
+        let (name, value) = header.ok_or_else(|| format!("{name} cannot be sent as a header"))?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// A part of the file of an upload.
+async fn read(upload: Upload<'_>, file: File, range: Range<u64>) -> Result<Bytes, ArtifactError> {
+    let (artifact, target) = (upload.path.as_str().to_owned(), upload.file.to_owned());
+    let read = tokio::task::spawn_blocking(move || {
+        let length = usize::try_from(range.end - range.start).map_err(std::io::Error::other)?;
+        let mut content = vec![0; length];
+        file.read_exact_at(&mut content, range.start)?;
+        Ok(Bytes::from(content))
+    });
+    let read = read
+        .await
+        .unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    read.map_err(|source| ArtifactError::Io {
+        artifact,
+        target,
+        source,
+    })
+}

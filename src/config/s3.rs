@@ -1,0 +1,430 @@
+//! How S3 stores are reached: the settings' own fields, then what boto3 and MLflow read from the environment.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use super::{S3Config, Secret};
+use crate::error::Error;
+
+/// Access key, secret key and, for credentials that expire, session token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsKeys {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: Secret,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: Secret,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: Option<Secret>,
+}
+
+/// Credentials, endpoint and manners for S3 stores.
+#[derive(Clone, Debug, Default)]
+pub struct S3Access {
+    /// Endpoint for stores that are not AWS, for example `http://minio:9000`; `MLFLOW_S3_ENDPOINT_URL`.
+    pub endpoint_url: Option<String>,
+    /// Keys; where there are none, a web identity, a container or an instance has some.
+    pub keys: Option<AwsKeys>,
+    /// `AWS_REGION`, `AWS_DEFAULT_REGION`, else the profile's.
+    pub region: Option<String>,
+    /// `MLFLOW_S3_IGNORE_TLS`: certificates are not verified.
+    pub insecure_tls: bool,
+    /// `AWS_CA_BUNDLE`: certificates to trust besides the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// `MLFLOW_S3_UPLOAD_EXTRA_ARGS`, as headers of what creates an object.
+    pub upload_headers: Headers,
+    /// The content type that those arguments give to every object.
+    pub content_type: Option<String>,
+    /// `MLFLOW_S3_EXPECTED_BUCKET_OWNER`: account that must own the bucket.
+    pub bucket_owner: Option<String>,
+}
+
+impl S3Access {
+    /// The settings' fields and the environment.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for half a pair of keys, an argument of uploads that is not known, a profile that
+    /// does not exist or needs what this package has not.
+    pub fn new(given: &S3Config) -> Result<Self, Error> {
+        Self::from_variables(given, |name| std::env::var(name).ok())
+    }
+
+    fn from_variables(
+        given: &S3Config,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let filled = |secret: &Option<Secret>| secret.clone().filter(|it| !it.reveal().is_empty());
+        let in_environment = keys(
+            variable("AWS_ACCESS_KEY_ID").map(Secret::from),
+            variable("AWS_SECRET_ACCESS_KEY").map(Secret::from),
+            variable("AWS_SESSION_TOKEN").map(Secret::from),
+            "AWS_ACCESS_KEY_ID",
+        );
+        let settings = keys(
+            filled(&given.access_key_id),
+            filled(&given.secret_access_key),
+            None,
+            "s3_access_key_id",
+        )?;
+        let keys = match settings {
+            // The settings are made from the environment as a rule: its token belongs to its keys.
+            Some(keys) => match in_environment {
+                Ok(Some(same)) if same.access_key_id == keys.access_key_id => Some(same),
+                _ => Some(keys),
+            },
+            None => in_environment?,
+        };
+        let is_role = variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some();
+        let profile = match keys.is_none() && !is_role || variable("AWS_PROFILE").is_some() {
+            true => Profile::find(&variable)?,
+            false => Profile::default(),
+        };
+        let keys = match keys {
+            None if !is_role => profile.keys()?,
+            keys => keys,
+        };
+        let (upload_headers, content_type) = match variable("MLFLOW_S3_UPLOAD_EXTRA_ARGS") {
+            Some(json) => upload_headers(&json)?,
+            None => (Vec::new(), None),
+        };
+        let endpoint = given.endpoint_url.clone().filter(|url| !url.is_empty());
+        Ok(Self {
+            endpoint_url: endpoint
+                .or_else(|| variable("MLFLOW_S3_ENDPOINT_URL"))
+                .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
+                .or_else(|| variable("AWS_ENDPOINT_URL"))
+                .or_else(|| profile.value("endpoint_url")),
+            keys,
+            region: variable("AWS_REGION")
+                .or_else(|| variable("AWS_DEFAULT_REGION"))
+                .or_else(|| profile.value("region")),
+            insecure_tls: variable("MLFLOW_S3_IGNORE_TLS")
+                .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1")),
+            ca_bundle: variable("AWS_CA_BUNDLE").map(PathBuf::from),
+            upload_headers,
+            content_type,
+            bucket_owner: variable("MLFLOW_S3_EXPECTED_BUCKET_OWNER"),
+        })
+    }
+}
+
+fn keys(
+    id: Option<Secret>,
+    secret: Option<Secret>,
+    session_token: Option<Secret>,
+    what: &'static str,
+) -> Result<Option<AwsKeys>, Error> {
+    match (id, secret) {
+        (Some(access_key_id), Some(secret_access_key)) => Ok(Some(AwsKeys {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        })),
+        (None, None) => Ok(None),
+        (id, _) => Err(Error::configuration(
+            what,
+            if id.is_some() { "***" } else { "" },
+            "an access key and its secret key come together: give both or neither",
+        )),
+    }
+}
+
+/// Names and values.
+type Headers = Vec<(String, String)>;
+
+/// Headers, as `PutObject` has them, of the arguments that boto3's `ExtraArgs` takes.
+fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Error> {
+    const NAME: &str = "MLFLOW_S3_UPLOAD_EXTRA_ARGS";
+    let refuse = |value: &str, reason: &str| Err(Error::configuration(NAME, value, reason));
+    let Ok(arguments) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json)
+    else {
+        return refuse(
+            json,
+            "it is an object of JSON, for example {\"ServerSideEncryption\": \"aws:kms\"}",
+        );
+    };
+    let mut headers = Vec::new();
+    let mut content_type = None;
+    for (name, value) in arguments {
+        let text = match &value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Bool(_) | serde_json::Value::Number(_) => value.to_string(),
+            serde_json::Value::Object(metadata) if name == "Metadata" => {
+                for (key, value) in metadata {
+                    let Some(text) = value.as_str() else {
+                        return refuse(key, "metadata is a text");
+                    };
+                    headers.push((format!("x-amz-meta-{}", key.to_lowercase()), text.into()));
+                }
+                continue;
+            }
+            _ => return refuse(&name, "its value is a text"),
+        };
+        let header = match name.as_str() {
+            "ContentType" => {
+                content_type = Some(text);
+                continue;
+            }
+            // Every object has a checksum that is compared.
+            "ChecksumAlgorithm" => continue,
+            "ACL" => "x-amz-acl",
+            "BucketKeyEnabled" => "x-amz-server-side-encryption-bucket-key-enabled",
+            "CacheControl" => "cache-control",
+            "ContentDisposition" => "content-disposition",
+            "ContentEncoding" => "content-encoding",
+            "ContentLanguage" => "content-language",
+            "ExpectedBucketOwner" => "x-amz-expected-bucket-owner",
+            "Expires" => "expires",
+            "GrantFullControl" => "x-amz-grant-full-control",
+            "GrantRead" => "x-amz-grant-read",
+            "GrantReadACP" => "x-amz-grant-read-acp",
+            "GrantWriteACP" => "x-amz-grant-write-acp",
+            "ObjectLockLegalHoldStatus" => "x-amz-object-lock-legal-hold",
+            "ObjectLockMode" => "x-amz-object-lock-mode",
+            "ObjectLockRetainUntilDate" => "x-amz-object-lock-retain-until-date",
+            "RequestPayer" => "x-amz-request-payer",
+            "SSEKMSEncryptionContext" => "x-amz-server-side-encryption-context",
+            "SSEKMSKeyId" => "x-amz-server-side-encryption-aws-kms-key-id",
+            "ServerSideEncryption" => "x-amz-server-side-encryption",
+            "StorageClass" => "x-amz-storage-class",
+            "Tagging" => "x-amz-tagging",
+            "WebsiteRedirectLocation" => "x-amz-website-redirect-location",
+            _ => {
+                return refuse(
+                    &name,
+                    "it is no argument of uploads that is known here: see boto3's ExtraArgs",
+                );
+            }
+        };
+        headers.push((header.to_owned(), text));
+    }
+    Ok((headers, content_type))
+}
+
+/// A profile of the shared files of AWS's tools.
+#[derive(Debug, Default)]
+struct Profile {
+    name: String,
+    values: BTreeMap<String, String>,
+}
+
+impl Profile {
+    /// The profile that `AWS_PROFILE` names, else the default one; empty where that one is not there.
+    fn find(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let asked = variable("AWS_PROFILE").or_else(|| variable("AWS_DEFAULT_PROFILE"));
+        let name = asked.clone().unwrap_or_else(|| "default".to_owned());
+        let file = |name: &str, default: &str| {
+            let path = match variable(name) {
+                Some(path) => PathBuf::from(path),
+                None => PathBuf::from(variable("HOME").unwrap_or_default()).join(default),
+            };
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let config = file("AWS_CONFIG_FILE", ".aws/config");
+        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
+        let mut values = section(&config, &[&name, &format!("profile {name}")]);
+        // As with boto3, the file of credentials has the last word.
+        let of_credentials = section(&credentials, &[&name]);
+        let is_there = values.is_some() || of_credentials.is_some();
+        let mut values = values.take().unwrap_or_default();
+        values.extend(of_credentials.unwrap_or_default());
+        match asked {
+            Some(name) if !is_there => Err(Error::configuration(
+                "AWS_PROFILE",
+                &name,
+                "no such profile stands in ~/.aws/credentials or ~/.aws/config",
+            )),
+            _ => Ok(Self { name, values }),
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        self.values.get(key).cloned()
+    }
+
+    fn keys(&self) -> Result<Option<AwsKeys>, Error> {
+        let secret = |key: &str| self.value(key).map(Secret::from);
+        let found = keys(
+            secret("aws_access_key_id"),
+            secret("aws_secret_access_key"),
+            secret("aws_session_token"),
+            "AWS_PROFILE",
+        )?;
+        let others = [
+            "role_arn",
+            "credential_process",
+            "sso_session",
+            "sso_start_url",
+        ];
+        let other = others.iter().find(|key| self.values.contains_key(**key));
+        match (found, other) {
+            (None, Some(key)) => Err(Error::configuration(
+                "AWS_PROFILE",
+                &self.name,
+                format!(
+                    "the profile gets its keys by {key}, which is not supported: export them, for example with \
+                     `aws configure export-credentials --format env`"
+                ),
+            )),
+            (found, _) => Ok(found),
+        }
+    }
+}
+
+/// The values of the first section of one of these names; keys in lower case, nested values left out.
+fn section(text: &str, names: &[&str]) -> Option<BTreeMap<String, String>> {
+    let mut found: Option<BTreeMap<String, String>> = None;
+    let mut is_inside = false;
+    for line in text.lines() {
+        let is_nested = line.starts_with([' ', '\t']);
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+            .map(|(name, _)| name.split_whitespace().collect::<Vec<_>>().join(" "))
+        {
+            is_inside = names.contains(&name.as_str());
+            if is_inside {
+                found.get_or_insert_default();
+            }
+        } else if is_inside
+            && !is_nested
+            && let Some((key, value)) = line.split_once('=')
+        {
+            let values = found.get_or_insert_default();
+            values.insert(key.trim().to_lowercase(), value.trim().to_owned());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn access(given: &S3Config, variables: &[(&str, &str)]) -> Result<S3Access, Error> {
+        let variables: BTreeMap<_, _> = variables.iter().copied().collect();
+        S3Access::from_variables(given, |name| {
+            variables.get(name).map(|value| (*value).to_owned())
+        })
+    }
+
+    fn shown(access: &S3Access) -> Option<(&str, &str, Option<&str>)> {
+        access.keys.as_ref().map(|keys| {
+            (
+                keys.access_key_id.reveal(),
+                keys.secret_access_key.reveal(),
+                keys.session_token.as_ref().map(Secret::reveal),
+            )
+        })
+    }
+
+    #[test]
+    fn the_settings_come_before_the_environment_and_that_before_a_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("credentials");
+        std::fs::write(
+            &file,
+            "[default]\naws_access_key_id = d\naws_secret_access_key = ds\nregion = eu-south-1\n\
+             [other]\naws_access_key_id=o\naws_secret_access_key=os\naws_session_token=ot\n",
+        )
+        .unwrap();
+        let file = file.to_str().unwrap();
+        let files = ("AWS_SHARED_CREDENTIALS_FILE", file);
+        let none = ("AWS_CONFIG_FILE", "/nowhere");
+        let given = S3Config {
+            access_key_id: Some("s".to_owned().into()),
+            secret_access_key: Some("ss".to_owned().into()),
+            ..S3Config::default()
+        };
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", "e"),
+            ("AWS_SECRET_ACCESS_KEY", "es"),
+            ("AWS_SESSION_TOKEN", "et"),
+            files,
+            none,
+        ];
+        let found = access(&given, &environment).unwrap();
+        assert_eq!(shown(&found), Some(("s", "ss", None)));
+        let found = access(&S3Config::default(), &environment).unwrap();
+        assert_eq!(shown(&found), Some(("e", "es", Some("et"))));
+        let found = access(&S3Config::default(), &[files, none]).unwrap();
+        assert_eq!(shown(&found), Some(("d", "ds", None)));
+        assert_eq!(found.region.as_deref(), Some("eu-south-1"));
+        let found = access(
+            &S3Config::default(),
+            &[files, none, ("AWS_PROFILE", "other")],
+        )
+        .unwrap();
+        assert_eq!(shown(&found), Some(("o", "os", Some("ot"))));
+        assert!(!format!("{found:?}").contains("os"));
+        let wrong = access(
+            &S3Config::default(),
+            &[files, none, ("AWS_PROFILE", "third")],
+        );
+        assert!(wrong.unwrap_err().to_string().contains("third"));
+    }
+
+    #[test]
+    fn the_token_of_the_environment_belongs_to_its_keys() {
+        let given = S3Config {
+            access_key_id: Some("e".to_owned().into()),
+            secret_access_key: Some("es".to_owned().into()),
+            ..S3Config::default()
+        };
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", "e"),
+            ("AWS_SECRET_ACCESS_KEY", "es"),
+            ("AWS_SESSION_TOKEN", "et"),
+        ];
+        let found = access(&given, &environment).unwrap();
+        assert_eq!(shown(&found), Some(("e", "es", Some("et"))));
+    }
+
+    #[test]
+    fn half_a_pair_of_keys_is_refused_without_showing_it() {
+        let error = access(&S3Config::default(), &[("AWS_ACCESS_KEY_ID", "hush")]).unwrap_err();
+        assert!(!error.to_string().contains("hush"));
+    }
+
+    #[test]
+    fn arguments_of_uploads_become_headers() {
+        let (headers, content_type) = upload_headers(
+            r#"{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "k", "ACL": "private",
+                "Metadata": {"Team": "rf"}, "ContentType": "x/y", "BucketKeyEnabled": true}"#,
+        )
+        .unwrap();
+        let has = |name: &str, value: &str| headers.iter().any(|(n, v)| n == name && v == value);
+        assert!(has("x-amz-server-side-encryption", "aws:kms"));
+        assert!(has("x-amz-server-side-encryption-aws-kms-key-id", "k"));
+        assert!(has("x-amz-acl", "private") && has("x-amz-meta-team", "rf"));
+        assert!(has(
+            "x-amz-server-side-encryption-bucket-key-enabled",
+            "true"
+        ));
+        assert_eq!(content_type.as_deref(), Some("x/y"));
+        for wrong in ["[]", "{\"Acl\": \"private\"}", "{\"ACL\": []}", "no"] {
+            assert!(upload_headers(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_section_has_its_own_values_alone() {
+        let text = "# c\n[profile a b]\nKey = 1 \ns3 =\n  region = nested\nregion=eu\n[profile c]\nregion = us\n";
+        let found = section(text, &["profile a b"]).unwrap();
+        assert_eq!(found.get("region").map(String::as_str), Some("eu"));
+        assert_eq!(found.get("key").map(String::as_str), Some("1"));
+        assert!(section(text, &["a b"]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_of_profiles_panic(text in "(\\[default\\]|[ =\\n#;a-z\\]\\[é])*") {
+            let _ = section(&text, &["default"]);
+        }
+    }
+}

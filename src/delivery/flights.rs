@@ -1,0 +1,262 @@
+//! Uploads that are on their way while the records behind them are delivered.
+//!
+//! A long upload holds up nothing but the end of its run. The position moves behind it when it has landed: what comes
+//! after it is written again where the process dies before, which changes nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::FutureExt;
+use tokio::task::JoinSet;
+
+use super::{
+    Shared,
+    patience::{Closing, Failure, Patience},
+};
+use crate::{
+    artifacts::{ArtifactError, ArtifactStore, Upload},
+    journal::reader::Placed,
+    record::{ArtifactPath, Record},
+    run::RunId,
+};
+
+/// Uploads at a time.
+const TOGETHER: usize = 16;
+/// Bytes that they hold in memory at a time.
+const MEMORY: u64 = 40 << 20;
+/// What a long upload holds of it: the parts that are on their way.
+const OF_ONE: u64 = 32 << 20;
+/// Entries that wait for an upload before them to land. What a dead process leaves of them is written again.
+const BEHIND: usize = 20_000;
+
+/// An upload that has ended.
+#[derive(Debug)]
+pub(super) struct Landed {
+    pub placed: Placed,
+    pub outcome: Result<Result<(), Failure>, Closing>,
+}
+
+/// An upload that is on its way.
+#[derive(Debug)]
+struct Flight {
+    run: RunId,
+    path: Option<ArtifactPath>,
+    weight: u64,
+    size: u64,
+    sent: Arc<AtomicU64>,
+}
+
+/// Uploads on their way, and what was delivered behind them.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    tasks: JoinSet<Landed>,
+    in_air: BTreeMap<u64, Flight>,
+    behind: VecDeque<Placed>,
+}
+
+/// Where a flight takes what it brings.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub store: Arc<dyn ArtifactStore>,
+    /// The journal's copy of the file, if it has one.
+    pub staged: Option<PathBuf>,
+    /// Nobody else needs that copy.
+    pub is_ours: bool,
+    /// Where an upload in parts keeps what it has sent.
+    pub resume: PathBuf,
+    /// File in which trouble is noted.
+    pub note: PathBuf,
+    /// Folder for what is in memory alone.
+    pub heimdall_dir: PathBuf,
+}
+
+impl Flights {
+    /// Whether all have landed.
+    pub fn is_empty(&self) -> bool {
+        self.in_air.is_empty()
+    }
+
+    /// Whether one of a run's is on its way.
+    pub fn has(&self, run: RunId) -> bool {
+        self.in_air.values().any(|flight| flight.run == run)
+    }
+
+    /// Whether one is on its way to the same place: the later must arrive later.
+    pub fn has_before(&self, record: &Record) -> bool {
+        let (run, path) = (record.run(), record.artifact_path());
+        let mut flights = self.in_air.values();
+        flights.any(|flight| flight.run == run && flight.path.as_ref() == path)
+    }
+
+    /// Whether one more may start, and more may be delivered behind those on their way.
+    pub fn has_room(&self, size: u64) -> bool {
+        let weight: u64 = self.in_air.values().map(|flight| flight.weight).sum();
+        self.is_empty() || (self.in_air.len() < TOGETHER && weight + size.min(OF_ONE) <= MEMORY)
+    }
+
+    /// Whether too much waits for them to land.
+    pub fn hold_up(&self) -> bool {
+        !self.is_empty() && self.behind.len() >= BEHIND
+    }
+
+    /// Starts an upload.
+    pub fn start(&mut self, placed: Placed, order: Order, patience: Patience, shared: &Shared) {
+        let sent = Arc::new(AtomicU64::new(0));
+        let size = size(&placed.entry.record);
+        let flight = Flight {
+            run: placed.entry.record.run(),
+            path: placed.entry.record.artifact_path().cloned(),
+            weight: size.min(OF_ONE),
+            size,
+            sent: Arc::clone(&sent),
+        };
+        self.in_air.insert(placed.number, flight);
+        self.tasks.spawn(async move {
+            let attempt = || {
+                sent.store(0, Ordering::Relaxed);
+                put(&placed.entry.record, &order, &sent)
+            };
+            let work = patience.settle(Some(&order.note), attempt, |_| false);
+            // A bug in one upload must not take the others with it.
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|_| {
+                Ok(Err(Failure::Artifact(ArtifactError::Io {
+                    artifact: placed.entry.record.summary(),
+                    target: order.resume.clone(),
+                    source: io::Error::other("the upload panicked"),
+                })))
+            });
+            Landed { placed, outcome }
+        });
+        self.show(shared);
+    }
+
+    /// Waits for the next to land; `None` where none is on its way.
+    pub async fn next(&mut self, shared: &Shared) -> Option<Landed> {
+        let landed = self.tasks.join_next().await?.ok()?;
+        self.in_air.remove(&landed.placed.number);
+        self.show(shared);
+        Some(landed)
+    }
+
+    /// Adds entries that are delivered or on their way.
+    pub fn follow(&mut self, entries: Vec<Placed>) {
+        self.behind.extend(entries);
+    }
+
+    /// Takes the entries that nothing before them is on its way of.
+    pub fn settled(&mut self) -> Vec<Placed> {
+        let until = self.in_air.keys().next().copied().unwrap_or(u64::MAX);
+        let settled = self.behind.partition_point(|placed| placed.number < until);
+        self.behind.drain(..settled).collect()
+    }
+
+    fn show(&self, shared: &Shared) {
+        let flights = self.in_air.values();
+        let shown = flights.map(|flight| (flight.size, Arc::clone(&flight.sent)));
+        let shown: Vec<_> = shown.collect();
+        shared.update(|state| state.uploads = shown);
+    }
+}
+
+fn size(record: &Record) -> u64 {
+    match record {
+        Record::Artifact { size, .. } => *size,
+        Record::ArtifactInline { content, .. } => content.len() as u64,
+        Record::ArtifactInPlace { source, .. } => {
+            fs::metadata(source).map_or(0, |metadata| metadata.len())
+        }
+        _ => 0,
+    }
+}
+
+async fn put(record: &Record, order: &Order, sent: &AtomicU64) -> Result<(), Failure> {
+    let upload = |file, size, path, is_ours, resume| Upload {
+        file,
+        size,
+        path,
+        is_ours,
+        resume,
+        sent,
+    };
+    let resume = Some(order.resume.as_path());
+    match record {
+        Record::Artifact { path, size, .. } => {
+            let file = order.staged.as_deref().unwrap_or(Path::new(""));
+            let upload = upload(file, *size, path, order.is_ours, resume);
+            order.store.put(upload).await?;
+        }
+        Record::ArtifactInPlace { source, path, .. } => {
+            let file = Path::new(source);
+            let metadata = fs::metadata(file).map_err(|_| lost(file, path))?;
+            let upload = upload(file, metadata.len(), path, false, resume);
+            order.store.put(upload).await?;
+        }
+        Record::ArtifactInline { content, path, .. } => {
+            let name = format!(".inline-{:016x}", rand::random::<u64>());
+            // The journal's own disk may be the full one.
+            let places = [order.heimdall_dir.clone(), std::env::temp_dir()];
+            let file = places
+                .iter()
+                .map(|place| place.join(&name))
+                .find(|file| write_private(file, content).is_ok());
+            let Some(file) = file else {
+                return Err(Failure::Artifact(ArtifactError::Io {
+                    artifact: path.as_str().to_owned(),
+                    target: places[1].join(&name),
+                    source: io::ErrorKind::StorageFull.into(),
+                }));
+            };
+            let upload = upload(&file, content.len() as u64, path, false, None);
+            let put = order.store.put(upload).await;
+            let _ = fs::remove_file(&file);
+            put?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn lost(file: &Path, path: &ArtifactPath) -> ArtifactError {
+    ArtifactError::StagedLost {
+        staged: file.to_owned(),
+        artifact: path.as_str().to_owned(),
+    }
+}
+
+/// Writes a file that nobody else may read.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
+
+/// The artifact stores of runs.
+#[derive(Debug, Default)]
+pub(super) struct Stores(HashMap<RunId, Arc<dyn ArtifactStore>>);
+
+impl Stores {
+    pub fn get(&self, run: RunId) -> Option<Arc<dyn ArtifactStore>> {
+        self.0.get(&run).map(Arc::clone)
+    }
+
+    pub fn add(&mut self, run: RunId, store: Arc<dyn ArtifactStore>) {
+        self.0.insert(run, store);
+    }
+}

@@ -1,0 +1,147 @@
+//! The server's proxy of artifacts: `/api/2.0/mlflow-artifacts/`.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt};
+use reqwest::{
+    Body, Method, StatusCode, Url,
+    header::{CONTENT_LENGTH, RANGE},
+};
+use serde::Deserialize;
+
+use super::client::{Client, Failure};
+use crate::{
+    artifacts::proxy::{ArtifactServer, Listed, Sent},
+    store::StoreError,
+};
+
+#[derive(Deserialize)]
+struct Listing {
+    #[serde(default)]
+    files: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    path: String,
+    #[serde(default)]
+    is_dir: bool,
+    #[serde(default)]
+    file_size: Option<Size>,
+}
+
+/// A whole number, which protobuf's JSON writes as a text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(u64),
+    Text(String),
+}
+
+impl Client {
+    fn artifact_url(&self, path: &str) -> Result<Url, Failure> {
+        let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path.split('/'));
+        }
+        Ok(url)
+    }
+
+    async fn put_file(&self, path: &str, content: Body, size: u64) -> Result<(), Failure> {
+        let request = self
+            .authorised(Method::PUT, self.artifact_url(path)?)
+            .header(CONTENT_LENGTH, size)
+            .body(content);
+        self.send::<serde::de::IgnoredAny>(request).await.map(drop)
+    }
+
+    async fn listed(&self, path: &str) -> Result<Listing, Failure> {
+        let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
+        url.query_pairs_mut().append_pair("path", path);
+        self.send_patiently(self.authorised(Method::GET, url)).await
+    }
+
+    async fn file(&self, path: &str, range: Option<Range<u64>>) -> Result<Sent, Failure> {
+        let mut request = self.authorised(Method::GET, self.artifact_url(path)?);
+        if let Some(range) = &range {
+            let last = range.end.saturating_sub(1);
+            request = request.header(RANGE, format!("bytes={}-{last}", range.start));
+        }
+        let response = self.begun(request).await?;
+        // A server that sends all of the file whatever it is asked for is cut here.
+        let (skip, take) = match range {
+            Some(range) if response.status() != StatusCode::PARTIAL_CONTENT => {
+                (range.start, range.end - range.start)
+            }
+            Some(range) => (0, range.end - range.start),
+            None => (0, u64::MAX),
+        };
+        let base = self.base().to_owned();
+        let bytes = response
+            .bytes_stream()
+            .map_err(move |error| StoreError::Unavailable {
+                destination: base.clone(),
+                source: error.without_url().into(),
+                retry_after: None,
+            });
+        let cut = bytes.scan((skip, take), |(skip, take), chunk| {
+            let chunk = chunk.map(|mut chunk| {
+                let skipped = (*skip).min(chunk.len() as u64);
+                *skip -= skipped;
+                chunk = chunk.slice(skipped as usize..);
+                let taken = (*take).min(chunk.len() as u64);
+                *take -= taken;
+                chunk.slice(..taken as usize)
+            });
+            let is_over =
+                *skip == 0 && matches!(&chunk, Ok(chunk) if chunk.is_empty() && *take == 0);
+            std::future::ready((!is_over).then_some(chunk))
+        });
+        Ok(cut.boxed())
+    }
+}
+
+#[async_trait]
+impl ArtifactServer for Client {
+    async fn put(&self, path: &str, content: tokio::fs::File, size: u64) -> Result<(), StoreError> {
+        let put = self.put_file(path, Body::from(content), size).await;
+        put.map_err(|failure| self.error(failure))
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<Listed>, StoreError> {
+        let listing = match self.listed(path).await {
+            Ok(listing) => listing,
+            Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => return Ok(Vec::new()),
+            Err(failure) => return Err(self.error(failure)),
+        };
+        let listed = listing.files.into_iter().map(|entry| {
+            let size = match entry.file_size {
+                Some(Size::Number(size)) => Some(size),
+                Some(Size::Text(text)) => text.parse().ok(),
+                None => None,
+            };
+            let size = (!entry.is_dir).then_some(size.unwrap_or(0));
+            (entry.path, size)
+        });
+        Ok(listed.collect())
+    }
+
+    async fn get(&self, path: &str, range: Option<Range<u64>>) -> Result<Sent, StoreError> {
+        let sent = self.file(path, range).await;
+        sent.map_err(|failure| self.error(failure))
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), StoreError> {
+        let url = self
+            .artifact_url(path)
+            .map_err(|failure| self.error(failure))?;
+        let deleted = self
+            .send_patiently::<serde::de::IgnoredAny>(self.authorised(Method::DELETE, url))
+            .await;
+        match deleted.map_err(|failure| self.error(failure)) {
+            Err(StoreError::NotFound { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
