@@ -35,17 +35,22 @@ class _Bar:
         self.most = 0
         self.shown = ""
 
-    def show(self, pending: int) -> None:
-        """Show how many records wait."""
+    def show(self, pending: int, uploading: int, uploaded: int) -> None:
+        """Show how many records wait, and how far the files are that are on their way, in bytes."""
         import logging
 
         first = not self.shown
         self.most = max(self.most, pending)
         done = 1 - pending / self.most if self.most else 1.0
+        left = f"{pending:,} left"
+        if uploading:
+            # Few records, and yet long: a file says how long.
+            done = uploaded / uploading
+            left += f", {uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB uploaded"
         filled = round(30 * done)
         hint = f"at most {self.timeout:.0f} s; Ctrl-C leaves the rest to the next start"
         self.shown = (
-            f"delivering what is recorded [{'#' * filled}{'.' * (30 - filled)}] {pending:,} left, {hint}"
+            f"delivering what is recorded [{'#' * filled}{'.' * (30 - filled)}] {left}, {hint}"
         )
         if sys.stderr is not None and sys.stderr.isatty():
             sys.stderr.write(f"\r{self.shown}")

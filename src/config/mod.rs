@@ -113,6 +113,8 @@ pub(crate) struct Settled {
     pub registry: Destination,
     pub artifacts: Option<ArtifactUri>,
     pub s3: S3Config,
+    /// Certificates of S3 stores are not verified.
+    pub is_s3_unverified: bool,
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
     pub fresh_schema: FreshSchema,
@@ -127,7 +129,7 @@ impl TrackerConfig {
     /// # Errors
     /// [`Error::Configuration`] when `HEIMDALL_LOG_ENVIRONMENT` is neither true nor false.
     pub fn wants_environment(&self) -> Result<bool, Error> {
-        switch(self.environment, "HEIMDALL_LOG_ENVIRONMENT")
+        switch(self.environment, "HEIMDALL_LOG_ENVIRONMENT", false)
     }
 
     /// Checks everything that can be checked without touching a store.
@@ -164,20 +166,26 @@ impl TrackerConfig {
         let artifacts = given(&self.artifact_uri)
             .map(|uri| ArtifactUri::parse(&uri))
             .transpose()?;
+        let mut is_s3_unverified = false;
         if let Some(ArtifactUri::Object(place)) = &artifacts
             && place.cloud == Cloud::S3
         {
             // What cannot work is said now, not in the background.
-            S3Access::new(&self.s3)?;
+            is_s3_unverified = S3Access::new(&self.s3)?.insecure_tls;
         }
-        let system_metrics = switch(self.system_metrics, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")?
-            .then(system_metrics::Config::from_env)
-            .transpose()?;
+        let system_metrics = switch(
+            self.system_metrics,
+            "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
+            false,
+        )?
+        .then(system_metrics::Config::from_env)
+        .transpose()?;
         Ok(Settled {
             tracking,
             registry,
             artifacts,
             s3: self.s3.clone(),
+            is_s3_unverified,
             experiment_name: record::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
             fresh_schema: self.fresh_schema.clone(),
@@ -188,15 +196,19 @@ impl TrackerConfig {
     }
 }
 
-/// What was given, else what the environment says in MLflow's words; off where it says nothing.
-fn switch(given: Option<bool>, variable: &'static str) -> Result<bool, Error> {
+/// What was given, else what the environment says in MLflow's words, else the default.
+///
+/// # Errors
+/// [`Error::Configuration`] when the variable is neither true nor false.
+pub fn switch(given: Option<bool>, variable: &'static str, default: bool) -> Result<bool, Error> {
     if let Some(given) = given {
         return Ok(given);
     }
     let text = std::env::var(variable).unwrap_or_default();
     match text.to_lowercase().as_str() {
+        "" => Ok(default),
         "true" | "1" => Ok(true),
-        "" | "false" | "0" => Ok(false),
+        "false" | "0" => Ok(false),
         _ => Err(Error::configuration(variable, &text, "it is true or false")),
     }
 }

@@ -138,6 +138,13 @@ impl State {
         self.outages.iter().find_map(|outage| outage.error.clone())
     }
 
+    /// Bytes of the files that are on their way, and those of them that are sent.
+    fn uploads(&self) -> (u64, u64) {
+        let sent = |(size, sent): &(u64, Arc<AtomicU64>)| sent.load(Ordering::Relaxed).min(*size);
+        let all = self.uploads.iter().map(|(size, _)| size).sum();
+        (all, self.uploads.iter().map(sent).sum())
+    }
+
     fn since(&self) -> Option<i64> {
         self.outages.iter().filter_map(|outage| outage.since).min()
     }
@@ -209,18 +216,15 @@ impl Shared {
             0 => None,
             _ => state.oldest.or_else(oldest),
         };
+        let (uploading, uploaded) = state.uploads();
         DestinationStatus {
             uri: self.uri.clone(),
             pending,
             parked: state.parked,
             last_error: state.last_error(),
             since: state.since(),
-            uploading: state.uploads.iter().map(|(size, _)| size).sum(),
-            uploaded: state
-                .uploads
-                .iter()
-                .map(|(size, sent)| sent.load(Ordering::Relaxed).min(*size))
-                .sum(),
+            uploading,
+            uploaded,
             oldest,
         }
     }
@@ -655,6 +659,14 @@ pub fn pending() -> u64 {
         .filter(|it| !it.is_offline)
         .map(|it| it.pending())
         .sum()
+}
+
+/// Bytes of this process' files that are on their way to their primary destinations, and those of them that are sent.
+pub fn uploads() -> (u64, u64) {
+    let live = live();
+    let states = live.iter().filter_map(|it| it.destinations.first());
+    let sizes = states.map(|shared| shared.state().uploads());
+    sizes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
 /// Waits, before a signal ends the process, until what it has recorded is delivered. Calls that record something are

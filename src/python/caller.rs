@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
-use crate::{config::FreshSchema, context::RunContext};
+use crate::{
+    config::{FreshSchema, S3Config, Secret},
+    context::RunContext,
+};
 
 /// Where the runs of this process come from. Runs `git` once.
 pub fn context(py: Python<'_>) -> PyResult<RunContext> {
@@ -100,4 +103,34 @@ pub fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
         Some(version) => FreshSchema::Installed { version, python },
         None => FreshSchema::Newest,
     })
+}
+
+/// Sets the variables that stock MLflow and boto3 in this process read, where they are not set: the tracker's own
+/// places and keys.
+pub fn set_environment(
+    py: Python<'_>,
+    tracking: &Secret,
+    registry: &Secret,
+    s3: &S3Config,
+) -> PyResult<()> {
+    let environ = py.import("os")?.getattr("environ")?;
+    let set = |name: &str, value: &str| environ.call_method1("setdefault", (name, value));
+    set("MLFLOW_TRACKING_URI", tracking.reveal())?;
+    if registry != tracking {
+        set("MLFLOW_REGISTRY_URI", registry.reveal())?;
+    }
+    if let Some(endpoint) = s3.endpoint_url.as_deref().filter(|url| !url.is_empty()) {
+        set("MLFLOW_S3_ENDPOINT_URL", endpoint)?;
+    }
+    // A key is of no use with another's secret.
+    let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    let keys = [&s3.access_key_id, &s3.secret_access_key].map(Option::as_ref);
+    if let [Some(id), Some(secret)] = keys
+        && !environ.contains(names[0])?
+        && !environ.contains(names[1])?
+    {
+        set(names[0], id.reveal())?;
+        set(names[1], secret.reveal())?;
+    }
+    Ok(())
 }

@@ -13,7 +13,7 @@ use crate::{delivery, run::RunStatus, tracker};
 const QUIET_EXIT: Duration = Duration::from_secs(2);
 
 /// Called at exit: ends active runs with `status` and waits up to `timeout` seconds for delivery. While that takes,
-/// `progress` is told how many records wait.
+/// `progress` is told how many records wait, how many bytes of files are on their way and how many of them are sent.
 #[pyfunction]
 #[pyo3(signature = (status, timeout, progress=None))]
 pub fn finish(
@@ -36,7 +36,9 @@ pub fn finish(
             }
             match &progress {
                 Some(progress) if begun.elapsed() >= QUIET_EXIT => {
-                    Python::attach(|py| shows(py, progress, (delivery::pending(),)).is_none())
+                    let (uploading, uploaded) = delivery::uploads();
+                    let numbers = (delivery::pending(), uploading, uploaded);
+                    Python::attach(|py| shows(py, progress, numbers).is_none())
                 }
                 _ => true,
             }

@@ -29,6 +29,8 @@ pub struct DestinationStatus {
     last_error: Option<String>,
     since: Option<i64>,
     oldest: Option<i64>,
+    uploading: u64,
+    uploaded: u64,
 }
 
 impl From<delivery::DestinationStatus> for DestinationStatus {
@@ -40,6 +42,8 @@ impl From<delivery::DestinationStatus> for DestinationStatus {
             last_error: status.last_error,
             since: status.since,
             oldest: status.oldest,
+            uploading: status.uploading,
+            uploaded: status.uploaded,
         }
     }
 }
@@ -98,6 +102,11 @@ fn waiting(pending: u64, oldest: Option<i64>) -> String {
         ),
         None => records,
     }
+}
+
+/// "12.3"
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
 #[pymethods]
@@ -171,6 +180,10 @@ impl Status {
 impl DestinationStatus {
     fn line(&self) -> String {
         let mut line = format!("{}: {}", self.uri, waiting(self.pending, self.oldest));
+        if self.uploading > 0 {
+            let (done, all) = (mebibytes(self.uploaded), mebibytes(self.uploading));
+            line += &format!(", {done} of {all} MiB are uploaded");
+        }
         if self.parked > 0 {
             line += &format!(", {} parked", self.parked);
         }

@@ -48,7 +48,7 @@ pub struct MLflowTracker {
 #[pymethods]
 impl MLflowTracker {
     #[new]
-    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned(), mode=None, mirrors=None, ranks=None, durability=None, system_metrics=None, environment=None))]
+    #[pyo3(signature = (tracking_uri, artifact_uri=None, backend_store_uri=None, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None, s3_secret_access_key=None, experiment_name=DEFAULT_EXPERIMENT.to_owned(), mode=None, mirrors=None, ranks=None, durability=None, system_metrics=None, environment=None, set_environment=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "the signature that existing scripts call"
@@ -69,6 +69,7 @@ impl MLflowTracker {
         durability: Option<String>,
         system_metrics: Option<bool>,
         environment: Option<bool>,
+        set_environment: Option<bool>,
     ) -> PyResult<Self> {
         let given = GivenOptions {
             mode,
@@ -110,6 +111,10 @@ impl MLflowTracker {
             || tracking.clone(),
             |uri| stock_uri(tracker.registry_destination(), uri),
         );
+        let sets = config::switch(set_environment, "HEIMDALL_SET_ENVIRONMENT", true);
+        if sets.map_err(|error| to_python(py, &error))? {
+            caller::set_environment(py, &tracking, &registry, &config.s3)?;
+        }
         Ok(Self {
             tracker,
             fork: Mutex::default(),

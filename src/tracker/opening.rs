@@ -39,6 +39,13 @@ impl Tracker {
     ) -> Result<Self> {
         let settled = config.settle()?;
         let parts = Parts::new(settled, Vec::new())?;
+        if parts.settled.is_s3_unverified {
+            parts.notices.tell(
+                "certificates of S3 stores are not verified, as MLFLOW_S3_IGNORE_TLS is true: whoever is between this \
+                 machine and the store can read and change what is sent. AWS_CA_BUNDLE names certificates to trust"
+                    .to_owned(),
+            );
+        }
         let mut unreachable = None;
         if parts.settled.options.mode == Mode::Online && !parts.settled.is_silent() {
             match parts.reach(keep_waiting)? {

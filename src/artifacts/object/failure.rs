@@ -2,7 +2,10 @@
 
 use std::error::Error as StdError;
 
-use super::connector::{OtherChecksum, Refusal};
+use super::{
+    connector::{OtherChecksum, Refusal},
+    credentials::Missing,
+};
 
 /// Codes by which stores say that they do not know us; all objects fare alike.
 const KEYS: [&str; 12] = [
@@ -24,7 +27,7 @@ const KEYS: [&str; 12] = [
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectFailure {
     /// It cannot be reached, or cannot at present.
-    #[error("the store cannot be reached or cannot answer at present: {0}")]
+    #[error("the store cannot be reached or cannot answer at present: {}", innermost(.0))]
     Unavailable(#[source] object_store::Error),
     /// It does not know us.
     #[error(
@@ -35,7 +38,8 @@ pub enum ObjectFailure {
     /// There are none.
     #[error(
         "no credentials were found for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the \
-         settings' access key and secret key ({0})"
+         settings' access key and secret key ({})",
+        innermost(.0)
     )]
     NoCredentials(#[source] object_store::Error),
     /// Signatures hold for some minutes.
@@ -50,7 +54,7 @@ pub enum ObjectFailure {
     #[error("the store does not permit this ({0})")]
     Forbidden(String),
     /// What the store has is not what was sent.
-    #[error("the bytes that arrived are not those that were sent: {0}")]
+    #[error("the bytes that arrived are not those that were sent: {}", innermost(.0))]
     Checksum(#[source] object_store::Error),
     /// An upload in parts that the store no longer knows.
     #[error("the store no longer knows the parts that were sent ({0})")]
@@ -79,6 +83,9 @@ impl ObjectFailure {
 impl From<object_store::Error> for ObjectFailure {
     fn from(error: object_store::Error) -> Self {
         use object_store::Error as E;
+        if find::<Missing>(&error).is_some() {
+            return Self::NoCredentials(error);
+        }
         if let Some(refusal) = find::<Refusal>(&error) {
             let said = refusal.to_string();
             return match refusal.code.as_str() {
@@ -103,12 +110,6 @@ impl From<object_store::Error> for ObjectFailure {
         match &error {
             E::PermissionDenied { source, .. } => Self::Forbidden(source.to_string()),
             E::Unauthenticated { source, .. } => Self::Credentials(source.to_string()),
-            // No retry of a request that was never sent: the credentials were looked for in vain.
-            E::Generic { store, .. }
-                if store.contains("Instance") || *store == "MetadataService" =>
-            {
-                Self::NoCredentials(error)
-            }
             E::Generic { .. } | E::JoinError { .. } | E::NotFound { .. } => {
                 Self::Unavailable(error)
             }
@@ -120,6 +121,20 @@ impl From<object_store::Error> for ObjectFailure {
 /// Whether it is the object alone that is not there.
 pub(super) fn missing(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { .. })
+}
+
+/// What lies at the bottom of an error: the wrappers of a driver repeat each other, and the last of them says little.
+fn innermost(error: &object_store::Error) -> String {
+    let mut texts: Vec<String> = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        // A wrapper that has the text of what it wraps says no more than that.
+        texts.retain(|wrapper| !wrapper.contains(&text));
+        texts.push(text);
+        next = error.source();
+    }
+    texts.join(": ")
 }
 
 fn find<T: StdError + 'static>(error: &object_store::Error) -> Option<&T> {

@@ -1,6 +1,7 @@
 //! Artifacts in an object store: S3 and what speaks its language, Google Cloud Storage, Azure Blob Storage.
 
 mod connector;
+mod credentials;
 mod failure;
 mod parts;
 
@@ -29,6 +30,7 @@ use crate::{
     record::ArtifactPath,
 };
 use connector::Connector;
+use credentials::Credentials;
 pub use failure::ObjectFailure;
 use failure::missing;
 
@@ -71,10 +73,16 @@ impl ObjectArtifacts {
                         .map(|owner| ("x-amz-expected-bucket-owner", owner.as_str())),
                 )
                 .map_err(refuse)?;
-                let store = s3_builder(place, &access, &connector)
-                    .with_client_options(ClientOptions::new().with_default_headers(all.clone()))
-                    .build()
-                    .map_err(not_built)?;
+                let build = |headers: HeaderMap| {
+                    s3_builder(place, &access, &connector)
+                        .with_client_options(ClientOptions::new().with_default_headers(headers))
+                };
+                let store = build(all.clone()).build().map_err(not_built)?;
+                let credentials = Credentials::wrap(store.credentials());
+                let with_credentials = |builder: AmazonS3Builder| {
+                    builder.with_credentials(Arc::clone(&credentials)).build()
+                };
+                let store = with_credentials(build(all.clone())).map_err(not_built)?;
                 let mut of_new = headers(
                     access
                         .upload_headers
@@ -83,11 +91,7 @@ impl ObjectArtifacts {
                 )
                 .map_err(refuse)?;
                 of_new.extend(all);
-                let creating = s3_builder(place, &access, &connector)
-                    .with_credentials(Arc::clone(store.credentials()))
-                    .with_client_options(ClientOptions::new().with_default_headers(of_new))
-                    .build()
-                    .map_err(not_built)?;
+                let creating = with_credentials(build(of_new)).map_err(not_built)?;
                 content_type = access.content_type;
                 (Arc::new(store), Arc::new(creating))
             }
