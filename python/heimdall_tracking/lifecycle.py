@@ -72,7 +72,7 @@ class GarbageReport:
     items: list[GarbageItem]
     """What goes, or has gone."""
     spared: list[SparedItem]
-    """What looked like garbage and stays: what registered versions point to, runs in journals, and the like."""
+    """What looked like garbage and stays: what versions point to, runs in journals, and the like."""
     failures: list[tuple[str, str]]
     """Places that could not be looked into, and why."""
     dry_run: bool
@@ -253,10 +253,8 @@ def _row(item: GarbageItem) -> str:
 
 def _size(files: int, count: float) -> str:
     size = "1 file" if files == 1 else f"{files:,} files"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while count >= 1000 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "TB"
-    return f"{size}, {count:.0f} {unit}" if unit == "B" else f"{size}, {count:.1f} {unit}"
+        units.pop()
+    return f"{size}, {count:.{0 if units[-1] == 'B' else 1}f} {units[-1]}"

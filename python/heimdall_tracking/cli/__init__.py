@@ -1,4 +1,4 @@
-"""The command `heimdall`: what is journaled on this machine, its delivery, and the end of what nobody needs."""
+"""The command `heimdall`: what is journaled here, its delivery, and the end of what nobody needs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 where something is left or went wrong."""
     parser = argparse.ArgumentParser(
         prog="heimdall",
-        description=(
-            "What heimdall-tracking has journaled on this machine, its delivery, and the end of what nobody needs."
-        ),
+        description="What is journaled on this machine, its delivery, and the end of what nobody needs.",
     )
     parser.add_argument("--version", action="version", version=f"heimdall-tracking {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

@@ -14,11 +14,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "gc",
         help="delete what nobody needs: a list of it, unless told to",
         description=(
-            "List what nobody needs any more: artifacts of deleted runs, uploads that were begun and never finished, "
-            "folders that belong to no run and, with rules, runs that none of them keeps. Deletes nothing without "
-            "--delete, and never what a registered version points to, what lies outside of an experiment's artifact "
-            "location, or a run that a journal of this machine has records of. Exit code 1: something could not be "
-            "looked into or deleted."
+            "List what nobody needs any more: artifacts of deleted runs, uploads that were begun and never "
+            "finished, folders that belong to no run and, with rules, runs that none of them keeps. Deletes "
+            "nothing without --delete, and never what a registered version points to, what lies outside of an"
+            " experiment's artifact location, or a run that a journal here has records of. Exit code "
+            "1: something could not be looked into or deleted."
         ),
         epilog="AGE is days, hours, minutes and seconds: 30d, 12h, 2d8h5m20s.",
     )
@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--purge",
         action="store_true",
-        help="remove deleted runs from the database for good, with params, metrics and tags, as `mlflow gc` does",
+        help="remove deleted runs from the database for good, with all that was logged, as `mlflow gc` does",
     )
     parser.add_argument(
         "--uploads-older-than",
@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--orphans",
         action="store_true",
-        help="folders that belong to no run go as well; be sure that no other store has the same artifact location",
+        help="folders that belong to no run go as well; no other store may have the same artifact location",
     )
     rules = parser.add_argument_group(
         "rules", "Ended runs of the named experiments that no rule keeps go. Registered ones are always kept."
@@ -71,7 +71,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--what",
         choices=("artifacts", "runs"),
         default="artifacts",
-        help="what goes of the others: their artifacts, or the runs, which are marked as deleted and can be restored",
+        help="what goes of the others: their artifacts, or the runs, which can be restored",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run, stays="what is not deleted stays")
