@@ -17,6 +17,7 @@ import pytest
 
 from heimdall_tracking import (
     ConfigurationError,
+    Dataset,
     InvalidInputError,
     MLflowTracker,
     NotFoundError,
@@ -218,7 +219,7 @@ def test_runs_are_purged_from_every_schema(request, tmp_path, uri, database, ver
     with tracker.run() as run:
         tracker.log_metrics({"loss": float("nan")}, step=1)
         tracker.log_params({"lr": 1})
-        tracker.log_input({"name": "set", "digest": "d", "source_type": "local", "source": "{}"})
+        tracker.log_input(Dataset(name="set", digest="d", source="file:///set"), context="training")
     other = logged(tracker)
     tracker.flush()
     tracker.delete_run(run.run_id)
@@ -256,7 +257,11 @@ def test_a_run_that_was_deleted_lately_is_not_due(disk):
     ],
 )
 @pytest.mark.parametrize("rule", ["deleted", "unkept", "runs"])
-def test_what_a_registered_version_points_to_stays(place, source, rule):
+def test_what_a_registered_version_points_to_stays(disk, source, rule):
+    check_that_a_version_holds(disk, source, rule)
+
+
+def check_that_a_version_holds(place: SimpleNamespace, source: str, rule: str) -> None:
     tracker = started(place)
     run_id = logged(tracker)
     location = location_of(place)
@@ -277,6 +282,11 @@ def test_what_a_registered_version_points_to_stays(place, source, rule):
     assert spared(report) == {run_id: 'version 1 of model "m" points to it'}
     assert place.artifacts.files() == before
     assert client.get_run(run_id).info.lifecycle_stage == ("deleted" if rule == "deleted" else "active")
+
+
+@pytest.mark.parametrize("rule", ["deleted", "unkept"])
+def test_what_a_registered_version_points_to_stays_on_every_store(place, rule):
+    check_that_a_version_holds(place, "{artifacts}/model", rule)
 
 
 def test_the_run_of_a_version_and_its_storage_location_stay(disk):
@@ -413,22 +423,23 @@ def test_a_run_of_a_living_process_stays_until_it_has_ended(disk, start_script):
 
 
 def test_a_run_that_waits_in_a_journal_stays(disk, start_script):
-    tracker = started(disk)
-    run_id = logged(tracker)
     process = start_script(
         """
         import os, sys
         from heimdall_tracking import MLflowTracker
-        tracker = MLflowTracker(sys.argv[1], experiment_name=sys.argv[2], mode="offline")
-        tracker.start_run(run_id=sys.argv[3])
+        tracker = MLflowTracker(sys.argv[1], experiment_name=sys.argv[2])
+        run_id = tracker.start_run()
+        tracker.flush()
+        print(run_id, flush=True)
+        sys.stdin.readline()
         tracker.log_text("a", "a.txt")
         os._exit(0)
         """,
         disk.uri,
         EXPERIMENT,
-        run_id,
     )
-    _, errors = process.communicate(timeout=PATIENCE_S)
+    run_id = process.stdout.readline().strip()
+    _, errors = process.communicate("go on\n", timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     stock(disk).delete_run(run_id)
     report = collect_garbage(disk.uri, delete=True)
@@ -584,6 +595,7 @@ def test_runs_that_no_rule_keeps_lose_their_artifacts(place):
     registered = logged(tracker, **{"val/loss": 5.0})
     tracker.register_model("m", f"runs:/{registered}/model")
     active = tracker.start_run()
+    tracker.flush()
     rules = {"experiments": [EXPERIMENT], "keep_best": 2, "metric": "val/loss"}
     dry = collect_garbage(place.uri, **rules)
     reasons = {item.run_id: item.reason for item in dry.items}
