@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -339,9 +340,13 @@ def test_a_logged_model_of_mlflow_3_stays_when_its_run_goes(disk):
     path = model.artifact_location.removeprefix(disk.artifacts.uri).lstrip("/")
     assert path.startswith(("models/", f"{experiment.experiment_id}/models/"))
     disk.artifacts.put(f"{path}/MLmodel")
+    client.log_metric(run_id, "accuracy", 0.9, model_id=model.model_id)
+    assert "logged_model_metrics.run_id" in rows_of(disk.uri, run_id)
     client.delete_run(run_id)
     report = collect_garbage(disk.uri, purge=True, orphans=True, delete=True)
     assert found(report) == [("deleted run", run_id)]
+    assert rows_of(disk.uri, run_id) == {"logged_models.source_run_id": 1}
+    assert client.get_logged_model(model.model_id).name == "net"
     assert disk.artifacts.files() == [f"{path}/MLmodel"]
     # One whose files lie in the run's own folder holds the run.
     inside = logged(tracker)
@@ -500,8 +505,10 @@ def test_many_unfinished_uploads_are_all_found(uri, s3_server, s3_bucket):
     prefix = location_of(place).removeprefix(f"s3://{s3_bucket}/")
     boto = s3_server.client()
     # More than a page, which is a thousand.
-    for number in range(1_005):
-        boto.create_multipart_upload(Bucket=s3_bucket, Key=f"{prefix}/{'a' * 32}/artifacts/{number}")
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(1_005):
+            key = f"{prefix}/{'a' * 32}/artifacts/{number}"
+            threads.submit(boto.create_multipart_upload, Bucket=s3_bucket, Key=key)
     report = collect_garbage(uri, uploads_older_than=0, delete=True)
     assert len(report.items) == 1_005
     assert report.complete
@@ -752,10 +759,20 @@ def test_behind_a_server_artifacts_go_and_rows_do_not(mlflow_server, tmp_path):
     assert stock_files(client, deleted) == []
     assert stock_files(client, kept) == ["model/weights.txt", "notes.txt"]
     assert client.get_run(deleted).info.lifecycle_stage == "deleted"
-    # The server's own database removes them for good; the artifacts are the server's.
     report = collect_garbage(uri, keep_newer_than=0, what="runs", delete=True, **only)
     assert found(report) == [("unkept run", kept)]
     assert client.get_run(kept).info.lifecycle_stage == "deleted"
+    # The database behind it removes them for good, and the server their artifacts.
+    alone = collect_garbage(mlflow_server.uri, purge=True, delete=True, **only)
+    assert alone.items == []
+    assert "only the tracking server" in alone.failures[0][1]
+    both = collect_garbage(mlflow_server.uri, artifact_server=uri, purge=True, delete=True, **only)
+    assert sorted((item.run_id, item.files, item.deleted) for item in both.items) == sorted(
+        [(deleted, 0, True), (kept, 2, True)]
+    )
+    assert rows_of(mlflow_server.uri, kept) == {}
+    with pytest.raises(ConfigurationError, match="address of a tracking server"):
+        collect_garbage(uri, artifact_server=mlflow_server.uri)
 
 
 def test_a_logged_model_holds_behind_a_server_as_well(mlflow_server):

@@ -891,6 +891,7 @@ def collect_garbage(
     purge: bool = False,
     delete: bool = False,
     heimdall_dir: str | PathLike[str] | None = None,
+    artifact_server: str | None = None,
 ) -> FoundGarbage:
     """Look for garbage in a store, and delete it where `delete` says so.
 
@@ -914,6 +915,7 @@ def collect_garbage(
         purge: Whether deleted runs are removed from the database for good.
         delete: Whether what is found is deleted.
         heimdall_dir: Folder of the journals; None is that of the environment.
+        artifact_server: Address of the tracking server that keeps a database's artifacts.
 
     Raises:
         ConfigurationError: The store cannot be opened, cannot purge, or rules have no experiments.

@@ -139,6 +139,7 @@ def collect_garbage(
     what: Literal["artifacts", "runs"] = "artifacts",
     purge: bool = False,
     delete: bool = False,
+    artifact_server: str | None = None,
     heimdall_dir: str | PathLike[str] | None = None,
     settings: TrackerSettings | None = None,
 ) -> GarbageReport:
@@ -167,6 +168,8 @@ def collect_garbage(
         purge: Whether deleted runs go for good with their params, metrics and tags, as by `mlflow gc`.
             Only a database does that, no server.
         delete: Whether what is found is deleted. False is a dry run.
+        artifact_server: Address of the tracking server that keeps the artifacts of a database's experiments
+            (`mlflow-artifacts:`).
         heimdall_dir: Folder of the journals whose runs stay; `HEIMDALL_DIR`, else `.heimdall`.
         settings: Where S3 keys and what is left out are taken from; `Settings()`, which reads the
             environment, if left out.
@@ -209,6 +212,7 @@ def collect_garbage(
         purge,
         delete,
         heimdall_dir,
+        artifact_server,
     )
     return GarbageReport(
         items=[GarbageItem(**item) for item in found["items"]],

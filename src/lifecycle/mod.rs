@@ -52,6 +52,8 @@ const FRESH: Duration = Duration::from_secs(2);
 pub struct Order {
     /// The store of the runs.
     pub tracking: Destination,
+    /// The tracking server that keeps the artifacts of a database's experiments (`mlflow-artifacts:`).
+    pub artifact_server: Option<Destination>,
     /// Where models are registered, if elsewhere.
     pub registry: Option<Destination>,
     /// Settings for S3 artifacts.
@@ -192,7 +194,7 @@ pub fn collect(order: &Order, keep_waiting: KeepWaiting<'_>) -> Result<Report> {
         return Err(Error::configuration(
             "purge",
             &order.tracking.uri(),
-            "a tracking server removes no run for good: leave it out, and collect with it on the server's database",
+            "a tracking server removes no run for good: leave it out, and collect with it on the server's database, with this address as the artifact server",
         ));
     }
     if order.retention.is_some() && order.experiments.is_empty() {
@@ -215,6 +217,7 @@ pub fn collect(order: &Order, keep_waiting: KeepWaiting<'_>) -> Result<Report> {
 struct Collection {
     order: Order,
     store: Arc<dyn TrackingStore>,
+    artifact_server: Option<Arc<dyn TrackingStore>>,
     registries: Vec<Arc<dyn ModelRegistry>>,
     access: Access,
     /// Ids of the experiments, for stores that are asked about each.
@@ -235,12 +238,28 @@ impl Collection {
             refuse_new(elsewhere)?;
             registries.push(store::open(elsewhere, &fresh_schema).await?.1);
         }
+        let artifact_server = match &order.artifact_server {
+            Some(server @ Destination::Server(_)) => {
+                let (server, registry) = store::open(server, &fresh_schema).await?;
+                registries.push(registry);
+                Some(server)
+            }
+            Some(other) => {
+                return Err(Error::configuration(
+                    "artifact server",
+                    &other.uri(),
+                    "it is the http:// or https:// address of a tracking server",
+                ));
+            }
+            None => None,
+        };
         let access = Access {
             s3: order.s3.clone(),
         };
         Ok(Self {
             order,
             store,
+            artifact_server,
             registries,
             access,
             experiment_ids: Vec::new(),
@@ -314,7 +333,8 @@ impl Collection {
     }
 
     fn artifacts(&self, uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
-        match self.store.artifacts(uri) {
+        let at_server = || self.artifact_server.as_ref()?.artifacts(uri);
+        match self.store.artifacts(uri).or_else(at_server) {
             Some(store) => Ok(store),
             None => self.access.open(uri),
         }

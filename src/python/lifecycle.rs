@@ -20,7 +20,7 @@ use crate::{
 #[pyo3(signature = (tracking_uri, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None,
     s3_secret_access_key=None, experiments=None, older_than=0.0, uploads_older_than=86_400.0, orphans=false,
     keep_best=None, metric=None, maximize=false, keep_newer_than=None, what="artifacts", purge=false,
-    delete=false, heimdall_dir=None))]
+    delete=false, heimdall_dir=None, artifact_server=None))]
 #[expect(clippy::too_many_arguments, reason = "what Python gives by keywords")]
 pub fn collect_garbage<'py>(
     py: Python<'py>,
@@ -41,11 +41,15 @@ pub fn collect_garbage<'py>(
     purge: bool,
     delete: bool,
     heimdall_dir: Option<PathBuf>,
+    artifact_server: Option<&str>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let order = || -> Result<Order> {
         let registry = registry_uri.filter(|uri| !uri.is_empty());
         Ok(Order {
             tracking: Destination::parse("tracking URI", tracking_uri)?,
+            artifact_server: artifact_server
+                .map(|uri| Destination::parse("artifact server", uri))
+                .transpose()?,
             registry: registry
                 .map(|uri| Destination::parse("registry URI", uri))
                 .transpose()?,

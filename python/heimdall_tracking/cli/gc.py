@@ -28,6 +28,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--registry-uri", help="where models are registered; MLFLOW_REGISTRY_URI, else that store"
     )
+    parser.add_argument(
+        "--artifact-server",
+        metavar="URL",
+        help="the tracking server that keeps the artifacts of a database's experiments (mlflow-artifacts:)",
+    )
     parser.add_argument("--dir", help="folder of the journals; HEIMDALL_DIR, else .heimdall")
     parser.add_argument(
         "--experiment", action="append", metavar="NAME", help="this one alone; may be given several times"
@@ -93,6 +98,7 @@ def run(given: argparse.Namespace) -> int:
         what=given.what,
         purge=given.purge,
         delete=given.delete,
+        artifact_server=given.artifact_server,
         heimdall_dir=given.dir,
     )
     if given.json:

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::{
     ClientOptions, Error,
     aws::AmazonS3,
@@ -16,7 +17,7 @@ use object_store::{
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ObjectArtifacts, connector::Connector};
+use super::{ObjectArtifacts, ObjectFailure, connector::Connector};
 use crate::{
     artifacts::{ArtifactError, Unfinished},
     record::ArtifactPath,
@@ -24,6 +25,8 @@ use crate::{
 
 /// How long a signature holds: one request.
 const VALID: Duration = Duration::from_secs(300);
+/// Uploads whose parts are asked for at a time.
+const TOGETHER: usize = 8;
 /// How often a question is asked before it is given up.
 const TRIES: u32 = 4;
 /// How long is waited before it is asked again, doubled each time.
@@ -209,35 +212,44 @@ impl ObjectArtifacts {
             prefix => format!("{prefix}/"),
         };
         let begun = listing.uploads(&prefix).await;
-        let mut found = Vec::new();
-        for begun in begun.map_err(|error| self.failed(&root, error))? {
-            // What is named as no artifact can be is not of an artifact.
-            let Ok(key) = Key::parse(&begun.key) else {
-                continue;
-            };
-            let Ok(Some(path)) = self.below(&key) else {
-                continue;
-            };
-            let bytes = match listing.size(&key, &begun.upload_id).await {
-                Ok(bytes) => bytes,
-                // Finished or given up since it was listed.
-                Err(error) => match self.part_failed(&path, error) {
-                    ArtifactError::Object { source, .. }
-                        if matches!(*source, super::ObjectFailure::PartsGone(_)) =>
-                    {
-                        continue;
-                    }
-                    error => return Err(error),
-                },
-            };
-            found.push(Unfinished {
-                path,
-                id: begun.upload_id,
-                bytes,
-                begun: milliseconds(&begun.initiated),
-            });
-        }
-        Ok(found)
+        let begun = begun.map_err(|error| self.failed(&root, error))?;
+        let found = stream::iter(begun)
+            .map(|begun| self.described(listing, begun))
+            .buffered(TOGETHER)
+            .try_filter_map(future::ok);
+        found.try_collect().await
+    }
+
+    /// An upload and how much of it has arrived; `None` for one that is of no artifact or has ended meanwhile.
+    async fn described(
+        &self,
+        listing: &Listing,
+        begun: Begun,
+    ) -> Result<Option<Unfinished>, ArtifactError> {
+        // What is named as no artifact can be is not of an artifact.
+        let Ok(key) = Key::parse(&begun.key) else {
+            return Ok(None);
+        };
+        let Ok(Some(path)) = self.below(&key) else {
+            return Ok(None);
+        };
+        let bytes = match listing.size(&key, &begun.upload_id).await {
+            Ok(bytes) => bytes,
+            Err(error) => match self.part_failed(&path, error) {
+                ArtifactError::Object { source, .. }
+                    if matches!(*source, ObjectFailure::PartsGone(_)) =>
+                {
+                    return Ok(None);
+                }
+                error => return Err(error),
+            },
+        };
+        Ok(Some(Unfinished {
+            path,
+            id: begun.upload_id,
+            bytes,
+            begun: milliseconds(&begun.initiated),
+        }))
     }
 }
 
