@@ -509,10 +509,8 @@ def test_many_unfinished_uploads_are_all_found(uri, s3_server, s3_bucket):
         for number in range(1_005):
             key = f"{prefix}/{'a' * 32}/artifacts/{number}"
             threads.submit(boto.create_multipart_upload, Bucket=s3_bucket, Key=key)
-    report = collect_garbage(uri, uploads_older_than=0, delete=True)
-    assert len(report.items) == 1_005
-    assert report.complete
-    assert "Uploads" not in boto.list_multipart_uploads(Bucket=s3_bucket)
+    report = collect_garbage(uri, uploads_older_than=0)
+    assert len({item.uri for item in report.items}) == 1_005
 
 
 def test_half_files_in_local_folders_go_when_they_are_old(disk):

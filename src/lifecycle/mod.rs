@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 
 pub use rules::{KeepBest, Retention, What};
 
@@ -42,7 +42,7 @@ use crate::{
 use place::{Place, is_folder_of_run, is_led_elsewhere, is_run_id};
 use rules::{Guard, has_ended, is_older, shown, unkept};
 
-/// Folders that are measured at a time.
+/// Folders that are measured, and items that are deleted, at a time.
 const TOGETHER: usize = 8;
 /// What versions point to is asked again when the last answer is older than this.
 const FRESH: Duration = Duration::from_secs(2);
@@ -308,10 +308,11 @@ impl Collection {
             failures: found.failures,
         };
         if self.order.delete {
-            for item in &mut report.items {
-                match self.carry_out(item).await {
-                    Ok(()) => item.deleted = true,
-                    Err(reason) => item.error = Some(reason),
+            for items in report.items.chunks_mut(TOGETHER) {
+                let outcomes = self.carry_out_all(items).await;
+                for (item, outcome) in items.iter_mut().zip(outcomes) {
+                    item.deleted = outcome.is_ok();
+                    item.error = outcome.err();
                 }
             }
         }
@@ -580,13 +581,21 @@ impl Collection {
         }
     }
 
-    /// Deletes an item, if it still may go. The reason where it has not gone.
-    async fn carry_out(&mut self, item: &Item) -> Result<(), String> {
-        let said = |error: StoreError| error.to_string();
+    /// Deletes some items side by side, those that still may go. The reason for each that has not gone.
+    async fn carry_out_all(&mut self, items: &[Item]) -> Vec<Result<(), String>> {
         if self.guarded_at.elapsed() > FRESH {
-            self.guard = self.guard_now().await.map_err(said)?;
+            match self.guard_now().await {
+                Ok(guard) => self.guard = guard,
+                Err(error) => return items.iter().map(|_| Err(error.to_string())).collect(),
+            }
             self.guarded_at = Instant::now();
         }
+        let works: Vec<_> = items.iter().map(|item| self.carry_out(item)).collect();
+        future::join_all(works).await
+    }
+
+    async fn carry_out(&self, item: &Item) -> Result<(), String> {
+        let said = |error: StoreError| error.to_string();
         if let Some(upload) = &item.upload {
             if let Some(why) = self.guard.holds(item.run_ids(), &Place::all_of(&item.uri)) {
                 return Err(why);
