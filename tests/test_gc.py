@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+import s3
 from heimdall_tracking import (
     ConfigurationError,
     Dataset,
@@ -25,7 +27,7 @@ from heimdall_tracking import (
     collect_garbage,
     lifecycle,
 )
-from helpers import PATIENCE_S, clean_environment
+from helpers import PATIENCE_S, clean_environment, free_port
 
 EXPERIMENT = "collected"
 
@@ -735,6 +737,21 @@ def test_a_place_that_cannot_be_looked_into_is_told_and_the_others_are_collected
     assert "dbfs" in failures["dbfs:/x"]
 
 
+@pytest.mark.parametrize("wrong", ["key", "port"])
+def test_what_a_failure_says_has_no_key_and_no_signature(uri, s3_server, s3_bucket, monkeypatch, wrong):
+    MLflowTracker(uri, artifact_uri=f"s3://{s3_bucket}/x", experiment_name=EXPERIMENT)
+    if wrong == "key":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not+the/key")
+    else:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    report = collect_garbage(uri, experiments=[EXPERIMENT])
+    said = str(report)
+    assert report.failures
+    assert "SignatureDoesNotMatch" in said if wrong == "key" else "cannot be reached" in said
+    for secret in ("X-Amz", "not+the/key", s3.SECRET_KEY, s3.ACCESS_KEY):
+        assert secret not in said
+
+
 def test_behind_a_server_artifacts_go_and_rows_do_not(mlflow_server, tmp_path):
     uri = mlflow_server.url
     tracker = MLflowTracker(uri, experiment_name="behind a server")
@@ -837,6 +854,19 @@ def test_the_command_has_all_rules(disk, heimdall):
     client = stock(disk)
     assert client.get_run(worse).info.lifecycle_stage == "deleted"
     assert client.get_run(better).info.lifecycle_stage == "active"
+
+
+def test_the_document_names_options_that_exist_and_code_that_runs(disk, heimdall, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "lifecycle.md").read_text()
+    known = heimdall("gc", "--help").stdout
+    assert {option for option in re.findall(r"--[a-z][a-z-]+", text) if option not in known} == set()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tracker = started(disk, "sweep")
+    runs = [logged(tracker, **{"val/loss": loss}) for loss in (0.1, 0.2, 0.3, 0.4)]
+    names: dict = {}
+    exec(code, names)
+    assert found(names["report"]) == [("unkept run", runs[3])]
 
 
 def test_the_command_says_what_is_wrong(disk, heimdall):

@@ -4,20 +4,23 @@
 //! `object_store` has no call that lists them, so the two questions (`ListMultipartUploads`, `ListParts`) are signed
 //! with its signer and asked here.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::{
     ClientOptions, Error,
     aws::AmazonS3,
-    client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody},
+    client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpRequestBody},
     path::Path as Key,
     signer::{Method, SignedUrlOptions, Signer},
 };
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ObjectArtifacts, ObjectFailure, connector::Connector};
+use super::{
+    ObjectArtifacts, ObjectFailure,
+    connector::{Connector, Refusal},
+};
 use crate::{
     artifacts::{ArtifactError, Unfinished},
     record::ArtifactPath,
@@ -118,13 +121,11 @@ impl Listing {
                 .parse()
                 .map_err(|error| failed(Box::new(error)))?;
             *request.headers_mut() = self.headers.clone();
-            // An error of the connection may have the URL in it, and the URL has the signature: it is no secret for
-            // longer than it holds, and yet has no business in a log.
             let answer = self.client.execute(request).await;
             let reason = match answer {
                 Ok(answer) if answer.status().is_success() => {
                     let body = answer.into_body().bytes().await;
-                    let body = body.map_err(|error| failed(Box::new(error)))?;
+                    let body = body.map_err(|error| failed(without_url(error)))?;
                     let text = String::from_utf8_lossy(&body);
                     return quick_xml::de::from_str(&text).map_err(|error| {
                         failed(format!("its list of uploads cannot be read: {error}").into())
@@ -136,16 +137,9 @@ impl Listing {
                 }
                 Ok(answer) => failed(answer.status().to_string().into()),
                 Err(error) => {
-                    use object_store::client::HttpErrorKind as Kind;
-                    let passes = matches!(
-                        error.kind(),
-                        Kind::Connect | Kind::Timeout | Kind::Interrupted | Kind::Request
-                    );
-                    let error = match passes {
-                        true => failed("the connection failed".into()),
-                        false => failed(Box::new(error)),
-                    };
-                    if !passes {
+                    let refused = error.source().is_some_and(|source| source.is::<Refusal>());
+                    let error = failed(without_url(error));
+                    if refused {
                         return Err(error);
                     }
                     error
@@ -250,6 +244,15 @@ impl ObjectArtifacts {
             bytes,
             begun: milliseconds(&begun.initiated),
         }))
+    }
+}
+
+/// What a store refuses as it is, and what happened to the connection in a word: the client's own sentence has the URL
+/// in it, and that has the signature.
+fn without_url(error: HttpError) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.source().is_some_and(|source| source.is::<Refusal>()) {
+        true => Box::new(error),
+        false => format!("the connection failed ({:?})", error.kind()).into(),
     }
 }
 
