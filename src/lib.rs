@@ -13,6 +13,8 @@
 //! Beside an active run, where they are asked for, [`system_metrics`] are sampled and its [`environment`] is
 //! found, each by a thread that ends with the run.
 //!
+//! What nobody needs any more is found and deleted by the [`lifecycle`].
+//!
 //! Everything here is free of Python but the `python` module, which the feature of that name adds.
 
 pub mod artifacts;
@@ -23,6 +25,7 @@ pub mod delivery;
 pub mod environment;
 pub mod error;
 pub mod journal;
+pub mod lifecycle;
 pub mod process;
 pub mod record;
 pub mod registry;

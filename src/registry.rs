@@ -24,6 +24,24 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         version: i64,
         stage: Stage,
     ) -> Result<(), StoreError>;
+
+    /// Where the files of all versions of all models are: what no collection of garbage may touch.
+    async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError>;
+}
+
+/// Where the files of a model version are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionFiles {
+    /// The registered model.
+    pub name: String,
+    /// Number of the version.
+    pub version: i64,
+    /// What it was registered from.
+    pub source: String,
+    /// Where its files are to be read, if that is told and is not the source.
+    pub location: Option<String>,
+    /// The run that made it.
+    pub run_id: Option<String>,
 }
 
 /// A model version to create.

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import postgres
+import s3
 from heimdall_tracking import MLflowTracker
 from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
 
@@ -188,3 +189,18 @@ def _databases() -> Iterator[int]:
 def postgres_uri(postgres_server: postgres.PostgresServer, _databases: Iterator[int]) -> str:
     """The URI of an empty PostgreSQL database of this test alone."""
     return postgres_server.create_database(f"test{next(_databases)}")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.S3Server]:
+    """A real S3 server."""
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of this test alone, whose server the environment names."""
+    for name, value in s3_server.variables.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.create_bucket()

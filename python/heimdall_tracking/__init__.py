@@ -43,6 +43,7 @@ from .tracker import MLflowTracker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .inputs import Dataset
+    from .lifecycle import GarbageItem, GarbageReport, SparedItem, collect_garbage
 
 __all__ = [
     "ActiveRun",
@@ -53,6 +54,8 @@ __all__ = [
     "DatasetInput",
     "DestinationStatus",
     "Experiment",
+    "GarbageItem",
+    "GarbageReport",
     "HeimdallError",
     "InvalidInputError",
     "JournalError",
@@ -65,11 +68,13 @@ __all__ = [
     "RunList",
     "RunStateError",
     "Settings",
+    "SparedItem",
     "Status",
     "StoreUnavailableError",
     "UndeliveredError",
     "WrongTypeError",
     "__version__",
+    "collect_garbage",
     "initialize_mlflow",
     "settings",
 ]
@@ -82,6 +87,11 @@ def __getattr__(name: str) -> object:
 
         globals()[name] = Dataset
         return Dataset
+    if name in ("GarbageItem", "GarbageReport", "SparedItem", "collect_garbage"):
+        from . import lifecycle
+
+        globals()[name] = getattr(lifecycle, name)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -866,4 +866,62 @@ def inspect(file: str | PathLike[str], line: Callable[[str], object]) -> None:
         JournalError: The file cannot be read or is no segment.
     """
 
+class FoundGarbage(TypedDict):
+    """What `collect_garbage` has found; `heimdall_tracking.lifecycle` makes objects of it."""
+
+    items: list[dict[str, Any]]
+    spared: list[dict[str, Any]]
+    failures: list[tuple[str, str]]
+
+def collect_garbage(
+    tracking_uri: str,
+    registry_uri: str | None = None,
+    s3_endpoint_url: str | None = None,
+    s3_access_key_id: str | None = None,
+    s3_secret_access_key: str | None = None,
+    experiments: Sequence[str] | None = None,
+    older_than: float = 0.0,
+    uploads_older_than: float = 86_400.0,
+    orphans: bool = False,
+    keep_best: int | None = None,
+    metric: str | None = None,
+    maximize: bool = False,
+    keep_newer_than: float | None = None,
+    what: str = "artifacts",
+    purge: bool = False,
+    delete: bool = False,
+    heimdall_dir: str | PathLike[str] | None = None,
+    artifact_server: str | None = None,
+) -> FoundGarbage:
+    """Look for garbage in a store, and delete it where `delete` says so.
+
+    `heimdall_tracking.collect_garbage` documents it and takes ages in words.
+
+    Args:
+        tracking_uri: The store of the runs.
+        registry_uri: Where models are registered, if elsewhere.
+        s3_endpoint_url: S3 endpoint of the artifacts.
+        s3_access_key_id: S3 access key.
+        s3_secret_access_key: S3 secret key.
+        experiments: Names of experiments; None is all of them.
+        older_than: How many seconds ago a run must have been deleted.
+        uploads_older_than: How many seconds ago an upload must have been begun.
+        orphans: Whether folders go that belong to no run.
+        keep_best: So many of the best runs are kept.
+        metric: What says which are the best.
+        maximize: Whether large values are good.
+        keep_newer_than: Runs that ended so many seconds ago or less are kept.
+        what: What goes of a run that no rule keeps: `artifacts` or `runs`.
+        purge: Whether deleted runs are removed from the database for good.
+        delete: Whether what is found is deleted.
+        heimdall_dir: Folder of the journals; None is that of the environment.
+        artifact_server: Address of the tracking server that keeps a database's artifacts.
+
+    Raises:
+        ConfigurationError: The store cannot be opened, cannot purge, or rules have no experiments.
+        InvalidInputError: An age, a rule or its metric is wrong.
+        NotFoundError: There is no such experiment.
+        StoreUnavailableError: The store does not answer.
+    """
+
 def _floor(metrics: Mapping[str, Any], step: int | None = None) -> None: ...

@@ -13,7 +13,8 @@ use futures_util::{StreamExt, stream};
 use std::os::unix::fs::FileExt;
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Upload, staged, staged_lost,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, staged,
+    staged_lost,
 };
 use crate::record::ArtifactPath;
 
@@ -104,6 +105,84 @@ impl LocalArtifacts {
         })
     }
 
+    /// Calls `each` with every file below a folder and what is known of it, going through no link; an entry that has
+    /// gone meanwhile is passed over.
+    fn walk(
+        &self,
+        each: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<(), ArtifactError>,
+    ) -> Result<(), ArtifactError> {
+        let failed = |error| self.failed(&ArtifactPath::root(), error);
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            let children = match fs::read_dir(&folder) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    continue;
+                }
+                children => children.map_err(failed)?,
+            };
+            for child in children {
+                let path = child.map_err(failed)?.path();
+                match fs::symlink_metadata(&path) {
+                    Ok(metadata) if metadata.is_dir() => folders.push(path),
+                    Ok(metadata) => each(&path, &metadata)?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn usage_now(&self) -> Result<Usage, ArtifactError> {
+        let mut usage = Usage::default();
+        self.walk(&mut |_, metadata| {
+            usage.files += 1;
+            usage.bytes += metadata.len();
+            Ok(())
+        })?;
+        Ok(usage)
+    }
+
+    fn unfinished_now(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+        let mut found = Vec::new();
+        self.walk(&mut |path, metadata| {
+            let is_part = metadata.is_file() && path.file_name().is_some_and(is_part);
+            let below = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+            // One below a name that no artifact can have was not made here.
+            if is_part && let Some(Ok(path)) = below.map(ArtifactPath::parse) {
+                found.push(Unfinished {
+                    path,
+                    id: String::new(),
+                    bytes: metadata.len(),
+                    begun: modified(metadata),
+                });
+            }
+            Ok(())
+        })?;
+        found.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        Ok(found)
+    }
+
+    fn clear_now(&self) -> Result<(), ArtifactError> {
+        // Removes links, and not what they lead to.
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.failed(&ArtifactPath::root(), error));
+            }
+            _ => {}
+        }
+        // The run's own folder, where it has nothing else.
+        if let Some(parent) = self.root.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+
     /// Does what waits on the disk where it holds up nobody.
     async fn apart<T: Send + 'static>(
         &self,
@@ -186,6 +265,30 @@ impl ArtifactStore for LocalArtifacts {
         })
         .await
     }
+
+    async fn usage(&self) -> Result<Usage, ArtifactError> {
+        let root = ArtifactPath::root();
+        self.apart(&root, |this, _| this.usage_now()).await
+    }
+
+    async fn clear(&self) -> Result<(), ArtifactError> {
+        let root = ArtifactPath::root();
+        self.apart(&root, |this, _| this.clear_now()).await
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+        let root = ArtifactPath::root();
+        self.apart(&root, |this, _| this.unfinished_now()).await
+    }
+
+    async fn give_up(&self, upload: &Unfinished) -> Result<(), ArtifactError> {
+        self.delete(&upload.path).await
+    }
+}
+
+fn modified(metadata: &fs::Metadata) -> Option<i64> {
+    let age = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(age.as_millis()).ok()
 }
 
 fn put(
@@ -299,6 +402,35 @@ mod tests {
             .map(|file| file.unwrap().file_name())
             .collect();
         assert_eq!(files, ["last.ckpt"]);
+    }
+
+    #[tokio::test]
+    async fn what_links_lead_to_is_neither_counted_nor_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (apart, root) = (dir.path().join("apart"), dir.path().join("run/artifacts"));
+        fs::create_dir_all(&apart).unwrap();
+        fs::create_dir_all(root.join("model")).unwrap();
+        fs::write(apart.join("kept"), "12345").unwrap();
+        fs::write(root.join("model/a"), "123").unwrap();
+        fs::write(
+            root.join("model").join(part_name(&artifact("model/b"))),
+            "12",
+        )
+        .unwrap();
+        std::os::unix::fs::symlink(&apart, root.join("link")).unwrap();
+        let store = LocalArtifacts::new(root.clone());
+        let usage = store.usage().await.unwrap();
+        // The link itself is an entry as well.
+        assert_eq!(usage.files, 3);
+        let unfinished = store.unfinished().await.unwrap();
+        assert_eq!((unfinished.len(), unfinished[0].bytes), (1, 2));
+        assert!(unfinished[0].begun.is_some());
+        store.give_up(&unfinished[0]).await.unwrap();
+        assert!(store.unfinished().await.unwrap().is_empty());
+        store.clear().await.unwrap();
+        store.clear().await.unwrap();
+        assert!(!dir.path().join("run").exists());
+        assert_eq!(fs::read_to_string(apart.join("kept")).unwrap(), "12345");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use crate::{
     config::{ArtifactUri, S3Config},
@@ -22,6 +22,9 @@ use crate::{
     store::StoreError,
 };
 pub use object::ObjectFailure;
+
+/// Files that are deleted at a time.
+const DELETIONS: usize = 16;
 
 /// A file to put into a store.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +72,28 @@ pub struct FileState {
     pub modified: Option<i64>,
 }
 
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Files.
+    pub files: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// An upload that was begun and is not finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The file that it is of, or what there is of it, below the store's URI.
+    pub path: ArtifactPath,
+    /// By what the store knows it, where that is not its path.
+    pub id: String,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// When it was begun, or last gone on with, milliseconds since 1970; none where the store does not say.
+    pub begun: Option<i64>,
+}
+
 /// Bytes of a file as they come.
 pub type Content = BoxStream<'static, Result<Bytes, ArtifactError>>;
 
@@ -112,6 +137,37 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
 
     /// Deletes a file; one that is not there is no error.
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError>;
+
+    /// How much lies below the store's URI; nothing where there is no such folder.
+    async fn usage(&self) -> Result<Usage, ArtifactError> {
+        let files = self.files(&ArtifactPath::root()).await?;
+        Ok(Usage {
+            files: files.len() as u64,
+            bytes: files.iter().filter_map(|file| file.size).sum(),
+        })
+    }
+
+    /// Deletes all that lies below the store's URI, and the folder itself where the store has folders. What a link
+    /// leads to stays.
+    async fn clear(&self) -> Result<(), ArtifactError> {
+        let files = self.files(&ArtifactPath::root()).await?;
+        stream::iter(files)
+            .map(|file| async move { self.delete(&file.path).await })
+            .buffer_unordered(DELETIONS)
+            .try_collect::<()>()
+            .await
+    }
+
+    /// Uploads to below the store's URI that are not finished, whether somebody still goes on with them or not; none
+    /// from stores that keep nothing of such, or that do not tell.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+        Ok(Vec::new())
+    }
+
+    /// Gives up an upload, and what was sent of it; one that is not there is no error.
+    async fn give_up(&self, _upload: &Unfinished) -> Result<(), ArtifactError> {
+        Ok(())
+    }
 }
 
 /// How artifact stores are reached.

@@ -26,7 +26,7 @@ use crate::{
     journal::{Journal, JournalConfig, Position, reader::Reader, recovery, segment},
     record::{Key, Record, RunStart},
     run::{LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
-    store::{Experiment, StoreError, TrackingStore, search::RunQuery},
+    store::{Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore, search::RunQuery},
 };
 
 /// How a write ends.
@@ -195,6 +195,25 @@ impl TrackingStore for MemoryStore {
 
     async fn latest_step(&self, _run_id: &str, _prefix: &str) -> Result<Option<i64>, StoreError> {
         Ok(None)
+    }
+
+    async fn run_rows(&self, _experiment_id: &str) -> Result<Vec<RunRow>, StoreError> {
+        Err(self.not_asked())
+    }
+
+    async fn logged_model_files(
+        &self,
+        _experiment_ids: &[String],
+    ) -> Result<Vec<LoggedModelFiles>, StoreError> {
+        Err(self.not_asked())
+    }
+
+    fn can_purge(&self) -> bool {
+        false
+    }
+
+    async fn purge_run(&self, _run_id: &str) -> Result<bool, StoreError> {
+        Err(self.not_asked())
     }
 }
 

@@ -7,6 +7,7 @@ mod caller;
 mod errors;
 mod exit;
 mod interpreter;
+mod lifecycle;
 mod status;
 mod sync;
 mod tracker;
@@ -36,6 +37,8 @@ mod _native {
     use super::artifacts::Upload;
     #[pymodule_export]
     use super::exit::{finish, forget_parent};
+    #[pymodule_export]
+    use super::lifecycle::collect_garbage;
     #[pymodule_export]
     use super::status::{DestinationStatus, Status};
     #[pymodule_export]

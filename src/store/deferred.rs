@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::{Experiment, StoreError, TrackingStore, search::RunQuery};
+use super::{Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore, search::RunQuery};
 use crate::{
     artifacts::ArtifactStore,
     config::{Destination, FreshSchema},
     record::{Key, Record, RunStart},
-    registry::{ModelName, ModelRegistry, NewVersion, Stage},
+    registry::{ModelName, ModelRegistry, NewVersion, Stage, VersionFiles},
     run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
 };
 
@@ -166,6 +166,25 @@ impl TrackingStore for DeferredStore {
         self.store().await?.latest_step(run_id, prefix).await
     }
 
+    async fn run_rows(&self, experiment_id: &str) -> Result<Vec<RunRow>, StoreError> {
+        self.store().await?.run_rows(experiment_id).await
+    }
+
+    async fn logged_model_files(
+        &self,
+        experiment_ids: &[String],
+    ) -> Result<Vec<LoggedModelFiles>, StoreError> {
+        self.store().await?.logged_model_files(experiment_ids).await
+    }
+
+    fn can_purge(&self) -> bool {
+        !matches!(self.destination, Destination::Server(_))
+    }
+
+    async fn purge_run(&self, run_id: &str) -> Result<bool, StoreError> {
+        self.store().await?.purge_run(run_id).await
+    }
+
     fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {
         // Whoever has a URI has asked this store for it.
         self.opened.get()?.store.artifacts(uri)
@@ -185,5 +204,9 @@ impl ModelRegistry for DeferredStore {
         stage: Stage,
     ) -> Result<(), StoreError> {
         self.registry().await?.set_stage(name, version, stage).await
+    }
+
+    async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError> {
+        self.registry().await?.version_files().await
     }
 }

@@ -40,6 +40,24 @@ pub struct Experiment {
     pub tags: std::collections::BTreeMap<String, String>,
 }
 
+/// A run without its params, metrics and inputs, and when it was deleted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunRow {
+    /// The run; of its tags only those that the store has at hand.
+    pub run: RunInfo,
+    /// When it was deleted, milliseconds since 1970; none where it is not or where the store does not tell.
+    pub deleted_time: Option<i64>,
+}
+
+/// A model that MLflow 3 keeps beside the runs of an experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoggedModelFiles {
+    /// Its id, `m-` and 32 hexadecimal digits.
+    pub model_id: String,
+    /// Where its files are.
+    pub artifact_location: String,
+}
+
 /// A store of experiments and runs.
 #[async_trait]
 pub trait TrackingStore: fmt::Debug + Send + Sync {
@@ -97,6 +115,22 @@ pub trait TrackingStore: fmt::Debug + Send + Sync {
 
     /// Largest step of the latest points of a run's metrics whose keys begin with `prefix`, if it has any.
     async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError>;
+
+    /// All runs of an experiment, the deleted ones as well, without what other tables have of them.
+    async fn run_rows(&self, experiment_id: &str) -> Result<Vec<RunRow>, StoreError>;
+
+    /// The models that MLflow 3 has logged to experiments and that have not been removed for good.
+    async fn logged_model_files(
+        &self,
+        experiment_ids: &[String],
+    ) -> Result<Vec<LoggedModelFiles>, StoreError>;
+
+    /// Whether [`TrackingStore::purge_run`] can be asked of it.
+    fn can_purge(&self) -> bool;
+
+    /// Removes all that is recorded of a deleted run for good, as `mlflow gc` does; false, and nothing removed, where
+    /// there is no such run or it is not deleted. Only a database does so.
+    async fn purge_run(&self, run_id: &str) -> Result<bool, StoreError>;
 
     /// The store of artifacts that is reached through this one, if the URI names one.
     fn artifacts(&self, _uri: &str) -> Option<Box<dyn ArtifactStore>> {

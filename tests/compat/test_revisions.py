@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from heimdall_tracking import Dataset, MLflowTracker
+from heimdall_tracking import Dataset, MLflowTracker, collect_garbage
 
 from .catalog import catalog, rows
 from .environments import CHOSEN, Stock, driver
@@ -90,6 +90,19 @@ def check_rows(uri: str, run_id: str, revision: str, version: int) -> None:
     assert rows(uri, registered) == [(version, "Staging", "READY", "good", "of", revision)]
 
 
+def check_what_is_purged(tracker: MLflowTracker, uri: str) -> None:
+    with tracker.run() as run:
+        tracker.log_params({"p": 1})
+        tracker.log_metric("m", 1.0)
+        tracker.log_input(Dataset("s3://b/x", name="powder", digest="abc"))
+    tracker.flush()
+    tracker.delete_run(run.run_id)
+    report = collect_garbage(uri, experiments=["walk"], purge=True, delete=True)
+    assert [(item.run_id, item.error) for item in report.items] == [(run.run_id, None)]
+    for table in ("runs", "metrics", "latest_metrics", "params", "tags"):
+        assert rows(uri, f"SELECT count(*) FROM {table} WHERE run_uuid = '{run.run_id}'") == [(0,)]
+
+
 def test_a_database_of_any_revision_takes_runs_stays_of_it_and_is_upgraded_with_them(
     empty_database, tmp_path, monkeypatch, subtests
 ):
@@ -105,6 +118,7 @@ def test_a_database_of_any_revision_takes_runs_stays_of_it_and_is_upgraded_with_
             check_what_we_read(tracker, run_id, revision)
             assert tracker.status()["parked"] == 0
             check_rows(empty_database, run_id, revision, version)
+            check_what_is_purged(tracker, empty_database)
             assert shape(empty_database) == before
             written.append(revision)
     assert len(written) > 40

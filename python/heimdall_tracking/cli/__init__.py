@@ -1,4 +1,4 @@
-"""The command `heimdall`: what is journaled on this machine, and its delivery."""
+"""The command `heimdall`: what is journaled here, its delivery, and the end of what nobody needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import HeimdallError
-from . import journal, status, sync
+from . import gc, journal, status, sync
 
 __all__ = ["main"]
 
@@ -18,13 +18,15 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 where something is left or went wrong."""
     parser = argparse.ArgumentParser(
-        prog="heimdall", description="What heimdall-tracking has journaled on this machine, and its delivery."
+        prog="heimdall",
+        description="What is journaled on this machine, its delivery, and the end of what nobody needs.",
     )
     parser.add_argument("--version", action="version", version=f"heimdall-tracking {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     sync.add(commands)
     status.add(commands)
     journal.add(commands)
+    gc.add(commands)
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"heimdall: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("heimdall: interrupted; what is not delivered stays in the journal", file=sys.stderr)
+        print(f"heimdall: interrupted; {getattr(given, 'stays', 'nothing was changed')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever reads has seen enough. The interpreter must not try to write what is left.

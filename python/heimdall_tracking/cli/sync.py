@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("dir", nargs="?", help="folder of the journals; HEIMDALL_DIR, else .heimdall")
     parser.add_argument("--uri", help="deliver everything there, whatever the journals name")
     parser.add_argument("--timeout", type=float, metavar="S", help="work at most so many seconds")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stays="what is not delivered stays in the journal")
 
 
 def run(given: argparse.Namespace) -> int:

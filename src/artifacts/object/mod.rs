@@ -4,6 +4,7 @@ mod connector;
 mod credentials;
 mod failure;
 mod parts;
+mod unfinished;
 
 use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
@@ -22,7 +23,8 @@ use object_store::{
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Upload, staged, staged_lost,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, staged,
+    staged_lost,
 };
 use crate::{
     config::{Cloud, ObjectUri, S3Access, S3Config},
@@ -33,6 +35,7 @@ use connector::Connector;
 use credentials::Credentials;
 pub use failure::ObjectFailure;
 use failure::missing;
+use unfinished::Listing;
 
 /// Files up to this length are sent in one request.
 const WHOLE: u64 = 16 << 20;
@@ -50,6 +53,8 @@ pub(super) struct ObjectArtifacts {
     prefix: String,
     uri: String,
     content_type: Option<String>,
+    /// How unfinished uploads are listed, where the store can.
+    listing: Option<Listing>,
 }
 
 impl ObjectArtifacts {
@@ -60,7 +65,7 @@ impl ObjectArtifacts {
     pub fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Error> {
         let refuse = |reason: String| Error::configuration("artifact URI", place.as_str(), reason);
         let not_built = |error: object_store::Error| refuse(error.to_string());
-        let mut content_type = None;
+        let (mut content_type, mut listing) = (None, None);
         let (store, creating): (Arc<dyn Objects>, Arc<dyn Objects>) = match place.cloud {
             Cloud::S3 => {
                 let access = S3Access::new(s3)?;
@@ -90,9 +95,10 @@ impl ObjectArtifacts {
                         .map(|(name, value)| (name.as_str(), value.as_str())),
                 )
                 .map_err(refuse)?;
-                of_new.extend(all);
+                of_new.extend(all.clone());
                 let creating = with_credentials(build(of_new)).map_err(not_built)?;
                 content_type = access.content_type;
+                listing = Some(Listing::new(&store, &connector, all).map_err(not_built)?);
                 (Arc::new(store), Arc::new(creating))
             }
             Cloud::Google => {
@@ -123,6 +129,7 @@ impl ObjectArtifacts {
             prefix: place.prefix.clone(),
             uri: place.as_str().to_owned(),
             content_type,
+            listing,
         })
     }
 
@@ -303,6 +310,25 @@ impl ArtifactStore for ObjectArtifacts {
         match self.store.delete(&self.key(path)?).await {
             Err(error) if missing(&error) => Ok(()),
             deleted => deleted.map_err(|error| self.failed(path, error)),
+        }
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+        self.uploads_not_finished().await
+    }
+
+    async fn give_up(&self, upload: &Unfinished) -> Result<(), ArtifactError> {
+        let key = self.key(&upload.path)?;
+        match self.store.abort_multipart(&key, &upload.id).await {
+            Err(error) if missing(&error) => Ok(()),
+            given_up => match given_up.map_err(|error| self.part_failed(&upload.path, error)) {
+                Err(ArtifactError::Object { source, .. })
+                    if matches!(*source, ObjectFailure::PartsGone(_)) =>
+                {
+                    Ok(())
+                }
+                given_up => given_up,
+            },
         }
     }
 }

@@ -17,7 +17,10 @@ use object_store::{PutMultipartOptions, PutPayload, multipart::PartId, path::Pat
 use serde::{Deserialize, Serialize};
 
 use super::{ObjectArtifacts, ObjectFailure, read};
-use crate::artifacts::{ArtifactError, Upload};
+use crate::{
+    artifacts::{ArtifactError, Upload},
+    record::ArtifactPath,
+};
 
 /// Length of a part; longer where the store would count too many.
 const PART: u64 = 8 << 20;
@@ -209,7 +212,7 @@ impl ObjectArtifacts {
                     let content = read(upload, opened, range).await?;
                     let payload = PutPayload::from_bytes(content);
                     let sent = self.store.put_part(key, id, part, payload).await;
-                    let sent = sent.map_err(|error| self.part_failed(upload, error))?;
+                    let sent = sent.map_err(|error| self.part_failed(upload.path, error))?;
                     upload.count(length);
                     Ok((part, sent))
                 }
@@ -236,7 +239,7 @@ impl ObjectArtifacts {
         }
         let all: Vec<PartId> = note.sent.values().cloned().collect();
         let completed = self.store.complete_multipart(key, &id, all).await;
-        completed.map_err(|error| self.part_failed(upload, error))?;
+        completed.map_err(|error| self.part_failed(upload.path, error))?;
         if !self.has(upload).await? {
             note.remove();
             let reason = format!("it has not the {} bytes that were sent", upload.size);
@@ -256,13 +259,17 @@ impl ObjectArtifacts {
     }
 
     /// In an upload in parts, what is not there is the upload.
-    fn part_failed(&self, upload: Upload<'_>, error: object_store::Error) -> ArtifactError {
+    pub(super) fn part_failed(
+        &self,
+        path: &ArtifactPath,
+        error: object_store::Error,
+    ) -> ArtifactError {
         let source = match super::missing(&error) {
             true => ObjectFailure::PartsGone(error.to_string()),
             false => ObjectFailure::from(error),
         };
         ArtifactError::Object {
-            artifact: upload.path.as_str().to_owned(),
+            artifact: path.as_str().to_owned(),
             store: self.uri.clone(),
             source: Box::new(source),
         }

@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod client;
+mod lifecycle;
 mod wire;
 
 use std::{
@@ -18,7 +19,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{Experiment, StoreError, TrackingStore, search::RunQuery};
+use super::{Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore, search::RunQuery};
 use crate::{
     artifacts::{
         ArtifactStore,
@@ -26,7 +27,7 @@ use crate::{
     },
     config::{ServerAccess, ServerUri},
     record::{Key, Record, RunStart},
-    registry::{ModelName, ModelRegistry, NewVersion, Stage},
+    registry::{ModelName, ModelRegistry, NewVersion, Stage, VersionFiles},
     run::{DatasetInput, LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
 };
 use client::{Client, Failure};
@@ -604,6 +605,28 @@ impl TrackingStore for RestStore {
         Ok(self.found(run_id).await?.latest_step(prefix))
     }
 
+    async fn run_rows(&self, experiment_id: &str) -> Result<Vec<RunRow>, StoreError> {
+        self.rows_of_runs(experiment_id).await
+    }
+
+    async fn logged_model_files(
+        &self,
+        experiment_ids: &[String],
+    ) -> Result<Vec<LoggedModelFiles>, StoreError> {
+        self.files_of_logged_models(experiment_ids).await
+    }
+
+    fn can_purge(&self) -> bool {
+        false
+    }
+
+    async fn purge_run(&self, _run_id: &str) -> Result<bool, StoreError> {
+        Err(StoreError::Refused {
+            destination: self.client.base().to_owned(),
+            source: "a tracking server removes no run for good: collect on its database".into(),
+        })
+    }
+
     fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {
         let rest = uri.strip_prefix("mlflow-artifacts:")?;
         let path = match rest.strip_prefix("//") {
@@ -717,5 +740,9 @@ impl ModelRegistry for RestStore {
             "archive_existing_versions": false,
         });
         self.change("model-versions/transition-stage", &body).await
+    }
+
+    async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError> {
+        self.files_of_versions().await
     }
 }

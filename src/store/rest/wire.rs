@@ -18,7 +18,7 @@ enum Number {
     Text(String),
 }
 
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     Ok(match Option::<Number>::deserialize(deserializer)? {
         None => None,
         Some(Number::Integer(number)) => Some(number),

@@ -7,6 +7,7 @@ mod copy;
 mod database;
 mod fresh;
 mod layout;
+mod lifecycle;
 mod locks;
 mod query;
 mod registry;

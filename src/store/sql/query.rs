@@ -13,7 +13,7 @@ use super::{
 use crate::{
     record::{Key, Record, RunStart},
     run::{DatasetInput, LifecycleStage, MetricPoint, RunId, RunInfo, ViewType, now_ms},
-    store::{Experiment, TrackingStore, search::RunQuery},
+    store::{Experiment, LoggedModelFiles, RunRow, TrackingStore, search::RunQuery},
 };
 
 /// Runs whose params, metrics and tags are fetched at a time: bounds the memory beside the answer.
@@ -206,6 +206,25 @@ impl TrackingStore for SqlStore {
         let steps = self.ask(query, |row| row.int(0)).await?;
         Ok(steps.into_iter().next().flatten())
     }
+
+    async fn run_rows(&self, experiment_id: &str) -> Result<Vec<RunRow>, StoreError> {
+        self.rows_of_runs(experiment_id).await
+    }
+
+    async fn logged_model_files(
+        &self,
+        _experiment_ids: &[String],
+    ) -> Result<Vec<LoggedModelFiles>, StoreError> {
+        self.files_of_logged_models().await
+    }
+
+    fn can_purge(&self) -> bool {
+        true
+    }
+
+    async fn purge_run(&self, run_id: &str) -> Result<bool, StoreError> {
+        self.purge(run_id).await
+    }
 }
 
 impl SqlStore {
@@ -347,7 +366,7 @@ pub(super) fn experiment(row: &Row) -> Result<Experiment, sqlx::Error> {
 }
 
 /// A run out of a row of [`RUN_COLUMNS`].
-fn run(row: &Row) -> Result<RunInfo, sqlx::Error> {
+pub(super) fn run(row: &Row) -> Result<RunInfo, sqlx::Error> {
     Ok(RunInfo {
         run_id: row.string(0)?,
         run_name: row.string(1)?,

@@ -7,7 +7,7 @@ use super::{
     database::{Statement, Transaction},
 };
 use crate::{
-    registry::{ModelName, ModelRegistry, NewVersion, Stage},
+    registry::{ModelName, ModelRegistry, NewVersion, Stage, VersionFiles},
     run::now_ms,
 };
 
@@ -95,6 +95,10 @@ impl ModelRegistry for SqlStore {
         }
         self.touch_model(&mut tx, name.as_str(), now).await?;
         self.commit(tx).await
+    }
+
+    async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError> {
+        self.files_of_versions().await
     }
 }
 
