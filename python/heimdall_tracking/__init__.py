@@ -16,11 +16,14 @@ from ._native import (
     DestinationStatus,
     Experiment,
     MetricPoint,
+    ModelVersion,
+    RegisteredModel,
     Run,
     Status,
     __version__,
 )
 from .errors import (
+    AlreadyExistsError,
     ArtifactError,
     ArtifactNotFoundError,
     ConfigurationError,
@@ -30,6 +33,7 @@ from .errors import (
     MissingPackageError,
     NotFoundError,
     PermissionDeniedError,
+    RegistrationError,
     RunStateError,
     StoreUnavailableError,
     UndeliveredError,
@@ -38,6 +42,7 @@ from .errors import (
 from .runs import RunList
 from .settings import Settings, initialize_mlflow, settings
 from .tracker import MLflowTracker
+from .versions import VersionList
 
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActiveRun",
+    "AlreadyExistsError",
     "ArtifactError",
     "ArtifactNotFoundError",
     "ConfigurationError",
@@ -59,8 +65,11 @@ __all__ = [
     "MLflowTracker",
     "MetricPoint",
     "MissingPackageError",
+    "ModelVersion",
     "NotFoundError",
     "PermissionDeniedError",
+    "RegisteredModel",
+    "RegistrationError",
     "Run",
     "RunList",
     "RunStateError",
@@ -68,6 +77,7 @@ __all__ = [
     "Status",
     "StoreUnavailableError",
     "UndeliveredError",
+    "VersionList",
     "WrongTypeError",
     "__version__",
     "initialize_mlflow",

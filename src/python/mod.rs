@@ -6,6 +6,7 @@ mod caller;
 mod errors;
 mod exit;
 mod interpreter;
+mod registry;
 mod status;
 mod sync;
 mod tracker;
@@ -33,6 +34,8 @@ mod _native {
     use super::answers::{DatasetInput, Experiment, MetricPoint, Run};
     #[pymodule_export]
     use super::exit::{finish, forget_parent};
+    #[pymodule_export]
+    use super::registry::{ModelVersion, RegisteredModel};
     #[pymodule_export]
     use super::status::{DestinationStatus, Status};
     #[pymodule_export]

@@ -470,35 +470,6 @@ impl MLflowTracker {
         self.log_waiting(py, |tracker| tracker.log_artifacts_dir(&dir, folder))
     }
 
-    #[pyo3(signature = (model_name, model_uri, description="", tags=None))]
-    fn register_model(
-        &self,
-        py: Python<'_>,
-        model_name: &str,
-        model_uri: &str,
-        description: &str,
-        tags: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<String> {
-        let tags = self.answer(py, values::tags(tags)?)?;
-        let version = self.ask(py, |tracker, keep_waiting| {
-            tracker.register_model(model_name, model_uri, description, tags, keep_waiting)
-        })?;
-        Ok(version.to_string())
-    }
-
-    fn transition_model_stage(
-        &self,
-        py: Python<'_>,
-        model_name: &str,
-        version: &Bound<'_, PyAny>,
-        stage: &str,
-    ) -> PyResult<()> {
-        let version = version.str()?.to_string();
-        self.ask(py, |tracker, keep_waiting| {
-            tracker.transition_model_stage(model_name, &version, stage, keep_waiting)
-        })
-    }
-
     fn get_run_info<'py>(
         &self,
         py: Python<'py>,
@@ -694,7 +665,7 @@ impl MLflowTracker {
     }
 
     /// A call's outcome for Python, after what the workers have to say.
-    fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
+    pub(super) fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
         let tracker = self.tracker(py)?;
         if tracker.has_notices() {
             tell(py, tracker.notices())?;
@@ -775,7 +746,7 @@ impl MLflowTracker {
     }
 
     /// Runs what waits on a store, without the GIL.
-    fn ask<T: Send>(
+    pub(super) fn ask<T: Send>(
         &self,
         py: Python<'_>,
         question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
