@@ -1,6 +1,7 @@
 //! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
 
 pub mod artifacts;
+mod models;
 mod observation;
 mod opening;
 mod questions;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub use artifacts::file_path;
+pub use models::RegistrySearch;
 use observation::Observation;
 pub use questions::Search;
 

@@ -204,3 +204,26 @@ def s3_bucket(s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.variables.items():
         monkeypatch.setenv(name, value)
     return s3_server.create_bucket()
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A stock `mlflow server`, with a database and artifacts of its own."""
+    folder = tmp_path_factory.mktemp("tracking_server")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    with serving(command, f"http://127.0.0.1:{port}", folder / "server.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of a store."""
+    match request.param:
+        case "sqlite":
+            return f"sqlite:///{tmp_path / 'mlflow.db'}"
+        case "postgresql":
+            return request.getfixturevalue("postgres_uri")
+        case _:
+            return request.getfixturevalue("tracking_server")

@@ -8,7 +8,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,30 +16,7 @@ import pytest
 from mlflow.entities import Metric, ViewType
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker, NotFoundError
-from helpers import free_port, serving, wait_until
-
-
-@pytest.fixture(scope="session")
-def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A stock `mlflow server`, with a database and artifacts of its own."""
-    folder = tmp_path_factory.mktemp("tracking_server")
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    with serving(command, f"http://127.0.0.1:{port}", folder / "server.log"):
-        yield f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "server"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URI of a store."""
-    match request.param:
-        case "sqlite":
-            return f"sqlite:///{tmp_path / 'mlflow.db'}"
-        case "postgresql":
-            return request.getfixturevalue("postgres_uri")
-        case _:
-            return request.getfixturevalue("tracking_server")
+from helpers import wait_until
 
 
 @pytest.fixture

@@ -16,11 +16,14 @@ from ._native import (
     DestinationStatus,
     Experiment,
     MetricPoint,
+    ModelVersion,
+    RegisteredModel,
     Run,
     Status,
     __version__,
 )
 from .errors import (
+    AlreadyExistsError,
     ArtifactError,
     ArtifactNotFoundError,
     ConfigurationError,
@@ -30,6 +33,7 @@ from .errors import (
     MissingPackageError,
     NotFoundError,
     PermissionDeniedError,
+    RegistrationError,
     RunStateError,
     StoreUnavailableError,
     UndeliveredError,
@@ -38,6 +42,7 @@ from .errors import (
 from .runs import RunList
 from .settings import Settings, initialize_mlflow, settings
 from .tracker import MLflowTracker
+from .versions import VersionList
 
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActiveRun",
+    "AlreadyExistsError",
     "ArtifactError",
     "ArtifactNotFoundError",
     "ConfigurationError",
@@ -62,8 +68,11 @@ __all__ = [
     "MLflowTracker",
     "MetricPoint",
     "MissingPackageError",
+    "ModelVersion",
     "NotFoundError",
     "PermissionDeniedError",
+    "RegisteredModel",
+    "RegistrationError",
     "Run",
     "RunList",
     "RunStateError",
@@ -72,6 +81,7 @@ __all__ = [
     "Status",
     "StoreUnavailableError",
     "UndeliveredError",
+    "VersionList",
     "WrongTypeError",
     "__version__",
     "collect_garbage",

@@ -224,6 +224,96 @@ class Experiment:
     def tags(self) -> dict[str, str]:
         """Its tags."""
 
+class RegisteredModel:
+    """A registered model as the registry had it when it was asked."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def creation_timestamp(self) -> int | None:
+        """When it was created, milliseconds since 1970."""
+
+    @property
+    def last_updated_timestamp(self) -> int | None:
+        """When it was last renamed or described or had a version that came, moved or went, ms since 1970."""
+
+    @property
+    def description(self) -> str:
+        """What people should know of it; empty without one."""
+
+    @property
+    def latest_versions(self) -> list[ModelVersion]:
+        """The newest version in each stage that has one, by their numbers."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags."""
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Number of the version of each alias."""
+
+class ModelVersion:
+    """A model version as the registry had it when it was asked."""
+
+    @property
+    def name(self) -> str:
+        """Its registered model."""
+
+    @property
+    def version(self) -> str:
+        """Its number, as MLflow gives it: a str."""
+
+    @property
+    def creation_timestamp(self) -> int | None:
+        """When it was registered, milliseconds since 1970."""
+
+    @property
+    def last_updated_timestamp(self) -> int | None:
+        """When its stage or description last changed, milliseconds since 1970."""
+
+    @property
+    def description(self) -> str:
+        """What people should know of it; empty without one."""
+
+    @property
+    def user_id(self) -> str | None:
+        """Who has registered it, if the registry knows."""
+
+    @property
+    def current_stage(self) -> str:
+        """`None`, `Staging`, `Production` or `Archived`, a str."""
+
+    @property
+    def source(self) -> str:
+        """What it was registered from: an artifact URI, or a `models:/` URI of what it is a copy of."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that made it."""
+
+    @property
+    def run_link(self) -> str | None:
+        """A page that shows the run."""
+
+    @property
+    def status(self) -> str:
+        """`READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`."""
+
+    @property
+    def status_message(self) -> str | None:
+        """What there is to say about the status."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its tags."""
+
+    @property
+    def aliases(self) -> list[str]:
+        """Aliases of its model that are of this version, sorted."""
+
 class MLflowTracker:
     """Native half of `heimdall_tracking.MLflowTracker`, which documents it and adds what is Python's own."""
 
@@ -563,38 +653,398 @@ class MLflowTracker:
     def register_model(
         self,
         model_name: str,
-        model_uri: str,
+        model_uri: str | PathLike[str],
         description: str = "",
         tags: Mapping[str, Any] | None = None,
+        await_registration_for: float | None = 300,
     ) -> str:
         """Register a version of a model, creating the model if needed. Waits for the registry.
 
+        Delivers first, so that the version's files are there when it is. A folder needs no `MLmodel` file to
+        be registered, only to be loaded.
+
         Args:
             model_name: Registered model, up to 256 characters, without `/` and `:`.
-            model_uri: `runs:/<run id>/<path>` or the URI or path of a folder. `runs://…` is understood too.
+            model_uri: What to register:
+
+                - `runs:/<run id>/<path>`, artifacts of a run, or the model that MLflow 3 has logged in it
+                  under that name; the mistaken `runs://…` is understood too;
+                - `models:/<name>/<version>`, `models:/<name>/<stage>`, `models:/<name>/latest` or
+                  `models:/<name>@<alias>`: a version, whose files and run the new one has;
+                - `models:/<model id>`, a model that MLflow 3 has logged;
+                - `s3://<bucket>/<path>` or another artifact URI, `file:///<path>`, or the path of a folder. A
+                  server takes local folders only below the artifacts of a run.
             description: Description of the version, up to 5,000 characters.
-            tags: Tags of the version.
+            tags: Tags of the version, values up to 100,000 characters (5,000 before MLflow 3).
+            await_registration_for: Seconds to wait until the version is READY; databases and stock servers
+                say so at once. None and 0 do not wait.
 
         Returns:
             The version's number, as MLflow gives it: a str.
 
         Raises:
-            NotFoundError: The run of a `runs:/` URI does not exist.
-            InvalidInputError: A name, URI, description or tag breaks MLflow's rules.
+            NotFoundError: The run, version, alias or logged model that `model_uri` names does not exist.
+            InvalidInputError: A name, URI, description or tag breaks MLflow's rules, a URI has two schemes
+                (`s3://s3://…`), or a server does not take the location.
+            RegistrationError: The version is registered and does not become READY (in time).
             StoreUnavailableError: The registry cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run() as run:
+            ...     tracker.log_text("weights", "model/weights.txt")
+            >>> tracker.register_model("registered", f"runs:/{run.run_id}/model", "the first")
+            '1'
+            >>> tracker.register_model("released", "models:/registered/1")
+            '1'
         """
 
-    def transition_model_stage(self, model_name: str, version: str | int, stage: str) -> None:
+    def transition_model_stage(
+        self,
+        model_name: str,
+        version: str | int,
+        stage: str,
+        archive_existing_versions: bool = False,
+    ) -> None:
         """Put a model version into a stage. Waits for the registry.
 
         Args:
             model_name: Registered model.
             version: Number of the version.
             stage: `None`, `Staging`, `Production` or `Archived`, in any case.
+            archive_existing_versions: Whether versions that are in this stage, Staging or Production, move to
+                Archived.
+
+        Raises:
+            NotFoundError: There is no such model or version; nothing is archived then.
+            InvalidInputError: Another stage, or one that others are not archived from, or no version number.
+            StoreUnavailableError: The registry cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> number = tracker.register_model("staged", "s3://models/staged")
+            >>> tracker.transition_model_stage("staged", number, "production", archive_existing_versions=True)
+            >>> tracker.get_model_version("staged", number).current_stage
+            'Production'
+        """
+
+    def create_registered_model(
+        self, name: str, tags: Mapping[str, Any] | None = None, description: str | None = None
+    ) -> RegisteredModel:
+        """Create a registered model without versions. Waits for the registry.
+
+        Args:
+            name: Its name, up to 256 characters, without `/` and `:`.
+            tags: Its tags.
+            description: What people should know of it, up to 5,000 characters.
+
+        Raises:
+            AlreadyExistsError: There is one of that name.
+            InvalidInputError: The name, the description or a tag breaks MLflow's rules.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def get_registered_model(self, name: str) -> RegisteredModel:
+        """Read a registered model. Waits for the registry.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
+        """Rename a registered model with its versions, tags and aliases. Waits for the registry.
+
+        Args:
+            name: Its name.
+            new_name: Its new name.
+
+        Returns:
+            The model by its new name.
+
+        Raises:
+            NotFoundError: There is no such model.
+            AlreadyExistsError: There is one of the new name.
+            InvalidInputError: The new name breaks MLflow's rules.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def update_registered_model(self, name: str, description: str) -> RegisteredModel:
+        """Give a registered model another description. Waits for the registry.
+
+        Args:
+            name: The model.
+            description: Up to 5,000 characters.
+
+        Raises:
+            NotFoundError: There is no such model.
+            InvalidInputError: The description is too long.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def delete_registered_model(self, name: str) -> None:
+        """Delete a registered model with its versions, for good; their files stay. Waits for the registry.
+
+        Args:
+            name: The model.
+
+        Raises:
+            NotFoundError: There is no such model.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def set_registered_model_tag(self, name: str, key: str, value: Any) -> None:
+        """Set a tag of a registered model; what it was before is replaced. Waits for the registry.
+
+        Args:
+            name: The model.
+            key: The tag's key, as for `set_tag`.
+            value: Its value, as `str()` gives it; unlike a run's it is not cut: a PostgreSQL database keeps
+                up to 5,000 characters.
+
+        Raises:
+            NotFoundError: There is no such model.
+            InvalidInputError: The key or the value breaks the rules.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        """Remove a tag of a registered model; one that it does not have is no error. Waits for the registry.
+
+        Args:
+            name: The model.
+            key: The tag's key.
+
+        Raises:
+            NotFoundError: There is no such model.
+            InvalidInputError: The key breaks MLflow's rules.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def search_registered_models(
+        self,
+        filter_string: str | None = None,
+        max_results: int | None = None,
+        order_by: str | Sequence[str] | None = None,
+    ) -> list[RegisteredModel]:
+        """Find registered models. Waits for the registry.
+
+        Args:
+            filter_string: Filter in MLflow's language, such as `name LIKE 'heimdall%' AND tags.team = 'rf'`;
+                None finds all. MLflow's prompts are found only by a filter that asks for them.
+            max_results: At most so many; None is all.
+            order_by: `name` or `last_updated_timestamp`, each with ASC or DESC; default by name.
+
+        Raises:
+            InvalidInputError: MLflow would refuse the filter or an order; `max_results` is negative.
+            StoreUnavailableError: The registry cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> model = tracker.create_registered_model("sought", tags={"team": "rf"})
+            >>> [model.name for model in tracker.search_registered_models("tags.team = 'rf'")]
+            ['sought']
+        """
+
+    def get_model_version(self, name: str, version: str | int) -> ModelVersion:
+        """Read a version of a model. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            version: Number of the version.
 
         Raises:
             NotFoundError: There is no such model or version.
-            InvalidInputError: Another stage, or no version number.
+            InvalidInputError: No version number.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
+        """Read the version of a model that an alias is of. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            alias: The alias; `latest`, in any case, is of the newest version.
+
+        Raises:
+            NotFoundError: There is no such model or alias.
+            InvalidInputError: What no alias can be.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
+        """Read the newest version of a model in each stage. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            stages: The stages, in any case; default all.
+
+        Returns:
+            A version for each of the stages that has one, by their numbers.
+
+        Raises:
+            NotFoundError: There is no such model.
+            InvalidInputError: An unknown stage.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def search_model_versions(
+        self,
+        filter_string: str | None = None,
+        max_results: int | None = None,
+        order_by: str | Sequence[str] | None = None,
+    ) -> list[ModelVersion]:
+        """Find model versions. Waits for the registry.
+
+        Args:
+            filter_string: Filter in MLflow's language, such as `name = 'm' AND version_number > 3`, `run_id =
+                '…'`, `source_path LIKE 's3://%'` or `tags.format = 'onnx'`; None finds all.
+            max_results: At most so many; None is all.
+            order_by: `name`, `version_number`, `creation_timestamp` or `last_updated_timestamp`, each with
+                ASC or DESC; default the last update, latest first. Behind them by name and version, highest
+                first.
+
+        Returns:
+            The versions in that order, unlike those of MLflow's client with their aliases.
+
+        Raises:
+            InvalidInputError: MLflow would refuse the filter or an order; `max_results` is negative.
+            StoreUnavailableError: The registry cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> number = tracker.register_model("found", "s3://models/found", tags={"format": "onnx"})
+            >>> [it.name for it in tracker.search_model_versions("tags.format = 'onnx'")]
+            ['found']
+        """
+
+    def update_model_version(self, name: str, version: str | int, description: str) -> ModelVersion:
+        """Give a version of a model another description. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            version: Number of the version.
+            description: Up to 5,000 characters.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: The description is too long, or no version number.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def set_model_version_tag(self, name: str, version: str | int, key: str, value: Any) -> None:
+        """Set a tag of a version; what it was before is replaced. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            version: Number of the version.
+            key: The tag's key, as for `set_tag`.
+            value: Its value, as `str()` gives it, up to 100,000 characters (5,000 before MLflow 3).
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: The key or the value breaks the rules, or no version number.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def delete_model_version_tag(self, name: str, version: str | int, key: str) -> None:
+        """Remove a tag of a version; one that it does not have is no error. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            version: Number of the version.
+            key: The tag's key.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: The key breaks MLflow's rules, or no version number.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def delete_model_version(self, name: str, version: str | int) -> None:
+        """Delete a version with its aliases, for good; its files stay. Waits for the registry.
+
+        The number is not given again as long as the model is there.
+
+        Args:
+            name: Registered model.
+            version: Number of the version.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: No version number.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def set_model_alias(self, name: str, alias: str, version: str | int) -> None:
+        """Make an alias one of a version; it may have been another's before. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            alias: Letters, digits, underscores and dashes, up to 255 characters; not `latest` and not `v`
+                with digits behind.
+            version: Number of the version.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: What no alias can be, or no version number.
+            StoreUnavailableError: The registry cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> number = tracker.register_model("called", "s3://models/called")
+            >>> tracker.set_model_alias("called", "champion", number)
+            >>> tracker.resolve_model_uri("models:/called@champion")
+            's3://models/called'
+        """
+
+    def delete_model_alias(self, name: str, alias: str) -> None:
+        """Remove an alias of a model; one that it does not have is no error. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            alias: The alias.
+
+        Raises:
+            NotFoundError: There is no such model.
+            InvalidInputError: What no alias can be.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def get_model_version_download_uri(self, name: str, version: str | int) -> str:
+        """Tell where the registry has the files of a version. Waits for the registry.
+
+        Args:
+            name: Registered model.
+            version: Number of the version.
+
+        Returns:
+            What MLflow's client returns, an artifact URI as a rule. Where that client was given a `runs:/`
+            URI to register it is that: `resolve_model_uri` goes on from there.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: No version number.
+            StoreUnavailableError: The registry cannot answer.
+        """
+
+    def resolve_model_uri(self, uri: str | PathLike[str]) -> str:
+        """Tell where the files are that a model URI names. Delivers first, then waits for the registry.
+
+        Args:
+            uri: Any URI that `register_model` takes; behind the version of a `models:/` URI may be the path
+                of a file in it.
+
+        Returns:
+            An artifact URI, or an absolute path.
+
+        Raises:
+            NotFoundError: The run, version, alias or logged model does not exist.
+            InvalidInputError: No model URI.
+            StoreUnavailableError: The registry or the store cannot answer.
         """
 
     def get_run_info(self, run_id: str) -> RunInfo:
@@ -769,6 +1219,9 @@ class MLflowTracker:
         view: str,
         experiment_names: Sequence[str] | None,
     ) -> list[Run]: ...
+    def _versions_with_runs(
+        self, name: str, versions: Sequence[str] | None
+    ) -> list[tuple[ModelVersion, Run | None]]: ...
     def _log_bytes(self, content: bytes, artifact_file: str) -> None: ...
     def _check_artifact_file(self, artifact_file: str) -> None: ...
     def _log_input(

@@ -22,7 +22,15 @@ class RunStateError(HeimdallError, RuntimeError):
 
 
 class NotFoundError(HeimdallError, LookupError):
-    """The run, model or model version does not exist."""
+    """The run, model, model version or alias does not exist."""
+
+
+class AlreadyExistsError(HeimdallError, ValueError):
+    """There is a registered model of that name already."""
+
+
+class RegistrationError(HeimdallError, RuntimeError):
+    """A model version was registered and is not ready: in time, or at all."""
 
 
 class ArtifactNotFoundError(HeimdallError, FileNotFoundError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ._tables import Tables
+    from .versions import VersionList
 
 
 class MLflowTracker(_native.MLflowTracker):
@@ -359,6 +360,46 @@ class MLflowTracker(_native.MLflowTracker):
 
         export = exporter(path)
         export(self.search_runs(filter, order_by))
+
+    def compare_model_versions(
+        self,
+        name: str,
+        versions: Iterable[str | int] | None = None,
+        metrics: str | Iterable[str] | None = None,
+    ) -> VersionList:
+        """Put versions of a model beside each other, with the metrics of the runs that made them.
+
+        Delivers what is recorded first, then waits for the registry and the store.
+
+        Args:
+            name: Registered model.
+            versions: Numbers of the versions; default all.
+            metrics: Keys of the metrics; default all that any of the runs has.
+
+        Returns:
+            A row per version, by their numbers: a list of dicts with `to_pandas()`, `to_arrow()` and
+            `to_polars()`. A version whose run is unknown to the store has no metrics.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidInputError: A version is no number.
+            StoreUnavailableError: The registry or the store cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run() as run:
+            ...     tracker.log_metrics({"val/loss": 0.25, "epoch": 3})
+            >>> number = tracker.register_model("net", f"runs:/{run.run_id}/model")
+            >>> tracker.set_model_alias("net", "champion", number)
+            >>> (row,) = tracker.compare_model_versions("net", metrics="val/loss")
+            >>> row["version"], row["aliases"], row["metrics.val/loss"]
+            ('1', ['champion'], 0.25)
+        """
+        from .versions import compared
+
+        numbers = None if versions is None else [str(version) for version in versions]
+        keys = [metrics] if isinstance(metrics, str) else metrics
+        return compared(self._versions_with_runs(name, numbers), keys)
 
     @property
     def client(self) -> mlflow.MlflowClient:

@@ -264,6 +264,11 @@ impl Experiment {
     }
 }
 
+/// A text that may be missing, as Python shows it.
+pub fn optional(text: Option<&str>) -> String {
+    text.map_or_else(|| "None".to_owned(), |text| format!("{text:?}"))
+}
+
 /// A text as HTML shows it.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")

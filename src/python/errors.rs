@@ -43,6 +43,8 @@ fn class(error: &Error) -> &'static str {
                 "PermissionDeniedError"
             }
             StoreError::NotFound { .. } => "NotFoundError",
+            StoreError::AlreadyExists { .. } => "AlreadyExistsError",
+            StoreError::NotReady { .. } => "RegistrationError",
             StoreError::ExperimentDeleted { .. } => "ConfigurationError",
             StoreError::Refused { .. }
             | StoreError::RunDeleted { .. }

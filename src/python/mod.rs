@@ -8,6 +8,7 @@ mod errors;
 mod exit;
 mod interpreter;
 mod lifecycle;
+mod registry;
 mod status;
 mod sync;
 mod tracker;
@@ -39,6 +40,8 @@ mod _native {
     use super::exit::{finish, forget_parent};
     #[pymodule_export]
     use super::lifecycle::collect_garbage;
+    #[pymodule_export]
+    use super::registry::{ModelVersion, RegisteredModel};
     #[pymodule_export]
     use super::status::{DestinationStatus, Status};
     #[pymodule_export]

@@ -480,35 +480,6 @@ impl MLflowTracker {
         Ok(Upload::new(slf, logged))
     }
 
-    #[pyo3(signature = (model_name, model_uri, description="", tags=None))]
-    fn register_model(
-        &self,
-        py: Python<'_>,
-        model_name: &str,
-        model_uri: &str,
-        description: &str,
-        tags: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<String> {
-        let tags = self.answer(py, values::tags(tags)?)?;
-        let version = self.ask(py, |tracker, keep_waiting| {
-            tracker.register_model(model_name, model_uri, description, tags, keep_waiting)
-        })?;
-        Ok(version.to_string())
-    }
-
-    fn transition_model_stage(
-        &self,
-        py: Python<'_>,
-        model_name: &str,
-        version: &Bound<'_, PyAny>,
-        stage: &str,
-    ) -> PyResult<()> {
-        let version = version.str()?.to_string();
-        self.ask(py, |tracker, keep_waiting| {
-            tracker.transition_model_stage(model_name, &version, stage, keep_waiting)
-        })
-    }
-
     fn get_run_info<'py>(
         &self,
         py: Python<'py>,

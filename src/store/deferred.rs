@@ -8,12 +8,18 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::{Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore, search::RunQuery};
+use super::{
+    Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore,
+    search::{ModelQuery, RunQuery, VersionQuery},
+};
 use crate::{
     artifacts::ArtifactStore,
     config::{Destination, FreshSchema},
     record::{Key, Record, RunStart},
-    registry::{ModelName, ModelRegistry, NewVersion, Stage, VersionFiles},
+    registry::{
+        Alias, LoggedModel, ModelName, ModelRegistry, ModelVersion, NewModel, NewVersion,
+        RegisteredModel, Stage, TagValue, VersionFiles,
+    },
     run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
 };
 
@@ -193,8 +199,96 @@ impl TrackingStore for DeferredStore {
 
 #[async_trait]
 impl ModelRegistry for DeferredStore {
-    async fn create_version(&self, new: &NewVersion) -> Result<i64, StoreError> {
+    async fn create_model(&self, new: &NewModel) -> Result<RegisteredModel, StoreError> {
+        self.registry().await?.create_model(new).await
+    }
+
+    async fn model(&self, name: &ModelName) -> Result<RegisteredModel, StoreError> {
+        self.registry().await?.model(name).await
+    }
+
+    async fn rename_model(
+        &self,
+        name: &ModelName,
+        new_name: &ModelName,
+    ) -> Result<RegisteredModel, StoreError> {
+        self.registry().await?.rename_model(name, new_name).await
+    }
+
+    async fn describe_model(
+        &self,
+        name: &ModelName,
+        description: &str,
+    ) -> Result<RegisteredModel, StoreError> {
+        self.registry()
+            .await?
+            .describe_model(name, description)
+            .await
+    }
+
+    async fn delete_model(&self, name: &ModelName) -> Result<(), StoreError> {
+        self.registry().await?.delete_model(name).await
+    }
+
+    async fn set_model_tag(
+        &self,
+        name: &ModelName,
+        key: &Key,
+        value: &TagValue,
+    ) -> Result<(), StoreError> {
+        self.registry().await?.set_model_tag(name, key, value).await
+    }
+
+    async fn delete_model_tag(&self, name: &ModelName, key: &Key) -> Result<(), StoreError> {
+        self.registry().await?.delete_model_tag(name, key).await
+    }
+
+    async fn search_models(&self, query: &ModelQuery) -> Result<Vec<RegisteredModel>, StoreError> {
+        self.registry().await?.search_models(query).await
+    }
+
+    async fn create_version(&self, new: &NewVersion) -> Result<ModelVersion, StoreError> {
         self.registry().await?.create_version(new).await
+    }
+
+    async fn version(&self, name: &ModelName, version: i64) -> Result<ModelVersion, StoreError> {
+        self.registry().await?.version(name, version).await
+    }
+
+    async fn version_by_alias(
+        &self,
+        name: &ModelName,
+        alias: &Alias,
+    ) -> Result<ModelVersion, StoreError> {
+        self.registry().await?.version_by_alias(name, alias).await
+    }
+
+    async fn latest_versions(
+        &self,
+        name: &ModelName,
+        stages: &[Stage],
+    ) -> Result<Vec<ModelVersion>, StoreError> {
+        self.registry().await?.latest_versions(name, stages).await
+    }
+
+    async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError> {
+        self.registry().await?.search_versions(query).await
+    }
+
+    async fn download_uri(&self, name: &ModelName, version: i64) -> Result<String, StoreError> {
+        self.registry().await?.download_uri(name, version).await
+    }
+
+    async fn describe_version(
+        &self,
+        name: &ModelName,
+        version: i64,
+        description: &str,
+    ) -> Result<ModelVersion, StoreError> {
+        self.registry()
+            .await?
+            .describe_version(name, version, description)
+            .await
     }
 
     async fn set_stage(
@@ -202,8 +296,76 @@ impl ModelRegistry for DeferredStore {
         name: &ModelName,
         version: i64,
         stage: Stage,
+        archive: bool,
     ) -> Result<(), StoreError> {
-        self.registry().await?.set_stage(name, version, stage).await
+        self.registry()
+            .await?
+            .set_stage(name, version, stage, archive)
+            .await
+    }
+
+    async fn set_version_tag(
+        &self,
+        name: &ModelName,
+        version: i64,
+        key: &Key,
+        value: &TagValue,
+    ) -> Result<(), StoreError> {
+        self.registry()
+            .await?
+            .set_version_tag(name, version, key, value)
+            .await
+    }
+
+    async fn delete_version_tag(
+        &self,
+        name: &ModelName,
+        version: i64,
+        key: &Key,
+    ) -> Result<(), StoreError> {
+        self.registry()
+            .await?
+            .delete_version_tag(name, version, key)
+            .await
+    }
+
+    async fn delete_version(&self, name: &ModelName, version: i64) -> Result<(), StoreError> {
+        self.registry().await?.delete_version(name, version).await
+    }
+
+    async fn set_alias(
+        &self,
+        name: &ModelName,
+        alias: &Alias,
+        version: i64,
+    ) -> Result<(), StoreError> {
+        self.registry().await?.set_alias(name, alias, version).await
+    }
+
+    async fn delete_alias(&self, name: &ModelName, alias: &Alias) -> Result<(), StoreError> {
+        self.registry().await?.delete_alias(name, alias).await
+    }
+
+    async fn logged_model(&self, model_id: &str) -> Result<LoggedModel, StoreError> {
+        self.registry().await?.logged_model(model_id).await
+    }
+
+    async fn logged_model_of(
+        &self,
+        run: &RunInfo,
+        name: &str,
+    ) -> Result<Option<LoggedModel>, StoreError> {
+        self.registry().await?.logged_model_of(run, name).await
+    }
+
+    async fn link_logged_model(
+        &self,
+        model_id: &str,
+        name: &str,
+        version: i64,
+    ) -> Result<(), StoreError> {
+        let registry = self.registry().await?;
+        registry.link_logged_model(model_id, name, version).await
     }
 
     async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError> {

@@ -269,6 +269,24 @@ pub enum StoreError {
         /// The refused value.
         new: String,
     },
+    /// There is a registered model of that name.
+    #[error("{what} exists in {destination} already: choose another name")]
+    AlreadyExists {
+        /// What was to be created.
+        what: String,
+        /// URI without credentials.
+        destination: String,
+    },
+    /// A version has been registered and cannot be used (yet).
+    #[error("version {version} of model {name:?} is registered and not ready: {reason}")]
+    NotReady {
+        /// The model.
+        name: String,
+        /// The version's number.
+        version: i64,
+        /// Its status, how long it was waited for, what the registry says.
+        reason: String,
+    },
     /// The experiment is deleted.
     #[error("experiment {name:?} is deleted: restore it or use another name")]
     ExperimentDeleted {

@@ -3,16 +3,15 @@
 
 use std::sync::Arc;
 
-use super::{Tracker, lock, tag_values};
+use super::{Tracker, lock};
 use crate::{
     delivery::background::KeepWaiting,
     error::{Error, Result},
     record::Key,
-    registry::{self, ModelName, ModelSource, NewVersion, Stage},
     run::{Best, LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
     store::{
         Experiment, StoreError, TrackingStore,
-        search::{Attribute, Comparison, Field, Filter, Operand, Operator, OrderBy, RunQuery},
+        search::{self, Attribute, Comparison, Field, Filter, Operand, OrderBy, RunQuery},
     },
 };
 
@@ -32,73 +31,6 @@ pub struct Search {
 }
 
 impl Tracker {
-    /// Registers a version of a model and returns its number. Delivers first, then waits on the registry.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a name, URI, description or tag MLflow would refuse; [`Error::Store`] when
-    /// the run does not exist or the registry fails; [`Error::Store`] when the store takes nothing.
-    pub fn register_model(
-        &self,
-        name: &str,
-        uri: &str,
-        description: &str,
-        tags: Vec<(String, String)>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<i64> {
-        self.check_process()?;
-        let name: ModelName = name.parse()?;
-        let source = ModelSource::parse(uri)?;
-        let description = registry::parse_description(description)?;
-        let tags = tag_values("model version tag key", tags)?;
-        self.settle(keep_waiting)?;
-        let (source, run_id) = match source {
-            ModelSource::Run { run_id, path } => {
-                let (store, id) = (Arc::clone(&self.store), run_id.clone());
-                let root = self.ask(async move { store.artifact_uri(&id).await }, keep_waiting)?;
-                let source = match path.as_str() {
-                    "" => root,
-                    path => format!("{}/{path}", root.trim_end_matches('/')),
-                };
-                (source, Some(run_id))
-            }
-            ModelSource::Location(uri) => (uri, None),
-        };
-        let version = NewVersion {
-            name,
-            source,
-            run_id,
-            description,
-            tags,
-        };
-        let registry = Arc::clone(&self.registry);
-        self.ask(
-            async move { registry.create_version(&version).await },
-            keep_waiting,
-        )
-    }
-
-    /// Puts a model version into a stage. Waits on the registry.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an unknown stage or version number; [`Error::Store`] when the version does
-    /// not exist.
-    pub fn transition_model_stage(
-        &self,
-        name: &str,
-        version: &str,
-        stage: &str,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<()> {
-        self.check_process()?;
-        let (name, stage): (ModelName, Stage) = (name.parse()?, stage.parse()?);
-        let version = registry::parse_version(version)?;
-        let registry = Arc::clone(&self.registry);
-        self.ask(
-            async move { registry.set_stage(&name, version, stage).await },
-            keep_waiting,
-        )
-    }
-
     /// A run with its params, latest metrics and tags. Delivers first, then waits on the store.
     ///
     /// # Errors
@@ -167,7 +99,7 @@ impl Tracker {
             filter: named(run),
             order_by: Vec::new(),
             view: ViewType::ActiveOnly,
-            max_results: if is_exact(run) { 1 } else { usize::MAX },
+            max_results: if search::is_exact(run) { 1 } else { usize::MAX },
             numbers_only: false,
         };
         let store = Arc::clone(&self.store);
@@ -347,22 +279,12 @@ impl Tracker {
     }
 }
 
-/// Whether MLflow's language has quotes for a text.
-fn is_exact(text: &str) -> bool {
-    !(text.contains('\'') && text.contains('"'))
-}
-
 /// A filter for runs of a name. A name with both kinds of quotes can only be asked for by a pattern, which finds
 /// others, too.
 fn named(name: &str) -> Filter {
-    let (operator, operand, word) = if is_exact(name) {
-        (Operator::Equal, name.to_owned(), "=")
-    } else {
-        (Operator::Like, name.replace(['\'', '"'], "_"), "LIKE")
-    };
-    let quote = if operand.contains('\'') { '"' } else { '\'' };
+    let (operator, operand, text) = search::equal("attributes.run_name", name);
     Filter {
-        text: format!("attributes.run_name {word} {quote}{operand}{quote}"),
+        text,
         comparisons: vec![Comparison {
             field: Field::Attribute(Attribute::RunName),
             operator,

@@ -138,6 +138,16 @@ impl Client {
         self.send(self.posted(path, body)?).await
     }
 
+    /// Sends a body to be written, once, by the method that MLflow has chosen for it.
+    pub async fn write<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, Failure> {
+        self.send(self.with_body(method, path, body)?).await
+    }
+
     /// Asks by GET, again where waiting may help.
     pub async fn get<T: DeserializeOwned>(
         &self,
@@ -180,7 +190,16 @@ impl Client {
     }
 
     fn posted(&self, path: &str, body: &Value) -> Result<RequestBuilder, Failure> {
-        let request = self.request(Method::POST, path, &[])?;
+        self.with_body(Method::POST, path, body)
+    }
+
+    fn with_body(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<RequestBuilder, Failure> {
+        let request = self.request(method, path, &[])?;
         Ok(request
             .header(CONTENT_TYPE, "application/json")
             .body(body.to_string()))
@@ -344,6 +363,10 @@ impl Client {
             Failure::Store(error) => error,
             Failure::Api { code, message } => match code.as_str() {
                 "RESOURCE_DOES_NOT_EXIST" => StoreError::NotFound {
+                    what: message,
+                    destination: self.base.clone(),
+                },
+                "RESOURCE_ALREADY_EXISTS" | "ALREADY_EXISTS" => StoreError::AlreadyExists {
                     what: message,
                     destination: self.base.clone(),
                 },

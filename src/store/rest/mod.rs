@@ -7,6 +7,7 @@
 mod artifacts;
 mod client;
 mod lifecycle;
+mod registry;
 mod wire;
 
 use std::{
@@ -27,7 +28,6 @@ use crate::{
     },
     config::{ServerAccess, ServerUri},
     record::{Key, Record, RunStart},
-    registry::{ModelName, ModelRegistry, NewVersion, Stage, VersionFiles},
     run::{DatasetInput, LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
 };
 use client::{Client, Failure};
@@ -690,59 +690,5 @@ impl RestStore {
             | Record::ArtifactInPlace { .. }
             | Record::ArtifactInline { .. } => Ok(()),
         }
-    }
-}
-
-#[async_trait]
-impl ModelRegistry for RestStore {
-    async fn create_version(&self, new: &NewVersion) -> Result<i64, StoreError> {
-        let body = json!({"name": new.name.as_str()});
-        let created = self
-            .client
-            .post::<serde::de::IgnoredAny>("registered-models/create", &body)
-            .await;
-        match created {
-            Err(failure) if !failure.is("RESOURCE_ALREADY_EXISTS") => {
-                return Err(self.error(failure));
-            }
-            _ => {}
-        }
-        let tags: Vec<Value> = new
-            .tags
-            .iter()
-            .map(|(key, value)| json!({"key": key.as_str(), "value": value}))
-            .collect();
-        let body = json!({
-            "name": new.name.as_str(),
-            "source": new.source,
-            "run_id": new.run_id,
-            "description": new.description,
-            "tags": tags,
-        });
-        let created: wire::CreatedVersion = self
-            .client
-            .post("model-versions/create", &body)
-            .await
-            .map_err(|failure| self.error(failure))?;
-        Ok(created.model_version.version.unwrap_or_default())
-    }
-
-    async fn set_stage(
-        &self,
-        name: &ModelName,
-        version: i64,
-        stage: Stage,
-    ) -> Result<(), StoreError> {
-        let body = json!({
-            "name": name.as_str(),
-            "version": version.to_string(),
-            "stage": stage.as_str(),
-            "archive_existing_versions": false,
-        });
-        self.change("model-versions/transition-stage", &body).await
-    }
-
-    async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError> {
-        self.files_of_versions().await
     }
 }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
+    registry,
     run::{DatasetInput, MetricPoint, RunInfo},
     store,
 };
@@ -270,14 +271,188 @@ impl From<Run> for RunInfo {
 }
 
 #[derive(Deserialize)]
-pub(super) struct CreatedVersion {
+pub(super) struct OneVersion {
     pub model_version: ModelVersion,
 }
 
 #[derive(Deserialize)]
+pub(super) struct Versions {
+    #[serde(default)]
+    pub model_versions: Vec<ModelVersion>,
+    #[serde(default)]
+    pub next_page_token: String,
+}
+
+#[derive(Deserialize)]
 pub(super) struct ModelVersion {
+    name: String,
     #[serde(default, deserialize_with = "integer")]
-    pub version: Option<i64>,
+    version: Option<i64>,
+    #[serde(default, deserialize_with = "integer")]
+    creation_timestamp: Option<i64>,
+    #[serde(default, deserialize_with = "integer")]
+    last_updated_timestamp: Option<i64>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    user_id: String,
+    #[serde(default)]
+    current_stage: String,
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    run_id: String,
+    #[serde(default)]
+    run_link: String,
+    #[serde(default = "ready")]
+    status: String,
+    #[serde(default)]
+    status_message: String,
+    #[serde(default)]
+    tags: Vec<Pair>,
+    #[serde(default)]
+    aliases: Vec<String>,
+}
+
+/// A server leaves out what is the default.
+fn ready() -> String {
+    registry::READY.to_owned()
+}
+
+impl From<ModelVersion> for registry::ModelVersion {
+    fn from(it: ModelVersion) -> Self {
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let mut aliases = it.aliases;
+        aliases.sort();
+        Self {
+            name: it.name,
+            version: it.version.unwrap_or_default(),
+            creation_time: it.creation_timestamp,
+            last_updated_time: it.last_updated_timestamp,
+            description: it.description,
+            user_id: given(it.user_id),
+            stage: given(it.current_stage).unwrap_or_else(|| "None".to_owned()),
+            source: it.source,
+            run_id: given(it.run_id),
+            run_link: given(it.run_link),
+            status: it.status,
+            status_message: given(it.status_message),
+            tags: it.tags.into_iter().map(|it| (it.key, it.value)).collect(),
+            aliases,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneModel {
+    pub registered_model: RegisteredModel,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Models {
+    #[serde(default)]
+    pub registered_models: Vec<RegisteredModel>,
+    #[serde(default)]
+    pub next_page_token: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RegisteredModel {
+    name: String,
+    #[serde(default, deserialize_with = "integer")]
+    creation_timestamp: Option<i64>,
+    #[serde(default, deserialize_with = "integer")]
+    last_updated_timestamp: Option<i64>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    latest_versions: Vec<ModelVersion>,
+    #[serde(default)]
+    tags: Vec<Pair>,
+    #[serde(default)]
+    aliases: Vec<Alias>,
+}
+
+#[derive(Deserialize)]
+struct Alias {
+    alias: String,
+    #[serde(default, deserialize_with = "integer")]
+    version: Option<i64>,
+}
+
+impl From<RegisteredModel> for registry::RegisteredModel {
+    fn from(it: RegisteredModel) -> Self {
+        let aliases = it
+            .aliases
+            .into_iter()
+            .map(|it| (it.alias, it.version.unwrap_or_default()))
+            .collect();
+        let mut latest: Vec<registry::ModelVersion> =
+            it.latest_versions.into_iter().map(Into::into).collect();
+        latest.sort_by_key(|version| version.version);
+        let mut model = Self {
+            name: it.name,
+            creation_time: it.creation_timestamp,
+            last_updated_time: it.last_updated_timestamp,
+            description: it.description,
+            latest_versions: Vec::new(),
+            tags: it.tags.into_iter().map(|it| (it.key, it.value)).collect(),
+            aliases,
+        };
+        // A server does not say the aliases of these.
+        for version in &mut latest {
+            model.put_aliases(version);
+        }
+        model.latest_versions = latest;
+        model
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct DownloadUri {
+    #[serde(default)]
+    pub artifact_uri: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneLoggedModel {
+    pub model: LoggedModel,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoggedModels {
+    #[serde(default)]
+    pub models: Vec<LoggedModel>,
+    #[serde(default)]
+    pub next_page_token: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoggedModel {
+    pub info: LoggedModelInfo,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoggedModelInfo {
+    model_id: String,
+    #[serde(default)]
+    artifact_uri: String,
+    #[serde(default)]
+    pub source_run_id: String,
+    #[serde(default, deserialize_with = "integer")]
+    pub creation_timestamp_ms: Option<i64>,
+    #[serde(default)]
+    pub tags: Vec<Pair>,
+}
+
+impl From<LoggedModel> for registry::LoggedModel {
+    fn from(it: LoggedModel) -> Self {
+        Self {
+            model_id: it.info.model_id,
+            artifact_uri: it.info.artifact_uri,
+            run_id: Some(it.info.source_run_id).filter(|id| !id.is_empty()),
+        }
+    }
 }
 
 #[cfg(test)]

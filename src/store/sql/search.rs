@@ -8,7 +8,8 @@ use super::{
 use crate::{
     context::RUN_NAME_TAG,
     store::search::{
-        Attribute, Comparison, DatasetField, Field, Operand, Operator, OrderBy, RunQuery,
+        Attribute, Comparison, ComparisonOf, DatasetField, Field, Operand, Operator, OrderBy,
+        RunQuery,
     },
 };
 
@@ -118,7 +119,7 @@ fn push_sorted(statement: &mut Statement, order: &OrderBy) {
     };
     statement.push("SELECT run_uuid, value FROM latest_metrics WHERE NOT is_nan AND key = ");
     statement.push_bind(key.as_str());
-    statement.push(&format!(" ORDER BY value {}", direction(order)));
+    statement.push(&format!(" ORDER BY value {}", direction(order.ascending)));
 }
 
 /// Values first, then (of metrics) NaN, then runs that have none, whichever way the values go.
@@ -136,11 +137,11 @@ fn push_order(statement: &mut Statement, number: usize, order: &OrderBy, scope: 
             "CASE {nan}WHEN {value} IS NULL THEN 2 ELSE 0 END, "
         ));
     }
-    statement.push(&format!("{value} {}, ", direction(order)));
+    statement.push(&format!("{value} {}, ", direction(order.ascending)));
 }
 
-fn direction(order: &OrderBy) -> &'static str {
-    if order.ascending { "ASC" } else { "DESC" }
+pub(super) fn direction(ascending: bool) -> &'static str {
+    if ascending { "ASC" } else { "DESC" }
 }
 
 fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: Dialect) {
@@ -209,10 +210,10 @@ fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: D
     }
 }
 
-fn push_comparison(
+pub(super) fn push_comparison<F>(
     statement: &mut Statement,
     column: &str,
-    comparison: &Comparison,
+    comparison: &ComparisonOf<F>,
     dialect: Dialect,
 ) {
     let value: Value = match &comparison.operand {

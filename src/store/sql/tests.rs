@@ -3,7 +3,7 @@ use std::future::Future;
 use super::*;
 use crate::{
     record::{Key, Record, RunStart},
-    registry::{ModelRegistry, NewVersion, Stage},
+    registry::{ModelRegistry, NewVersion, Stage, TagValue},
     run::{LifecycleStage, RunId, RunStatus},
     store::TrackingStore,
 };
@@ -211,24 +211,40 @@ fn versions_of_a_model_count_up_and_take_stages() {
         let version = NewVersion {
             name: "m".parse().unwrap(),
             source: "/models/m".into(),
+            location: None,
             run_id: None,
+            model_id: None,
             description: String::new(),
-            tags: vec![(key("accuracy"), "0.9".into())],
+            tags: vec![(
+                key("accuracy"),
+                TagValue::parse("accuracy", "0.9".into()).unwrap(),
+            )],
         };
-        assert_eq!(store.create_version(&version).await.unwrap(), 1);
-        assert_eq!(store.create_version(&version).await.unwrap(), 2);
+        for number in [1, 2] {
+            let created = store.create_version(&version).await.unwrap();
+            assert_eq!((created.version, created.stage.as_str()), (number, "None"));
+            assert_eq!(created.tags["accuracy"], "0.9");
+        }
         store
-            .set_stage(&version.name, 2, Stage::Production)
+            .set_stage(&version.name, 2, Stage::Production, false)
             .await
             .unwrap();
+        store
+            .set_stage(&version.name, 1, Stage::Production, true)
+            .await
+            .unwrap();
+        let archived = store.version(&version.name, 2).await.unwrap();
+        assert_eq!(archived.stage, "Archived");
         let missing = store
-            .set_stage(&version.name, 3, Stage::Staging)
+            .set_stage(&version.name, 3, Stage::Production, true)
             .await
             .unwrap_err();
         assert!(
             missing.to_string().contains("version 3 of model \"m\""),
             "{missing}"
         );
+        let kept = store.version(&version.name, 1).await.unwrap();
+        assert_eq!(kept.stage, "Production");
     });
 }
 

@@ -1,93 +1,99 @@
-//! MLflow's language of filters and orders for searching runs: text in, typed comparisons out.
+//! MLflow's language of filters and orders: text in, typed comparisons out.
 //!
 //! The grammar, the operators that each kind of field has and the rules for quotes are those of MLflow's
-//! `utils/search_utils.py`; what the stock client refuses is refused here with the part that is wrong.
+//! `utils/search_utils.py`; what the stock client refuses is refused here with the part that is wrong. What can be
+//! searched for says, as a [`Searched`], which fields it has: runs, model versions and registered models.
+
+mod models;
+mod runs;
 
 use std::fmt;
 
-use crate::{error::Error, run::ViewType};
+use crate::error::Error;
 
-/// A search for runs, checked and ready for a store.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunQuery {
-    /// Experiments to look in.
-    pub experiment_ids: Vec<String>,
-    /// All of these hold for a run that is found.
-    pub filter: Filter,
-    /// Orders, the first one first; behind them MLflow sorts by start time, latest first, then run id.
-    pub order_by: Vec<OrderBy>,
-    /// Active, deleted or all runs.
-    pub view: ViewType,
-    /// At most so many runs.
-    pub max_results: usize,
-    /// Only runs whose latest value of the metric that is sorted by first is a number: what a search for the
-    /// best run wants. A server need not be told, as it puts the others last.
-    pub numbers_only: bool,
+pub use models::{
+    ModelField, ModelFilter, ModelOrder, ModelQuery, PROMPT_TAG, VersionField, VersionFilter,
+    VersionOrder, VersionQuery,
+};
+pub use runs::{Attribute, Comparison, DatasetField, Field, Filter, OrderBy, RunQuery};
+
+/// The fields of what is searched for.
+pub trait Searched: Clone + PartialEq + fmt::Debug {
+    /// How a comparison is written, for messages.
+    const FORM: &'static str;
+    /// What is sorted, for messages.
+    const MANY: &'static str;
+
+    /// The field of a filter that a name means.
+    ///
+    /// # Errors
+    /// Why it means none.
+    fn compared(name: &FieldName<'_>) -> Result<Self, String>;
+
+    /// The field of an order that a name means.
+    ///
+    /// # Errors
+    /// Why it means none.
+    fn sorted(name: &FieldName<'_>) -> Result<Self, String>;
+
+    /// How it can be compared.
+    fn operators(&self) -> &'static [Operator];
+
+    /// What it is compared with, unless the operator takes a list or nothing.
+    fn operand(&self) -> OperandKind;
+}
+
+/// The name of a field as a filter or an order has it.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldName<'a> {
+    /// All of it.
+    pub whole: &'a str,
+    /// The word before the first dot, without quotes.
+    pub kind: Option<&'a str>,
+    /// What comes behind, without quotes.
+    pub key: &'a str,
+}
+
+/// What a field is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperandKind {
+    /// A number.
+    Number,
+    /// A time: a number, a whole one as a rule.
+    Time,
+    /// A whole number, which may stand in quotes.
+    Whole,
+    /// A text in quotes.
+    Text,
 }
 
 /// A filter: comparisons that all must hold.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filter {
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterOf<F> {
     /// The text as it was given: what a server is sent.
     pub text: String,
     /// Its comparisons.
-    pub comparisons: Vec<Comparison>,
+    pub comparisons: Vec<ComparisonOf<F>>,
+}
+
+impl<F> Default for FilterOf<F> {
+    fn default() -> Self {
+        Self {
+            text: String::new(),
+            comparisons: Vec::new(),
+        }
+    }
 }
 
 /// One comparison of a filter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Comparison {
+pub struct ComparisonOf<F> {
     /// What is compared.
-    pub field: Field,
+    pub field: F,
     /// How.
     pub operator: Operator,
     /// With what.
     pub operand: Operand,
-}
-
-/// What a run has that can be compared and sorted by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// Latest value of a metric.
-    Metric(String),
-    /// A param.
-    Param(String),
-    /// A tag.
-    Tag(String),
-    /// An attribute of the run itself.
-    Attribute(Attribute),
-    /// A property of a dataset that is an input of the run.
-    Dataset(DatasetField),
-}
-
-/// Attributes of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attribute {
-    /// Id.
-    RunId,
-    /// Name.
-    RunName,
-    /// Status word.
-    Status,
-    /// Start, milliseconds since 1970.
-    StartTime,
-    /// End, milliseconds since 1970.
-    EndTime,
-    /// Artifact URI.
-    ArtifactUri,
-    /// User.
-    UserId,
-}
-
-/// Properties of a dataset input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DatasetField {
-    /// Its name.
-    Name,
-    /// Its digest.
-    Digest,
-    /// Its context tag (`mlflow.data.context`).
-    Context,
 }
 
 /// How a field is compared.
@@ -136,28 +142,16 @@ pub enum Operand {
 
 /// One order of a search.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OrderBy {
+pub struct OrderOf<F> {
     /// The text as it was given: what a server is sent.
     pub text: String,
     /// What is sorted by. Runs without it, and NaN, come last either way.
-    pub field: Field,
+    pub field: F,
     /// Smallest first.
     pub ascending: bool,
 }
 
-/// Words that name each kind of field; the first of a kind is the one that messages use.
-const METRIC: [&str; 2] = ["metrics", "metric"];
-const PARAM: [&str; 4] = ["params", "parameters", "param", "parameter"];
-const TAG: [&str; 2] = ["tags", "tag"];
-const ATTRIBUTE: [&str; 4] = ["attributes", "attribute", "attr", "run"];
-const DATASET: [&str; 2] = ["datasets", "dataset"];
-
-const ATTRIBUTES: &str =
-    "run_id, run_name, status, start_time (created), end_time, artifact_uri, user_id";
-const FORM: &str = "a comparison is written metrics.`val/loss` < 0.5, params.lr = '0.01', tags.phase LIKE \
-                    'train%', status = 'FINISHED' or datasets.name = 'powder', and several are joined by AND";
-
-impl Filter {
+impl<F: Searched> FilterOf<F> {
     /// Reads a filter; a blank one has no comparisons.
     ///
     /// # Errors
@@ -180,17 +174,14 @@ impl Filter {
     }
 }
 
-impl OrderBy {
+impl<F: Searched> OrderOf<F> {
     /// Reads one order: a field, then ASC or DESC.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the part that is wrong and what would be right.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut parser = Parser::new("order_by", text);
-        let field = parser.field()?;
-        if matches!(field, Field::Dataset(_)) {
-            return Err(parser.wrong(text, "runs are not sorted by their datasets"));
-        }
+        let field = parser.field::<F>(F::sorted)?;
         let descending = parser.skip_word("DESC");
         if !descending {
             parser.skip_word("ASC");
@@ -209,34 +200,18 @@ impl OrderBy {
     /// Reads several orders, the first one first.
     ///
     /// # Errors
-    /// Those of [`OrderBy::parse`], and a field that is there twice.
+    /// Those of [`OrderOf::parse`], and a field that is there twice.
     pub fn parse_all(texts: &[String]) -> Result<Vec<Self>, Error> {
         let mut orders: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
             let order = Self::parse(text)?;
             if orders.iter().any(|other| other.field == order.field) {
-                let reason = "runs are sorted by a field once only";
+                let reason = format!("{} are sorted by a field once only", F::MANY);
                 return Err(Error::invalid("order_by", text, reason));
             }
             orders.push(order);
         }
         Ok(orders)
-    }
-
-    /// The order by a metric.
-    pub fn metric(key: &str, ascending: bool) -> Self {
-        let direction = if ascending { "ASC" } else { "DESC" };
-        // A key has no quotes: they are not among the characters that MLflow takes. A server peels off one pair of
-        // them before it trims what is left, so a blank at the end needs a second pair.
-        let quoted = match key.ends_with(' ') {
-            true => format!("'`{key}`'"),
-            false => format!("`{key}`"),
-        };
-        Self {
-            text: format!("metrics.{quoted} {direction}"),
-            field: Field::Metric(key.to_owned()),
-            ascending,
-        }
     }
 }
 
@@ -256,31 +231,6 @@ impl fmt::Display for Operator {
             Self::IsNull => "IS NULL",
             Self::IsNotNull => "IS NOT NULL",
         })
-    }
-}
-
-impl Attribute {
-    fn is_number(self) -> bool {
-        matches!(self, Self::StartTime | Self::EndTime)
-    }
-}
-
-impl Field {
-    fn operators(&self) -> &'static [Operator] {
-        use Operator::{
-            Equal, Greater, GreaterOrEqual, ILike, In, IsNotNull, IsNull, Less, LessOrEqual, Like,
-            NotEqual, NotIn,
-        };
-        const NUMBER: [Operator; 6] = [Equal, NotEqual, Greater, GreaterOrEqual, Less, LessOrEqual];
-        match self {
-            Self::Metric(_) => &NUMBER,
-            Self::Attribute(attribute) if attribute.is_number() => &NUMBER,
-            Self::Param(_) | Self::Tag(_) => &[Equal, NotEqual, Like, ILike, IsNull, IsNotNull],
-            Self::Attribute(Attribute::RunId) | Self::Dataset(_) => {
-                &[Equal, NotEqual, Like, ILike, In, NotIn]
-            }
-            Self::Attribute(_) => &[Equal, NotEqual, Like, ILike],
-        }
     }
 }
 
@@ -328,21 +278,22 @@ impl<'a> Parser<'a> {
         is_there
     }
 
-    fn comparison(&mut self) -> Result<Comparison, Error> {
-        let field = self.field()?;
+    fn comparison<F: Searched>(&mut self) -> Result<ComparisonOf<F>, Error> {
+        let field = self.field::<F>(F::compared)?;
         let operator = self.operator(&field)?;
-        let operand = match (operator, &field) {
+        let operand = match (operator, field.operand()) {
             (Operator::IsNull | Operator::IsNotNull, _) => Operand::Nothing,
             (Operator::In | Operator::NotIn, _) => Operand::Texts(self.list()?),
-            (_, Field::Metric(_)) => Operand::Number(self.number()?.1),
-            (_, Field::Attribute(attribute)) if attribute.is_number() => {
+            (_, OperandKind::Number) => Operand::Number(self.number()?.1),
+            (_, OperandKind::Time) => {
                 let (text, number) = self.number()?;
                 text.parse()
                     .map_or(Operand::Number(number), Operand::Integer)
             }
-            _ => Operand::Text(self.quoted_text()?),
+            (_, OperandKind::Whole) => Operand::Integer(self.whole()?),
+            (_, OperandKind::Text) => Operand::Text(self.quoted_text()?),
         };
-        Ok(Comparison {
+        Ok(ComparisonOf {
             field,
             operator,
             operand,
@@ -350,7 +301,10 @@ impl<'a> Parser<'a> {
     }
 
     /// A kind and a key, either of which may be quoted; a name alone is an attribute.
-    fn field(&mut self) -> Result<Field, Error> {
+    fn field<F: Searched>(
+        &mut self,
+        named: impl Fn(&FieldName<'_>) -> Result<F, String>,
+    ) -> Result<F, Error> {
         self.skip_blanks();
         let start = self.at;
         let mut kind = None;
@@ -377,41 +331,16 @@ impl<'a> Parser<'a> {
         }
         let whole = &self.text[start..self.at];
         if whole.is_empty() {
-            return Err(self.wrong(self.rest(), format!("a field is missing here; {FORM}")));
+            return Err(self.wrong(self.rest(), format!("a field is missing here; {}", F::FORM)));
         }
         let key = unquoted(&self.text[segment..self.at]);
         if key.is_empty() {
             return Err(self.wrong(whole, "it has no key"));
         }
-        let key = key.to_owned();
-        let attribute = |name: &str| {
-            attribute(name)
-                .map(Field::Attribute)
-                .ok_or_else(|| self.wrong(whole, format!("attributes of a run are {ATTRIBUTES}")))
-        };
-        match kind {
-            None => attribute(&key),
-            Some(kind) if METRIC.contains(&kind) => Ok(Field::Metric(key)),
-            Some(kind) if PARAM.contains(&kind) => Ok(Field::Param(key)),
-            Some(kind) if TAG.contains(&kind) => Ok(Field::Tag(key)),
-            Some(kind) if ATTRIBUTE.contains(&kind) => attribute(&key),
-            Some(kind) if DATASET.contains(&kind) => match key.as_str() {
-                "name" => Ok(Field::Dataset(DatasetField::Name)),
-                "digest" => Ok(Field::Dataset(DatasetField::Digest)),
-                "context" => Ok(Field::Dataset(DatasetField::Context)),
-                _ => Err(self.wrong(whole, "datasets have a name, a digest and a context")),
-            },
-            Some(_) => Err(self.wrong(
-                whole,
-                format!(
-                    "a field begins with one of {}, {}, {}, {}, {}",
-                    METRIC[0], PARAM[0], TAG[0], ATTRIBUTE[0], DATASET[0]
-                ),
-            )),
-        }
+        named(&FieldName { whole, kind, key }).map_err(|reason| self.wrong(whole, reason))
     }
 
-    fn operator(&mut self, field: &Field) -> Result<Operator, Error> {
+    fn operator<F: Searched>(&mut self, field: &F) -> Result<Operator, Error> {
         self.skip_blanks();
         let start = self.at;
         let found = self.any_operator();
@@ -491,6 +420,18 @@ impl<'a> Parser<'a> {
                 ))
             }
         }
+    }
+
+    /// A whole number, alone or in quotes, as the stock parser takes both.
+    fn whole(&mut self) -> Result<i64, Error> {
+        self.skip_blanks();
+        let start = self.rest();
+        let text = match start.chars().next() {
+            Some('\'' | '"') => self.quoted_text()?,
+            _ => self.number()?.0.to_owned(),
+        };
+        let whole = text.trim().parse();
+        whole.map_err(|_| self.wrong(&text, "this is compared with a whole number such as 3"))
     }
 
     fn quoted_text(&mut self) -> Result<String, Error> {
@@ -576,17 +517,22 @@ fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-fn attribute(name: &str) -> Option<Attribute> {
-    Some(match name {
-        "run_id" => Attribute::RunId,
-        "run_name" | "run name" | "Run name" | "Run Name" => Attribute::RunName,
-        "status" => Attribute::Status,
-        "start_time" | "created" | "Created" => Attribute::StartTime,
-        "end_time" => Attribute::EndTime,
-        "artifact_uri" => Attribute::ArtifactUri,
-        "user_id" => Attribute::UserId,
-        _ => return None,
-    })
+/// An operator and an operand for "the field is this text", and the same as a filter's text. A text with both kinds
+/// of quotes, which the language has no form for, can only be asked for by a pattern: that finds others, too.
+pub fn equal(field: &str, text: &str) -> (Operator, String, String) {
+    let (operator, operand) = if is_exact(text) {
+        (Operator::Equal, text.to_owned())
+    } else {
+        (Operator::Like, text.replace(['\'', '"', '\\'], "_"))
+    };
+    let quote = if operand.contains('\'') { '"' } else { '\'' };
+    let filter = format!("{field} {operator} {quote}{operand}{quote}");
+    (operator, operand, filter)
+}
+
+/// Whether MLflow's language has quotes for a text.
+pub fn is_exact(text: &str) -> bool {
+    !(text.contains('\'') && text.contains('"'))
 }
 
 #[cfg(test)]
