@@ -35,7 +35,7 @@ mod _native {
     #[pymodule_export]
     use super::answers::{DatasetInput, Experiment, MetricPoint, Run};
     #[pymodule_export]
-    use super::artifacts::Upload;
+    use super::artifacts::{FileInfo, Upload};
     #[pymodule_export]
     use super::exit::{finish, forget_parent};
     #[pymodule_export]

@@ -3,17 +3,22 @@
 use std::{
     fs,
     ops::Range,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{Session, Tracker};
 use crate::{
+    artifacts::{ArtifactError, ArtifactStore, FileInfo, download::download},
+    config::ArtifactUri,
     delivery::background::KeepWaiting,
     error::{Error, Result},
     journal::{Journal, JournalError, staging::Staged},
     record::{ArtifactPath, Record},
     run::RunId,
+    store::TrackingStore,
 };
 
 /// Largest file that is kept in memory while the disk takes no copy of it.
@@ -134,6 +139,92 @@ impl Tracker {
         }
     }
 
+    /// What lies in a folder of a run's artifacts, by name. Delivers first, and waits on the stores.
+    ///
+    /// # Errors
+    /// [`Error::NoActiveRun`] where no run is named and none is active; [`Error::Invalid`] for a bad path;
+    /// [`Error::Store`] when the run does not exist; [`Error::Artifact`] when the artifacts cannot be listed.
+    pub fn list_artifacts(
+        &self,
+        folder: &str,
+        run: Option<&str>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<Vec<FileInfo>> {
+        let folder = ArtifactPath::parse(folder.trim_end_matches('/'))?;
+        let run = match run {
+            Some(run) => run.to_owned(),
+            None => self.active("list_artifacts")?.to_string(),
+        };
+        self.settle_artifacts(keep_waiting)?;
+        let store = Arc::clone(&self.store);
+        let uri = self.ask(async move { store.artifact_uri(&run).await }, keep_waiting)?;
+        let store = self.artifact_store(&uri)?;
+        let listed = async move { store.list(&folder).await };
+        Ok(self.background.wait(listed, keep_waiting)??)
+    }
+
+    /// Downloads artifacts and returns where they are on this disk. `source` is a run's id or any URI of artifacts or
+    /// of a model, `path` what is below it. What is on this disk already is not copied where `dst` is not given;
+    /// else that is a new folder which nobody else may read. Delivers first, and waits on the stores.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no source or path; [`Error::Store`] where the run or version does not exist;
+    /// [`Error::Artifact`] where there are no such artifacts or they cannot be fetched.
+    pub fn download_artifacts(
+        &self,
+        source: &str,
+        path: &str,
+        dst: Option<&Path>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<PathBuf> {
+        let path = ArtifactPath::parse(path.trim_end_matches('/'))?;
+        self.settle_artifacts(keep_waiting)?;
+        let is_run = source.len() == 32 && source.chars().all(|c| c.is_ascii_hexdigit());
+        let (root, path) = if is_run {
+            let (store, run) = (Arc::clone(&self.store), source.to_owned());
+            let root = self.ask(async move { store.artifact_uri(&run).await }, keep_waiting)?;
+            (root, path)
+        } else {
+            let location = self.model_location(source, keep_waiting)?;
+            let is_whole = source.starts_with("models:") || is_whole_run(source);
+            match path.as_str() {
+                // As with MLflow, what a URI names arrives under its own name.
+                "" if !is_whole => parent_and_name(&location)?,
+                _ => (location, path),
+            }
+        };
+        let local = match ArtifactUri::parse(&root) {
+            Ok(ArtifactUri::Local(root)) if dst.is_none() => Some(match path.as_str() {
+                "" => root,
+                path => root.join(path),
+            }),
+            _ => None,
+        };
+        if let Some(there) = local {
+            return match there.exists() {
+                true => Ok(there),
+                false => Err(Error::Artifact(ArtifactError::NotFound {
+                    artifact: path.as_str().to_owned(),
+                    store: root,
+                })),
+            };
+        }
+        let store = Arc::from(self.artifact_store(&root)?);
+        let dst = match dst {
+            Some(dst) => dst.to_owned(),
+            None => private_folder()?,
+        };
+        let download = async move { download(store, &path, &dst).await };
+        Ok(self.background.wait(download, keep_waiting)??)
+    }
+
+    fn artifact_store(&self, uri: &str) -> Result<Box<dyn ArtifactStore>> {
+        match self.store.artifacts(uri) {
+            Some(store) => Ok(store),
+            None => Ok(self.settled.access().open(uri)?),
+        }
+    }
+
     fn logged(&self, paths: Vec<String>, log: impl FnOnce() -> Result<()>) -> Result<Logged> {
         let appended = || {
             let delivery = self.session.delivery.as_ref();
@@ -227,6 +318,39 @@ fn in_place(run: RunId, file: &Path, path: ArtifactPath) -> Result<Record> {
         source: utf8(&source)?.to_owned(),
         path,
     })
+}
+
+/// Whether a URI names all artifacts of a run.
+fn is_whole_run(uri: &str) -> bool {
+    let rest = uri.strip_prefix("runs:").map(|rest| rest.trim_matches('/'));
+    rest.is_some_and(|rest| !rest.contains('/'))
+}
+
+/// The folder that a location lies in, and its own name there.
+fn parent_and_name(location: &str) -> Result<(String, ArtifactPath)> {
+    let location = location.trim_end_matches('/');
+    let split = location.rsplit_once('/').filter(|(parent, name)| {
+        // A bucket alone has no parent.
+        !parent.ends_with(":/") && !parent.is_empty() && !name.is_empty()
+    });
+    match split {
+        Some((parent, name)) => Ok((parent.to_owned(), ArtifactPath::parse(name)?)),
+        None => Ok((location.to_owned(), ArtifactPath::root())),
+    }
+}
+
+/// A new folder that nobody else may read.
+fn private_folder() -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("heimdall-{:016x}", rand::random::<u64>()));
+    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.map_err(|source| {
+        Error::Artifact(ArtifactError::Io {
+            artifact: String::new(),
+            target: folder.clone(),
+            source,
+        })
+    })?;
+    Ok(folder)
 }
 
 impl Session {

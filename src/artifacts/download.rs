@@ -1,0 +1,417 @@
+//! Downloads: several files at a time, long ones in ranges that are resumed, never outside of where they belong.
+//!
+//! A file arrives under a name of its own beside its target and is renamed when it is whole. What an interrupted
+//! download has of a long file stays there, with a note of its version; the next one fetches what is missing.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    ops::Range,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::{io::AsyncWriteExt, sync::Semaphore};
+
+use super::{ArtifactError, ArtifactStore, FileInfo, FileState};
+use crate::{delivery::retry::Backoff, record::ArtifactPath};
+
+/// Length of a range; also of what is held in memory of it.
+const RANGE: u64 = 8 << 20;
+/// Ranges in memory at a time, of all files together.
+const IN_MEMORY: usize = 5;
+/// Files at a time.
+const FILES: usize = 16;
+/// Attempts at a range while the store cannot answer.
+const ATTEMPTS: usize = 6;
+
+/// Downloads a file, or a folder with all that is below it, to its path below `dst`, and returns where it is.
+///
+/// # Errors
+/// [`ArtifactError::NotFound`] where there is no such file or folder; [`ArtifactError::BadName`] for names that
+/// would lie outside of `dst`; [`ArtifactError::Damaged`] where what arrives is not what the store has.
+pub async fn download(
+    store: Arc<dyn ArtifactStore>,
+    path: &ArtifactPath,
+    dst: &Path,
+) -> Result<PathBuf, ArtifactError> {
+    let files = patiently(|| store.files(path)).await?;
+    let (files, is_folder) = match files.is_empty() {
+        false => (files, true),
+        true if path.as_str().is_empty() => (files, true),
+        true => {
+            let state = patiently(|| store.head(path)).await?;
+            let (path, size) = (path.clone(), Some(state.size));
+            (vec![FileInfo { path, size }], false)
+        }
+    };
+    let failed = |source| io_error(path, dst, source);
+    fs::create_dir_all(dst).map_err(failed)?;
+    let root = dst.canonicalize().map_err(failed)?;
+    check_names(&files, dst)?;
+    let memory = Arc::new(Semaphore::new(IN_MEMORY));
+    let fetches = files.iter().map(|info| {
+        let (store, memory, root) = (Arc::clone(&store), Arc::clone(&memory), &root);
+        async move { fetch(&*store, info, root, &memory).await }
+    });
+    stream::iter(fetches)
+        .buffer_unordered(FILES)
+        .try_collect::<Vec<()>>()
+        .await?;
+    let target = below(&root, path);
+    if is_folder {
+        fs::create_dir_all(&target).map_err(failed)?;
+    }
+    Ok(target)
+}
+
+fn io_error(path: &ArtifactPath, target: &Path, source: io::Error) -> ArtifactError {
+    ArtifactError::Io {
+        artifact: path.as_str().to_owned(),
+        target: target.to_owned(),
+        source,
+    }
+}
+
+fn below(root: &Path, path: &ArtifactPath) -> PathBuf {
+    match path.as_str() {
+        "" => root.to_owned(),
+        path => root.join(path),
+    }
+}
+
+/// A store of objects can have a file where it has a folder; a disk cannot.
+fn check_names(files: &[FileInfo], dst: &Path) -> Result<(), ArtifactError> {
+    let names: BTreeSet<&str> = files.iter().map(|info| info.path.as_str()).collect();
+    for name in &names {
+        let parents = name.match_indices('/').map(|(at, _)| &name[..at]);
+        if let Some(parent) = parents.into_iter().find(|parent| names.contains(parent)) {
+            return Err(ArtifactError::Io {
+                artifact: (*name).to_owned(),
+                target: dst.join(parent),
+                source: io::Error::new(
+                    io::ErrorKind::NotADirectory,
+                    format!("{parent:?} is a file in the store as well"),
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn fetch(
+    store: &dyn ArtifactStore,
+    info: &FileInfo,
+    root: &Path,
+    memory: &Semaphore,
+) -> Result<(), ArtifactError> {
+    let folder = folder_of(root, &info.path)?;
+    let target = below(root, &info.path);
+    let failed = |source| io_error(&info.path, &target, source);
+    let hash = crc32fast::hash(info.path.as_str().as_bytes());
+    let part = folder.join(format!(".heimdall-{hash:08x}.part"));
+    let note = folder.join(format!(".heimdall-{hash:08x}.note"));
+    let length = match info.size.unwrap_or_default() {
+        size if size <= RANGE => fetch_whole(store, info, &part, memory).await?,
+        _ => {
+            let state = patiently(|| store.head(&info.path)).await?;
+            match &state.version {
+                Some(_) => fetch_in_ranges(store, &info.path, &state, &part, &note, memory).await?,
+                // What cannot be told apart from another version cannot be fetched in pieces.
+                None => fetch_whole(store, info, &part, memory).await?,
+            }
+        }
+    };
+    if length != info.size.unwrap_or_default() {
+        let _ = fs::remove_file(&part);
+        return Err(ArtifactError::Damaged {
+            artifact: info.path.as_str().to_owned(),
+            store: "its store".to_owned(),
+            reason: format!(
+                "{length} bytes have arrived of {}",
+                info.size.unwrap_or_default()
+            ),
+        });
+    }
+    fs::rename(&part, &target).map_err(failed)?;
+    let _ = fs::remove_file(&note);
+    Ok(())
+}
+
+/// The folder of a file below `root`, made where it is not there. A link in its place is not followed: it could lead
+/// anywhere.
+fn folder_of(root: &Path, path: &ArtifactPath) -> Result<PathBuf, ArtifactError> {
+    let mut folder = root.to_owned();
+    let Some((parents, _)) = path.as_str().rsplit_once('/') else {
+        return Ok(folder);
+    };
+    for part in parents.split('/') {
+        folder.push(part);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error(path, &folder, error));
+            }
+            _ => {}
+        }
+        let is_folder = fs::symlink_metadata(&folder).is_ok_and(|it| it.is_dir());
+        if !is_folder {
+            let source = io::Error::new(
+                io::ErrorKind::NotADirectory,
+                "it is a file or a link, which is not followed: remove it",
+            );
+            return Err(io_error(path, &folder, source));
+        }
+    }
+    Ok(folder)
+}
+
+/// Opens a file of ours; a link in its place is not followed.
+fn open(path: &Path, is_new: bool) -> io::Result<File> {
+    if is_new {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        return OpenOptions::new().write(true).create_new(true).open(path);
+    }
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(path)
+}
+
+async fn fetch_whole(
+    store: &dyn ArtifactStore,
+    info: &FileInfo,
+    part: &Path,
+    memory: &Semaphore,
+) -> Result<u64, ArtifactError> {
+    let _permit = memory.acquire().await;
+    patiently(|| async {
+        let failed = |source| io_error(&info.path, part, source);
+        let file = open(part, true).map_err(failed)?;
+        let mut file = tokio::fs::File::from_std(file);
+        let mut content = store.read(&info.path, None, None).await?;
+        let mut length = 0;
+        while let Some(chunk) = content.next().await {
+            let chunk = chunk?;
+            length += chunk.len() as u64;
+            file.write_all(&chunk).await.map_err(failed)?;
+        }
+        file.flush().await.map_err(failed)?;
+        Ok(length)
+    })
+    .await
+}
+
+/// First line of the note of an interrupted download.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Begun {
+    size: u64,
+    version: String,
+}
+
+async fn fetch_in_ranges(
+    store: &dyn ArtifactStore,
+    path: &ArtifactPath,
+    state: &FileState,
+    part: &Path,
+    note: &Path,
+    memory: &Semaphore,
+) -> Result<u64, ArtifactError> {
+    let failed = |source| io_error(path, part, source);
+    let begun = Begun {
+        size: state.size,
+        version: state.version.clone().unwrap_or_default(),
+    };
+    let done = match fs::symlink_metadata(part) {
+        Ok(metadata) if metadata.is_file() && metadata.len() == state.size => noted(note, &begun),
+        _ => None,
+    };
+    let is_new = done.is_none();
+    let done = done.unwrap_or_default();
+    let file = open(part, is_new).map_err(failed)?;
+    if is_new {
+        file.set_len(state.size).map_err(failed)?;
+        let line = serde_json::to_string(&begun).unwrap_or_default();
+        let mut new = open(note, true).map_err(failed)?;
+        new.write_all(format!("{line}\n").as_bytes())
+            .map_err(failed)?;
+    }
+    let mut notes = OpenOptions::new().append(true).open(note).map_err(failed)?;
+    let file = Arc::new(file);
+    let version = state.version.as_deref();
+    let missing = (0..state.size.div_ceil(RANGE)).filter(|number| !done.contains(number));
+    let ranges = missing.map(|number| {
+        let range = number * RANGE..state.size.min((number + 1) * RANGE);
+        let file = Arc::clone(&file);
+        async move {
+            let _permit = memory.acquire().await;
+            let content = patiently(|| read(store, path, range.clone(), version)).await?;
+            let written =
+                tokio::task::spawn_blocking(move || file.write_all_at(&content, range.start));
+            let written = written
+                .await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            written.map_err(failed)?;
+            Ok(number)
+        }
+    });
+    let mut ranges = stream::iter(ranges).buffer_unordered(IN_MEMORY);
+    while let Some(number) = ranges.next().await {
+        // A note that a full disk does not take is a range that is fetched again.
+        let _ = notes.write_all(format!("{}\n", number?).as_bytes());
+    }
+    Ok(state.size)
+}
+
+/// The ranges that an interrupted download of the same file has.
+fn noted(note: &Path, begun: &Begun) -> Option<BTreeSet<u64>> {
+    let text = fs::read_to_string(note).ok()?;
+    // What follows the last line's end was torn.
+    let (whole, _) = text.rsplit_once('\n')?;
+    let mut lines = whole.lines();
+    let found: Begun = serde_json::from_str(lines.next()?).ok()?;
+    (found == *begun).then(|| lines.filter_map(|line| line.parse().ok()).collect())
+}
+
+async fn read(
+    store: &dyn ArtifactStore,
+    path: &ArtifactPath,
+    range: Range<u64>,
+    version: Option<&str>,
+) -> Result<Bytes, ArtifactError> {
+    let expected = range.end - range.start;
+    let mut content = store.read(path, Some(range), version).await?;
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = content.next().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    if bytes.len() as u64 != expected {
+        return Err(ArtifactError::Damaged {
+            artifact: path.as_str().to_owned(),
+            store: "its store".to_owned(),
+            reason: format!("{} bytes have arrived of {expected}", bytes.len()),
+        });
+    }
+    Ok(bytes.freeze())
+}
+
+/// Tries a few times while waiting can help; a question has somebody who waits for it.
+async fn patiently<T, F: Future<Output = Result<T, ArtifactError>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, ArtifactError> {
+    let mut backoff = Backoff::default();
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(error) if error.is_transient() => {
+                tokio::time::sleep(backoff.pause().min(Duration::from_secs(2))).await;
+            }
+            settled => return settled,
+        }
+    }
+    attempt().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifacts::local::LocalArtifacts;
+
+    fn artifact(path: &str) -> ArtifactPath {
+        ArtifactPath::parse(path).unwrap()
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work)
+    }
+
+    fn store(root: &Path) -> Arc<dyn ArtifactStore> {
+        Arc::new(LocalArtifacts::new(root.to_owned()))
+    }
+
+    #[test]
+    fn a_folder_and_a_long_file_arrive_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, dst) = (dir.path().join("root"), dir.path().join("dst"));
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        let long: Vec<u8> = (0..RANGE * 2 + 5).map(|n| (n % 251) as u8).collect();
+        fs::write(root.join("a/long"), &long).unwrap();
+        fs::write(root.join("a/b/empty"), "").unwrap();
+        let folder = run(download(store(&root), &artifact("a"), &dst)).unwrap();
+        assert_eq!(fs::read(folder.join("long")).unwrap(), long);
+        assert_eq!(fs::read(folder.join("b/empty")).unwrap(), b"");
+        let left = fs::read_dir(&folder).unwrap().count();
+        assert_eq!(left, 2, "no part is left");
+        let missing = run(download(store(&root), &artifact("c"), &dst)).unwrap_err();
+        assert!(matches!(missing, ArtifactError::NotFound { .. }));
+    }
+
+    #[test]
+    fn an_interrupted_download_fetches_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, dst) = (dir.path().join("root"), dir.path().join("dst"));
+        fs::create_dir_all(&root).unwrap();
+        fs::create_dir_all(&dst).unwrap();
+        let size = RANGE * 2 + 5;
+        fs::write(root.join("long"), vec![1; size as usize]).unwrap();
+        let state = run(store(&root).head(&artifact("long"))).unwrap();
+        let hash = crc32fast::hash(b"long");
+        // What the first range has is told apart from what would be fetched.
+        let mut part = vec![0; size as usize];
+        part[..RANGE as usize].fill(2);
+        fs::write(dst.join(format!(".heimdall-{hash:08x}.part")), part).unwrap();
+        let begun = Begun {
+            size,
+            version: state.version.unwrap(),
+        };
+        let note = format!("{}\n0\n1", serde_json::to_string(&begun).unwrap());
+        fs::write(dst.join(format!(".heimdall-{hash:08x}.note")), note).unwrap();
+        let file = run(download(store(&root), &artifact("long"), &dst)).unwrap();
+        let content = fs::read(file).unwrap();
+        assert!(content[..RANGE as usize].iter().all(|byte| *byte == 2));
+        assert!(content[RANGE as usize..].iter().all(|byte| *byte == 1));
+        assert_eq!(fs::read_dir(&dst).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, dst) = (dir.path().join("root"), dir.path().join("dst"));
+        let outside = dir.path().join("outside");
+        for folder in [&root.join("a"), &dst, &outside] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(root.join("a/file"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, dst.join("a")).unwrap();
+        assert!(run(download(store(&root), &artifact("a"), &dst)).is_err());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // A link that is the target itself is replaced, and what it led to is left alone.
+        fs::write(root.join("b"), "new").unwrap();
+        fs::write(outside.join("b"), "old").unwrap();
+        std::os::unix::fs::symlink(outside.join("b"), dst.join("b")).unwrap();
+        run(download(store(&root), &artifact("b"), &dst)).unwrap();
+        assert_eq!(fs::read_to_string(dst.join("b")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(outside.join("b")).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_name_that_is_a_file_and_a_folder_is_refused() {
+        let info = |path: &str| FileInfo {
+            path: artifact(path),
+            size: Some(1),
+        };
+        assert!(check_names(&[info("a"), info("a/b")], Path::new("/d")).is_err());
+        assert!(check_names(&[info("a"), info("ab/b")], Path::new("/d")).is_ok());
+    }
+}
