@@ -24,6 +24,7 @@ from .errors import (
     ArtifactError,
     ArtifactNotFoundError,
     ConfigurationError,
+    ExportError,
     HeimdallError,
     InvalidInputError,
     JournalError,
@@ -43,6 +44,7 @@ from .tracker import MLflowTracker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .inputs import Dataset
+    from .models import ModelInfo, OnnxExport, load_model
 
 __all__ = [
     "ActiveRun",
@@ -53,13 +55,16 @@ __all__ = [
     "DatasetInput",
     "DestinationStatus",
     "Experiment",
+    "ExportError",
     "HeimdallError",
     "InvalidInputError",
     "JournalError",
     "MLflowTracker",
     "MetricPoint",
     "MissingPackageError",
+    "ModelInfo",
     "NotFoundError",
+    "OnnxExport",
     "PermissionDeniedError",
     "Run",
     "RunList",
@@ -71,17 +76,23 @@ __all__ = [
     "WrongTypeError",
     "__version__",
     "initialize_mlflow",
+    "load_model",
     "settings",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # Hashing and JSON are for those who make a dataset.
+    # Hashing and JSON are for those who make a dataset, models for those who have trained one.
     if name == "Dataset":
         from .inputs import Dataset
 
         globals()[name] = Dataset
         return Dataset
+    if name in ("ModelInfo", "OnnxExport", "load_model"):
+        from . import models
+
+        globals()[name] = value = getattr(models, name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

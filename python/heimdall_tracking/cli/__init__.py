@@ -1,4 +1,4 @@
-"""The command `heimdall`: what is journaled on this machine, and its delivery."""
+"""The command `heimdall`: what is journaled on this machine, its delivery, and exports to ONNX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import HeimdallError
-from . import journal, status, sync
+from . import export, journal, status, sync
 
 __all__ = ["main"]
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sync.add(commands)
     status.add(commands)
     journal.add(commands)
+    export.add(commands)
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)
