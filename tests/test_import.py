@@ -99,6 +99,7 @@ def test_the_package_is_marked_as_typed():
         ("UndeliveredError", TimeoutError),
         ("MissingPackageError", ImportError),
         ("JournalError", OSError),
+        ("ExportError", RuntimeError),
     ],
 )
 def test_every_error_is_caught_by_the_root_and_by_the_builtin_that_fits(name, builtin):
@@ -139,6 +140,7 @@ def test_a_signature_in_the_stub_is_that_of_the_extension(name):
 def documented_in_python() -> dict[str, str]:
     """Documentation of the classes and methods that are written in Python, by their dotted names."""
     found = {}
+    found["load_model"] = inspect.getdoc(heimdall_tracking.load_model) or ""
     for name in ("Dataset", "MLflowTracker", "RunList", "Settings"):
         cls = getattr(heimdall_tracking, name)
         members = {f"{name}.{member}": value for member, value in vars(cls).items() if member[0] != "_"}

@@ -63,6 +63,17 @@ def test_the_snippet_records_a_whole_run_that_stock_mlflow_reads(run, tmp_path, 
     assert (version.run_id, version.current_stage) == (run_id, "Production")
 
 
+def test_the_snippet_of_models_registers_what_stock_mlflow_loads(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "HEIMDALL_"))]:
+        monkeypatch.delenv(name)
+    run_as_file(snippet("tracker.log_model("), tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    stages = {
+        model.name: model.latest_versions[0].current_stage for model in client.search_registered_models()
+    }
+    assert stages == {"heimdall-localization": "Production", "heimdall-localization-onnx": "Staging"}
+
+
 def test_the_snippets_of_a_block_and_of_a_training_record_a_run_each(tmp_path, monkeypatch):
     monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))
     (tmp_path / "examples").symlink_to(README.parent / "examples")

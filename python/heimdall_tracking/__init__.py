@@ -27,6 +27,7 @@ from .errors import (
     ArtifactError,
     ArtifactNotFoundError,
     ConfigurationError,
+    ExportError,
     HeimdallError,
     InvalidInputError,
     JournalError,
@@ -49,6 +50,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .inputs import Dataset
     from .lifecycle import GarbageItem, GarbageReport, SparedItem, collect_garbage
+    from .models import ModelInfo, OnnxExport, load_model
 
 __all__ = [
     "ActiveRun",
@@ -62,6 +64,7 @@ __all__ = [
     "Experiment",
     "GarbageItem",
     "GarbageReport",
+    "ExportError",
     "HeimdallError",
     "InvalidInputError",
     "JournalError",
@@ -69,7 +72,9 @@ __all__ = [
     "MetricPoint",
     "MissingPackageError",
     "ModelVersion",
+    "ModelInfo",
     "NotFoundError",
+    "OnnxExport",
     "PermissionDeniedError",
     "RegisteredModel",
     "RegistrationError",
@@ -86,12 +91,13 @@ __all__ = [
     "__version__",
     "collect_garbage",
     "initialize_mlflow",
+    "load_model",
     "settings",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # Hashing and JSON are for those who make a dataset.
+    # Hashing and JSON are for those who make a dataset, models for those who have trained one.
     if name == "Dataset":
         from .inputs import Dataset
 
@@ -102,6 +108,11 @@ def __getattr__(name: str) -> object:
 
         globals()[name] = getattr(lifecycle, name)
         return globals()[name]
+    if name in ("ModelInfo", "OnnxExport", "load_model"):
+        from . import models
+
+        globals()[name] = value = getattr(models, name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -59,3 +59,7 @@ class UndeliveredError(HeimdallError, TimeoutError):
 
 class JournalError(HeimdallError, OSError):
     """The journal on local disk cannot be used."""
+
+
+class ExportError(HeimdallError, RuntimeError):
+    """A network cannot be exported, or what was exported is not the network; nothing was logged."""

@@ -8,7 +8,7 @@ from .runs import RunList
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from os import PathLike
     from typing import Any, Literal
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas
 
     from ._tables import Tables
+    from .models import ModelInfo, OnnxExport
+    from .models.log import Histories
     from .versions import VersionList
 
 
@@ -87,9 +89,10 @@ class MLflowTracker(_native.MLflowTracker):
         {'val/loss': 0.25}
     """
 
-    # The stock client and the tables of the active runs, made when they are first asked for.
+    # The stock client, and tables and models of the active runs, made when they are first asked for.
     _client: mlflow.MlflowClient | None = None
     _tables: Tables | None = None
+    _models: Histories | None = None
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Log a text as a file of the active run, in UTF-8.
@@ -400,6 +403,220 @@ class MLflowTracker(_native.MLflowTracker):
         numbers = None if versions is None else [str(version) for version in versions]
         keys = [metrics] if isinstance(metrics, str) else metrics
         return compared(self._versions_with_runs(name, numbers), keys)
+
+    def log_model(
+        self,
+        model: Any,
+        artifact_path: str = "model",
+        input_example: Any = None,
+        signature: Any = None,
+        registered_model_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        description: str = "",
+        tags: Mapping[str, Any] | None = None,
+        pip_requirements: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        serialization: Literal["auto", "pickle", "torchscript"] = "auto",
+    ) -> ModelInfo:
+        """Log a model of the active run as a folder that stock MLflow loads; mlflow is not needed for it.
+
+        The model is left as it is: its mode, its device, its gradients. Whatever device it is on, what is
+        written loads on a machine without GPU. Beside what MLflow reads, the folder has the weights as
+        `state_dict.safetensors` and `state_dict.pth`, which are read without running code.
+
+        Args:
+            model: A `torch.nn.Module` (a scripted, compiled or distributed one too), a trained
+                `RssLocalizationNet` of `heimdall_tracking.training`, an `onnx.ModelProto`, or the path of an
+                ONNX file.
+            artifact_path: Folder among the run's artifacts.
+            input_example: What the model is called with: an array or tensor, a tuple or list of them, or a
+                dict of them by the names of parameters. The first axis is the batch. The model is run on it
+                once, and the signature tells what went in and came out.
+            signature: A signature in place of that: a `mlflow.models.ModelSignature`, a dict with `inputs`
+                and `outputs` as MLmodel has them, or False for none.
+            registered_model_name: Register the model under this name as well, for which the call waits.
+            metadata: What else to say of it, as anything that JSON has a form for.
+            description: Description of the registered version.
+            tags: Tags of the registered version.
+            pip_requirements: Lines of its `requirements.txt`; default the packages that its classes are of.
+            output_names: Names of a tuple of outputs, such as `("positions", "uncertainties")`.
+            serialization: `pickle` keeps the module itself, its class and all its methods; classes that
+                belong to no installed package (of a script, of a notebook) go into the file. `torchscript`
+                keeps `forward` alone, traced with the example. `auto` is the first where that works, else the
+                other.
+
+        Returns:
+            What was logged; its `model_uri` is what the model is loaded by.
+
+        Raises:
+            RunStateError: No run is active.
+            InvalidInputError: The model can be written in no form or fails with the example; `artifact_path`
+                is no valid path.
+            WrongTypeError: It is no model; the example is no array or tensor, or what the model returns.
+            ArtifactNotFoundError: There is no such ONNX file.
+            MissingPackageError: A package is not installed: torch, onnx, or cloudpickle for classes of a
+                script.
+
+        Example:
+            >>> import torch
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("trained"):
+            ...     info = tracker.log_model(torch.nn.Linear(2, 1), input_example=torch.ones(1, 2))
+            >>> info.signature["inputs"]
+            '[{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}]'
+        """
+        from . import models
+
+        return models.log_model(
+            self,
+            model,
+            artifact_path,
+            input_example=input_example,
+            signature=signature,
+            registered_model_name=registered_model_name,
+            metadata=metadata,
+            description=description,
+            tags=tags,
+            pip_requirements=pip_requirements,
+            output_names=output_names,
+            serialization=serialization,
+        )
+
+    def load_model(
+        self,
+        source: str | PathLike[str],
+        module: Any = None,
+        flavor: Literal["pytorch", "onnx"] | None = None,
+        device: Any = "cpu",
+        allow_pickle: bool | None = None,
+    ) -> Any:
+        """Load a model from the stores of this tracker, without mlflow. Waits for the store.
+
+        Args:
+            source: `models:/<name>/<version or stage>`, `models:/<name>@<alias>`, `runs:/<run id>/<path>`,
+                the URI of a folder, or its local path.
+            module: A `torch.nn.Module` of the model's layers. It gets the state dict that is in the folder,
+                and nothing is unpickled.
+            flavor: What to load where the folder has both.
+            device: Where the weights go, as `torch.load` takes it for `map_location`.
+            allow_pickle: Whether code of the model may run, which a pickle contains. Default: what
+                `MLFLOW_ALLOW_PICKLE_DESERIALIZATION` says, else yes, as by stock MLflow.
+
+        Returns:
+            A `torch.nn.Module` in evaluation mode (a scripted one has its `forward` alone), or for ONNX an
+            `onnxruntime.InferenceSession`.
+
+        Raises:
+            NotFoundError: There is no such model, or it has not that flavour.
+            InvalidInputError: The folder is none that MLflow would load, or `module` has other layers.
+            PermissionDeniedError: The model is a pickle, and pickles are not allowed.
+            MissingPackageError: A package that the flavour needs is not installed.
+            StoreUnavailableError: The store cannot answer.
+
+        Example:
+            >>> import torch
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("trained"):
+            ...     info = tracker.log_model(torch.nn.Linear(2, 1), registered_model_name="lines")
+            >>> tracker.load_model("models:/lines/1")
+            Linear(in_features=2, out_features=1, bias=True)
+        """
+        from . import models
+
+        return models.load_model(
+            source, module=module, flavor=flavor, device=device, allow_pickle=allow_pickle, tracker=self
+        )
+
+    def export_onnx(
+        self,
+        source: Any = None,
+        module: Any = None,
+        metric: str = "val/loss",
+        compare_fn: Callable[[Iterable[float]], float] = min,
+        input_example: Any = None,
+        input_name: str | None = None,
+        output_names: Sequence[str] | None = None,
+        opset: int = 14,
+        tolerance: float | None = None,
+        artifact_path: str = "onnx",
+        model_name: str | None = "heimdall-localization-onnx",
+        stage: str | None = "Staging",
+        backbone: str | None = None,
+        description: str = "",
+        tags: Mapping[str, Any] | None = None,
+    ) -> OnnxExport:
+        """Export a trained network to ONNX, check it, log it, register it and stage it. Waits for the stores.
+
+        The file is run by onnxruntime beside the network by torch, on five random batches of eight; only one
+        that says the same is logged. It goes into the active run, or into one of its own, `export-onnx`,
+        below the run of the training, as a folder with `model.onnx`, `metadata.json` and what stock MLflow
+        loads it by.
+
+        Args:
+            source: A run's id, the URI of a model (`models:/…`, `runs:/…`) or of a checkpoint, the path of a
+                checkpoint (of `heimdall_tracking.training`, of Lightning, a state dict) or of a model's
+                folder, a `torch.nn.Module`, or an `RssLocalizationNet`. Default: the best run of the
+                experiment. Of a run it is the model that was logged last, else the best checkpoint in
+                `checkpoints`.
+            module: The network that a checkpoint is of, where the checkpoint does not say it: a module, or
+                what makes one, such as its class, which gets the hyperparameters of the checkpoint.
+            metric: Metric by which a run is the best.
+            compare_fn: `min` where less is better, `max` where more is.
+            input_example: What the network is called with, as for `log_model`; default random spectrograms
+                (batch, 3, 128, 32), for an `RssLocalizationNet` powers.
+            input_name: Name of the input; default `mel_spectrogram` for spectrograms, `rss` for an
+                `RssLocalizationNet`, else that of the parameter.
+            output_names: Names of the outputs; default `positions` and `uncertainties` where there are two.
+            opset: Version of ONNX's operators, 9 to 20.
+            tolerance: Mean absolute difference that is allowed; default 1e-5, for sigmas of an
+                `RssLocalizationNet`, which are metres, 1e-5 of its `position_scale_m`.
+            artifact_path: Folder among the run's artifacts.
+            model_name: Name to register it under; None registers nothing.
+            stage: Stage of the version; None leaves it in none.
+            backbone: Name of the backbone for the metadata; default what the network's `backbone_name` says.
+            description: Description of the version.
+            tags: Tags of the version, beside framework, format, input_shape and output_count.
+
+        Returns:
+            Where it is, under which version, and what was measured.
+
+        Raises:
+            ExportError: The network cannot be exported, or the file says something else than the network.
+            NotFoundError: There is no run with that metric, no such run or model, or none in the run.
+            ArtifactNotFoundError: There is no such file.
+            InvalidInputError: The checkpoint is of another network or needs `module`; an argument makes no
+                sense.
+            MissingPackageError: torch, onnx or onnxruntime is not installed.
+            StoreUnavailableError: A store cannot answer.
+
+        Example:
+            >>> import torch
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> line = torch.nn.Linear(4, 2)
+            >>> done = tracker.export_onnx(line, input_example=torch.ones(1, 4), model_name="lines")
+            >>> (done.version, done.stage, done.metadata["inference_metrics"]["passed"])
+            ('1', 'Staging', True)
+        """
+        from . import models
+
+        return models.export_onnx(
+            self,
+            source,
+            module=module,
+            metric=metric,
+            compare_fn=compare_fn,
+            input_example=input_example,
+            input_name=input_name,
+            output_names=output_names,
+            opset=opset,
+            tolerance=tolerance,
+            artifact_path=artifact_path,
+            model_name=model_name,
+            stage=stage,
+            backbone=backbone,
+            description=description,
+            tags=tags,
+        )
 
     @property
     def client(self) -> mlflow.MlflowClient:

@@ -56,9 +56,9 @@ pub async fn download(
     let root = dst.canonicalize().map_err(failed)?;
     check_names(&files, dst)?;
     let memory = Arc::new(Semaphore::new(IN_MEMORY));
-    let fetches = files.iter().map(|info| {
-        let (store, memory, root) = (Arc::clone(&store), Arc::clone(&memory), &root);
-        async move { fetch(&*store, info, root, &memory).await }
+    let fetches = files.into_iter().map(|info| {
+        let (store, memory, root) = (Arc::clone(&store), Arc::clone(&memory), root.clone());
+        async move { fetch(&*store, &info, &root, &memory).await }
     });
     stream::iter(fetches)
         .buffer_unordered(FILES)

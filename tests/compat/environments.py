@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version as installed_version
@@ -32,16 +33,33 @@ class Stock:
         self.version = version
         self.python = sys.executable if version == INSTALLED else environment(version)
 
-    def run(self, script: str, *arguments: object):
+    def run(self, script: str, *arguments: object, **variables: object):
         """Run a script by the release's interpreter and return what it prints, as JSON."""
         done = subprocess.run(
             [self.python, "-c", textwrap.dedent(script), *map(str, arguments)],
             capture_output=True,
             text=True,
-            env=clean_environment(),
+            env=clean_environment(**variables),
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
+
+    def lend_packages(self, folder: Path) -> dict[str, str]:
+        """Return the variables with which `run` finds torch and what else is installed here and not there.
+
+        Links in a folder, as another torch for each release would be gigabytes.
+        """
+        if self.python == sys.executable:
+            return {}
+        theirs = Path(self.python).parents[1] / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+        has = {_package(path) for path in theirs.iterdir()}
+        folder.mkdir()
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            name = _package(path)
+            ours = name.startswith(("heimdall", "mlflow", "_", "pip", "setuptools"))
+            if name not in has and not ours and path.suffix != ".pth":
+                (folder / path.name).symlink_to(path)
+        return {"PYTHONPATH": str(folder)}
 
     def make_database(self, uri: str, folder: Path) -> None:
         """Let the release create its tables in an empty database."""
@@ -98,6 +116,11 @@ class Stock:
         command += ["--default-artifact-root", str(folder / "artifacts")]
         with serving(command, f"http://127.0.0.1:{port}", folder / f"server-{self.version}.log"):
             yield f"http://127.0.0.1:{port}"
+
+
+def _package(path: Path) -> str:
+    """The name of a package by that of its folder, file or metadata, as pip compares names."""
+    return path.name.partition(".")[0].partition("-")[0].lower()
 
 
 def driver(uri: str) -> str:

@@ -21,6 +21,13 @@ from heimdall_tracking.training import (
 )
 
 EPOCHS = 4
+# What `save_model` writes, and what MLflow loads it by.
+MODEL = [
+    *("config.json", "weights.pt", "state_dict.pth", "state_dict.safetensors"),
+    *("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"),
+    *("input_example.json", "serving_input_example.json", "code/heimdall_pyfunc_1.py"),
+    *("data/model.pth", "data/pickle_module_info.txt", "data/interface.json"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +129,7 @@ def test_the_files_are_artifacts(recorded):
     assert len(kept) == 2
     assert files == kept | {
         "checkpoints/last.ckpt",
-        "model/config.json",
-        "model/weights.pt",
+        *(f"model/{name}" for name in MODEL),
         "plots/loss.png",
         "plots/map.png",
         "predictions/predictions.csv",

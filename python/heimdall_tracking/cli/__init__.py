@@ -1,4 +1,4 @@
-"""The command `heimdall`: what is journaled here, its delivery, and the end of what nobody needs."""
+"""The command `heimdall`: what is journaled here, its delivery, exports, and the end of what nobody needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import HeimdallError
-from . import gc, journal, status, sync
+from . import export, gc, journal, status, sync
 
 __all__ = ["main"]
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status.add(commands)
     journal.add(commands)
     gc.add(commands)
+    export.add(commands)
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)

@@ -20,6 +20,7 @@ from .errors import (
     TrainingError,
 )
 from .models import load_model, save_model
+from .torch_module import RssLocalizationModule, as_module
 from .tracking import Tracker
 from .trainer import Baseline, FitResult, TestResult, Trainer, baselines
 
@@ -30,12 +31,14 @@ __all__ = [
     "DatasetNotFoundError",
     "FitResult",
     "RssDataset",
+    "RssLocalizationModule",
     "RssLocalizationNet",
     "TestResult",
     "Tracker",
     "Trainer",
     "TrainingError",
     "__version__",
+    "as_module",
     "baselines",
     "load_model",
     "save_model",

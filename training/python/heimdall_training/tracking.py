@@ -49,6 +49,14 @@ class Recorder:
         """Store a folder."""
         self._call(lambda tracker: tracker.log_artifacts_dir(path, artifact_path=folder))
 
+    def log_model(self, model: object, path: Path, folder: str) -> None:
+        """Store a network so that MLflow loads it where the tracker knows how, else its folder as it is."""
+        log_model = getattr(self._tracker, "log_model", None)
+        if log_model is None:
+            self.log_artifacts_dir(path, folder)
+        else:
+            self._call(lambda _: log_model(model, artifact_path=folder))
+
     def _call(self, call: Callable[[Tracker], object]) -> None:
         if self._tracker is None:
             return

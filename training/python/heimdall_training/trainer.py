@@ -261,7 +261,8 @@ class Trainer:
 
         The network keeps these weights. Recorded are the metrics, `final_test_loss`,
         `final_test_mae` and `best_val_loss`, the predictions (`predictions.csv`), a map of them
-        (`plots/map.png`) and the network (folder `model`, for `load_model` and for registering it).
+        (`plots/map.png`) and the network (folder `model`, for `load_model`, for registering it and for
+        MLflow).
 
         Args:
             ckpt_path: `"best"` (least `val/loss`), `"last"`, or the path of a checkpoint.
@@ -322,7 +323,7 @@ class Trainer:
             title=f"{result.split}: median error {median:.0f} m over {len(result.errors)} rows",
         )
         self._recorder.log_artifact(picture, "plots")
-        self._recorder.log_artifacts_dir(result.model_dir, "model")
+        self._recorder.log_model(model, result.model_dir, "model")
 
     def _new_log_dir(self) -> Path:
         self.default_root_dir.mkdir(parents=True, exist_ok=True)
