@@ -49,9 +49,7 @@ class _Bar:
             left += f", {uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB uploaded"
         filled = round(30 * done)
         hint = f"at most {self.timeout:.0f} s; Ctrl-C leaves the rest to the next start"
-        self.shown = (
-            f"delivering what is recorded [{'#' * filled}{'.' * (30 - filled)}] {left}, {hint}"
-        )
+        self.shown = f"delivering what is recorded [{'#' * filled}{'.' * (30 - filled)}] {left}, {hint}"
         if sys.stderr is not None and sys.stderr.isatty():
             sys.stderr.write(f"\r{self.shown}")
             sys.stderr.flush()

@@ -51,6 +51,14 @@ class DestinationStatus:
     def oldest(self) -> int | None:
         """When the first record was recorded that waits, milliseconds since 1970."""
 
+    @property
+    def uploading(self) -> int:
+        """Bytes of the files that are on their way to the artifact store."""
+
+    @property
+    def uploaded(self) -> int:
+        """Bytes of them that are sent."""
+
 class Status:
     """How delivery stood when it was asked. Its members are items as well: `status["pending"]`."""
 
@@ -224,6 +232,57 @@ class Experiment:
     def tags(self) -> dict[str, str]:
         """Its tags."""
 
+class FileInfo:
+    """A file or folder among a run's artifacts, with the names of MLflow's entity."""
+
+    @property
+    def path(self) -> str:
+        """Its path among the run's artifacts, with `/` between its parts."""
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+
+    @property
+    def file_size(self) -> int | None:
+        """Length in bytes; a folder has none."""
+
+class Upload:
+    """Files that one call has logged, on their way to the artifact store.
+
+    They are kept in the journal: nothing needs to be waited for. What is not there at the end of the process
+    goes out with the next start.
+    """
+
+    @property
+    def paths(self) -> list[str]:
+        """Their paths among the run's artifacts."""
+
+    @property
+    def done(self) -> bool:
+        """Whether they, and all that was recorded before them, have arrived or were refused."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until they have arrived.
+
+        Args:
+            timeout: Seconds to wait; None waits for as long as it takes.
+
+        Raises:
+            ArtifactError: The store has refused one of them for good; it is kept in
+                `HEIMDALL_DIR/dead_letter`.
+            UndeliveredError: They have not arrived in time; they stay in the journal.
+            InvalidInputError: `timeout` is no number of seconds from 0 on.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run():
+            ...     upload = tracker.log_artifact("weights.ckpt", "checkpoints")
+            ...     upload.wait()
+            >>> upload.paths, upload.done
+            (['checkpoints/weights.ckpt'], True)
+        """
+
 class RegisteredModel:
     """A registered model as the registry had it when it was asked."""
 
@@ -333,6 +392,7 @@ class MLflowTracker:
         durability: Literal["process", "power"] | None = None,
         system_metrics: bool | None = None,
         environment: bool | None = None,
+        set_environment: bool | None = None,
     ) -> None: ...
     @property
     def tracking_uri(self) -> str:
@@ -620,12 +680,25 @@ class MLflowTracker:
             InvalidInputError: The key breaks MLflow's rules.
         """
 
-    def log_artifact(self, local_path: str | PathLike[str], artifact_path: str | None = "artifacts") -> None:
+    def log_artifact(
+        self,
+        local_path: str | PathLike[str],
+        artifact_path: str | None = "artifacts",
+        immutable: bool = False,
+    ) -> Upload:
         """Log a file of the active run as it is now; it may change or go right after the call.
+
+        The call waits for a copy of the file in the journal, without the GIL; the upload goes on behind it.
 
         Args:
             local_path: The file.
             artifact_path: Folder among the run's artifacts; None or "" is their root.
+            immutable: Say that nobody will change the file. It is not copied then: where the journal is on
+                the same disk it is kept under a second name and may be deleted, else it is uploaded from
+                where it is and has to stay there.
+
+        Returns:
+            A handle that can be waited for.
 
         Raises:
             RunStateError: No run is active.
@@ -635,19 +708,84 @@ class MLflowTracker:
         """
 
     def log_artifacts_dir(
-        self, local_dir: str | PathLike[str], artifact_path: str | None = "artifacts"
-    ) -> None:
+        self,
+        local_dir: str | PathLike[str],
+        artifact_path: str | None = "artifacts",
+        immutable: bool = False,
+    ) -> Upload:
         """Log every file below a folder, hidden ones too, as it is now. Empty folders leave no trace.
 
         Args:
             local_dir: The folder. Links are followed where they stay in it.
             artifact_path: Folder among the run's artifacts; None or "" is their root.
+            immutable: Say that nobody will change the files; see `log_artifact`.
+
+        Returns:
+            A handle that can be waited for.
 
         Raises:
             RunStateError: No run is active.
             ArtifactNotFoundError: There is no such folder.
             InvalidInputError: `artifact_path` is absolute or climbs out, a link leaves the folder.
             JournalError: A file cannot be copied into the journal; then none of the folder is logged.
+        """
+
+    def list_artifacts(self, path: str = "", run_id: str | None = None) -> list[FileInfo]:
+        """List a folder of a run's artifacts, by name; what lies deeper is in the lists of its folders.
+
+        Waits until what is logged has arrived, then for the artifact store.
+
+        Args:
+            path: Folder among the run's artifacts; "" is their root. Of one that is not there, nothing.
+            run_id: The run; default the active one.
+
+        Raises:
+            RunStateError: No run is named and none is active.
+            NotFoundError: There is no such run.
+            ArtifactError: The artifact store refuses or cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run():
+            ...     tracker.log_text("hello", "notes/first.txt")
+            ...     [info.path for info in tracker.list_artifacts("notes")]
+            ['notes/first.txt']
+        """
+
+    def download_artifacts(
+        self, source: str | PathLike[str], path: str = "", dst: str | PathLike[str] | None = None
+    ) -> str:
+        """Download a file, or a folder with all below it. Waits until what is logged has arrived.
+
+        Several files are fetched at a time, and long ones in ranges: where a download was interrupted, the
+        next one with the same `dst` fetches what is missing. What has arrived has the length that the store
+        says, and is of one version where the store has such a thing. Nothing is written outside of `dst`.
+
+        Args:
+            source: A run's id, or a URI: `runs:/<run id>/<path>`, `models:/<name>/<version or stage>`,
+                `models:/<name>/latest`, `models:/<name>@<alias>`, `s3://…`, `mlflow-artifacts:/…`, a local
+                path.
+            path: File or folder below it.
+            dst: Folder to download into; made where it is not there. Default: a new one that nobody else may
+                read; what is on this disk already is not copied then.
+
+        Returns:
+            Where the file or folder is: `dst` and `path`, as with MLflow.
+
+        Raises:
+            NotFoundError: There is no such run or model version.
+            ArtifactNotFoundError: There is no such file or folder.
+            ArtifactError: It cannot be fetched, or is not what the store says; a name in the store leads
+                outside of `dst`.
+            InvalidInputError: `path` is absolute or climbs out.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run() as run:
+            ...     tracker.log_text("hello", "notes/first.txt")
+            >>> folder = tracker.download_artifacts(run.run_id, "notes", "downloaded")
+            >>> tracker.load_text(run.run_id, "notes/first.txt")
+            'hello'
         """
 
     def register_model(
@@ -1253,10 +1391,11 @@ class ActiveRun:
         traceback: TracebackType | None,
     ) -> bool: ...
 
-def finish(status: str, timeout: float, progress: Callable[[int], object] | None = None) -> None:
+def finish(status: str, timeout: float, progress: Callable[[int, int, int], object] | None = None) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit.
 
-    While that takes, `progress` is told how many records wait.
+    While that takes, `progress` is told how many records wait, how many bytes of files are on their way, and
+    how many of them are sent.
     """
 
 def forget_parent() -> None:

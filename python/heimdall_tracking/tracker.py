@@ -41,12 +41,15 @@ class MLflowTracker(_native.MLflowTracker):
             `sqlite:////<path>` (absolute), which is created if it does not exist; a PostgreSQL database,
             `postgresql://user:password@host:5432/database`, which must exist and gets MLflow's tables if it
             is empty; or an MLflow server, `http://host:5000` or `https://host/prefix`.
-        artifact_uri: Folder for the artifacts of the experiment, if it has to be created; default `mlruns`
-            beside the database. An experiment that exists keeps the location it has.
+        artifact_uri: Where the artifacts of the experiment go, if it has to be created: a local folder,
+            `s3://bucket/prefix`, `gs://…`, `wasbs://container@account.blob.core.windows.net/…`; default
+            `mlruns` beside the database. An experiment that exists keeps the location it has.
         backend_store_uri: Database behind the tracking URI; if given, it must be the same database.
         registry_uri: Where models are registered; default the tracking URI.
-        s3_endpoint_url: Endpoint of an S3 store for `s3://` artifacts (no such store in this version).
-        s3_access_key_id: Its access key. Never shown.
+        s3_endpoint_url: Endpoint of an S3 store that is not AWS, such as `http://minio:9000`; default
+            `MLFLOW_S3_ENDPOINT_URL`.
+        s3_access_key_id: Its access key. Never shown. Default: what `AWS_ACCESS_KEY_ID` says, `AWS_PROFILE`,
+            a web identity, the container or the instance.
         s3_secret_access_key: Its secret key. Never shown.
         experiment_name: Experiment, 1 to 256 characters; created if it does not exist.
         mode: `offline` records into the journal alone and never tries a store; `heimdall sync` delivers.
@@ -73,6 +76,10 @@ class MLflowTracker(_native.MLflowTracker):
             looks like a password, token or key is masked, and environment variables are not recorded. All but
             the first three tags is found in the background; the end of the run waits for it, at most 10 s.
             Default: what `HEIMDALL_LOG_ENVIRONMENT` says, else off.
+        set_environment: Whether the variables that stock MLflow and boto3 in this process read are set where
+            they are not: `MLFLOW_TRACKING_URI`, `MLFLOW_REGISTRY_URI`, `MLFLOW_S3_ENDPOINT_URL` and the S3
+            keys as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Processes that this one starts have them
+            as well. Default: what `HEIMDALL_SET_ENVIRONMENT` says, else on.
 
     Raises:
         ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
@@ -160,6 +167,70 @@ class MLflowTracker(_native.MLflowTracker):
             except (TypeError, ValueError, RecursionError) as error:
                 raise InvalidInputError(f"{artifact_file!r} cannot be written as JSON: {error}") from error
         self._log_bytes(text.encode(), artifact_file)
+
+    def load_text(self, source: str, path: str = "") -> str:
+        """Read a file of artifacts as text, in UTF-8. Waits as `download_artifacts` does.
+
+        Args:
+            source: A run's id or a URI, as `download_artifacts` takes it.
+            path: The file below it.
+
+        Raises:
+            NotFoundError: There is no such run or model version.
+            ArtifactNotFoundError: There is no such file.
+            InvalidInputError: The file is no text in UTF-8.
+        """
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
+
+        from .errors import ArtifactNotFoundError, InvalidInputError
+
+        with TemporaryDirectory(prefix="heimdall-") as folder:
+            file = Path(self.download_artifacts(source, path, folder))
+            if not file.is_file():
+                raise ArtifactNotFoundError(f"{path or source!r} is a folder: name a file in it")
+            try:
+                return file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidInputError(f"{path or source!r} is no text in UTF-8: {error}") from error
+
+    def load_dict(self, source: str, path: str = "") -> Any:
+        """Read a file of JSON or, where its name ends with .yaml or .yml, of YAML. Waits as above.
+
+        Args:
+            source: A run's id or a URI, as `download_artifacts` takes it.
+            path: The file below it.
+
+        Raises:
+            NotFoundError: There is no such run or model version.
+            ArtifactNotFoundError: There is no such file.
+            InvalidInputError: The file is not of that form.
+            MissingPackageError: The file is one of YAML, and PyYAML is not installed.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("configured") as run:
+            ...     tracker.log_dict({"receivers": [1, 2]}, "config.json")
+            >>> tracker.load_dict(run.run_id, "config.json")
+            {'receivers': [1, 2]}
+        """
+        import json
+
+        from ._optional import need
+        from .errors import InvalidInputError
+
+        text = self.load_text(source, path)
+        name = path or source
+        if name.endswith((".yaml", ".yml")):
+            yaml = need("yaml", "load_dict from a .yaml file")
+            try:
+                return yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise InvalidInputError(f"{name!r} is no YAML: {error}") from error
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise InvalidInputError(f"{name!r} is no JSON: {error}") from error
 
     def log_figure(
         self,
