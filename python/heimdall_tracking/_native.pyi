@@ -275,6 +275,8 @@ class Upload:
             InvalidInputError: `timeout` is no number of seconds from 0 on.
 
         Example:
+            >>> from pathlib import Path
+            >>> _ = Path("weights.ckpt").write_bytes(b"...")
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
             >>> with tracker.run():
             ...     upload = tracker.log_artifact("weights.ckpt", "checkpoints")

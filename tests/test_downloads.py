@@ -1,0 +1,167 @@
+"""Artifacts are listed and downloaded as stock MLflow does it, from disk, from a server and from S3."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from heimdall_tracking import (
+    ArtifactNotFoundError,
+    InvalidInputError,
+    MLflowTracker,
+    NotFoundError,
+    RunStateError,
+)
+from helpers import contents
+
+RANGE = 8 << 20
+NAMES = ("notes/é + 1.txt", ".hidden/x", "empty", "deep/" + "d/" * 20 + "file")
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture(params=["local", "server", "s3"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path):
+    """A tracker whose artifacts are on disk, at a tracking server or in S3."""
+    match request.param:
+        case "local":
+            tracker = MLflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        case "server":
+            tracker = MLflowTracker(request.getfixturevalue("tracking_server"), experiment_name="downloads")
+        case _:
+            bucket = request.getfixturevalue("s3_bucket")
+            tracker = MLflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", f"s3://{bucket}/pre fix")
+    yield tracker
+    tracker.end_run()
+
+
+@pytest.fixture
+def files(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    folder = tmp_path / "files"
+    # MLflow's server takes no such names.
+    is_server = "server" in request.node.name
+    for name in NAMES if is_server else (*NAMES, "notes/é #%20.txt"):
+        write(folder / name, name.encode() if name != "empty" else b"")
+    return folder
+
+
+def test_a_folder_comes_back_as_it_was_logged(stored, files, tmp_path):
+    with stored.run() as run:
+        stored.log_artifacts_dir(files, "all")
+    there = stored.download_artifacts(run.run_id, "all", tmp_path / "ours")
+    assert there == str(tmp_path / "ours" / "all")
+    assert contents(Path(there)) == contents(files)
+    names = [info.path for info in stored.list_artifacts("all", run.run_id)]
+    assert names == sorted(["all/.hidden", "all/deep", "all/empty", "all/notes"])
+    by_uri = stored.download_artifacts(f"runs:/{run.run_id}/all/deep", dst=tmp_path / "uri")
+    assert contents(Path(by_uri)) == contents(files / "deep")
+    assert Path(by_uri).name == "deep"
+    root = stored.download_artifacts(run.run_id, dst=tmp_path / "root")
+    assert contents(Path(root) / "all") == contents(files)
+
+
+def test_a_list_is_that_of_the_stock_client(stored, files):
+    from mlflow import MlflowClient
+
+    with stored.run() as run:
+        stored.log_artifacts_dir(files, "all")
+        stored.log_text("x", "top.txt")
+    stored.flush()
+    for folder in ("", "all", "all/notes", "nowhere"):
+        theirs = MlflowClient(stored.tracking_uri).list_artifacts(run.run_id, folder)
+        ours = stored.list_artifacts(folder, run.run_id)
+        assert [(it.path, it.is_dir) for it in ours] == [(it.path, it.is_dir) for it in theirs]
+        sizes = [it.file_size for it in ours if not it.is_dir]
+        # Of an empty file the server tells no size.
+        assert sizes == [it.file_size or 0 for it in theirs if not it.is_dir]
+
+
+def test_a_long_file_comes_back_byte_by_byte(stored, tmp_path):
+    content = os.urandom(3 * RANGE + 17)
+    with stored.run() as run:
+        stored.log_artifact(write(tmp_path / "weights.ckpt", content), "models").wait()
+    there = stored.download_artifacts(run.run_id, "models/weights.ckpt", tmp_path / "ours")
+    assert Path(there).read_bytes() == content
+    assert [it.name for it in Path(there).parent.iterdir()] == ["weights.ckpt"]
+
+
+def test_texts_and_dicts_are_read(stored, tmp_path):
+    with stored.run() as run:
+        stored.log_text("zwölf", "a.txt")
+        stored.log_dict({"receivers": [1, 2]}, "b.json")
+        stored.log_dict({"receivers": [1, 2]}, "b.yaml")
+        assert stored.load_text(run.run_id, "a.txt") == "zwölf"
+        assert stored.load_dict(run.run_id, "b.json") == {"receivers": [1, 2]}
+        assert stored.load_dict(f"runs:/{run.run_id}/b.yaml") == {"receivers": [1, 2]}
+        with pytest.raises(InvalidInputError, match="no JSON"):
+            stored.load_dict(run.run_id, "a.txt")
+
+
+def test_a_registered_model_is_downloaded_by_its_uri(stored, files, tmp_path):
+    with stored.run() as run:
+        stored.log_artifacts_dir(files, "model")
+        name = f"m{run.run_id}"
+        version = stored.register_model(name, f"runs:/{run.run_id}/model")
+        stored.set_model_alias(name, "champion", version)
+    for uri in (f"models:/{name}/{version}", f"models:/{name}@champion", f"models:/{name}/latest"):
+        there = stored.download_artifacts(uri, dst=tmp_path / uri.replace("/", "_"))
+        assert contents(Path(there)) == contents(files)
+
+
+def test_what_is_not_there_is_told_apart(stored, tmp_path):
+    with stored.run() as run:
+        stored.log_text("x", "a.txt")
+    with pytest.raises(ArtifactNotFoundError, match=r"b\.txt"):
+        stored.download_artifacts(run.run_id, "b.txt", tmp_path / "ours")
+    with pytest.raises(NotFoundError):
+        stored.download_artifacts("0" * 32, "a.txt")
+    for wrong in ("/etc/passwd", "../a.txt", "a/../../b"):
+        with pytest.raises(InvalidInputError, match="artifact path"):
+            stored.download_artifacts(run.run_id, wrong, tmp_path / "ours")
+    with pytest.raises(RunStateError, match="list_artifacts"):
+        stored.list_artifacts()
+
+
+def test_what_is_on_this_disk_is_not_copied_without_a_target(tracker, tmp_path):
+    with tracker.run() as run:
+        tracker.log_text("x", "a.txt")
+    there = Path(tracker.download_artifacts(run.run_id, "a.txt"))
+    assert run.run_id in there.parts
+    assert there.read_text() == "x"
+
+
+def test_an_interrupted_download_goes_on_where_it_was(s3_bucket, tmp_path):
+    tracker = MLflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", f"s3://{s3_bucket}/x")
+    content = os.urandom(4 * RANGE)
+    with tracker.run() as run:
+        tracker.log_artifact(write(tmp_path / "weights.ckpt", content), "").wait()
+    target = tmp_path / "ours"
+    there = Path(tracker.download_artifacts(run.run_id, "weights.ckpt", target))
+    assert there.read_bytes() == content
+    # A second version of the file is not taken for the rest of the first.
+    other = os.urandom(4 * RANGE)
+    with tracker.run() as second:
+        tracker.log_artifact(write(tmp_path / "weights.ckpt", other), "").wait()
+    there = Path(tracker.download_artifacts(second.run_id, "weights.ckpt", target))
+    assert there.read_bytes() == other
+
+
+def test_the_environment_is_set_for_stock_code_where_it_is_not_set(uri, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "theirs")
+    keys = {"s3_access_key_id": "ours", "s3_secret_access_key": "hush"}
+    MLflowTracker(uri, s3_endpoint_url="http://minio:9000", **keys)
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
+    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "http://minio:9000"
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "theirs"
+    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+
+
+def test_the_environment_is_left_alone_where_that_is_wanted(uri):
+    MLflowTracker(uri, set_environment=False)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
