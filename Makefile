@@ -62,6 +62,7 @@ bench: setup $(STAMPS)/dev  ## Measure, side by side with the peer; figures are 
 	python benches/import_time.py
 	python benches/calls.py
 	python benches/stores.py
+	python benches/artifacts.py
 	python benches/train_loop.py
 
 clean:  ## Remove what was built and installed
@@ -77,8 +78,9 @@ $(STAMPS)/torch: $(STAMPS)/venv requirements/build.txt
 	python -m pip install --quiet -r requirements/build.txt
 	touch $@
 
-$(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt
+$(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt requirements/s3.txt
 	python -m pip install --quiet -r requirements/dev.txt
+	python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/s3.txt
 	touch $@
 
 $(STAMPS)/tracker: $(STAMPS)/torch $(TRACKER_SOURCES)

@@ -193,17 +193,52 @@ def postgres_uri(postgres_server: postgres.PostgresServer, _databases: Iterator[
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[s3.S3Server]:
-    """A real S3 server."""
+    """A real S3 server, which verifies signatures and checksums."""
     with s3.running() as server:
         yield server
 
 
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[s3.MotoServer]:
+    """Another S3 server, with an STS beside it."""
+    with s3.running_moto() as server:
+        yield server
+
+
 @pytest.fixture
-def s3_bucket(s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+def bucket(s3_server: s3.S3Server) -> Iterator[str]:
+    """A bucket of this test alone."""
+    name = s3_server.create_bucket()
+    yield name
+    s3_server.delete_bucket(name)
+
+
+@pytest.fixture
+def s3_bucket(bucket: str, s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket of this test alone, whose server the environment names."""
     for name, value in s3_server.variables.items():
         monkeypatch.setenv(name, value)
-    return s3_server.create_bucket()
+    return bucket
+
+
+@pytest.fixture
+def s3_tracker(s3_server: s3.S3Server, uri: str) -> Iterator[Callable[..., MLflowTracker]]:
+    """Make a tracker whose artifacts go to S3, with keys among its settings and none in the environment."""
+    made = []
+
+    def make(bucket: str, server: object = s3_server, **settings: str) -> MLflowTracker:
+        settings = {
+            "s3_endpoint_url": server.url,
+            "s3_access_key_id": s3.ACCESS_KEY,
+            "s3_secret_access_key": s3.SECRET_KEY,
+            "experiment_name": "s3",
+        } | settings
+        made.append(MLflowTracker(uri, f"s3://{bucket}/runs", **settings))
+        return made[-1]
+
+    yield make
+    for tracker in made:
+        tracker.end_run()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 import urllib.error
@@ -44,6 +45,15 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection so that its peer is told RST, whatever is on its way."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # A thread that waits in `recv` would keep it open.
+        connection.shutdown(socket.SHUT_RD)
+    connection.close()
 
 
 @contextlib.contextmanager

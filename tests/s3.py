@@ -1,11 +1,13 @@
-"""A real S3 server of the tests' own: SeaweedFS, which verifies signatures and checksums."""
+"""Real S3 servers of the tests' own: SeaweedFS, which verifies signatures and checksums, and moto."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,13 +18,22 @@ from typing import Any
 from helpers import PATIENCE_S, clean_environment, free_port, wait_until
 
 ACCESS_KEY = "heimdall"
-# Everything that a signature or a URL might trip over.
-SECRET_KEY = "s/cr+t=key"
+# What a signature, a URL or a configuration file might trip over.
+SECRET_KEY = "s/cr+t=key%20"
+# Somebody whom the server knows and lets read only.
+READER_KEY, READER_SECRET = "reader", "reader's own"
 REGION = "us-east-1"
 
 
-class S3Server:
-    """A server on 127.0.0.1 with data in a temporary folder."""
+def die_with_the_tests() -> None:
+    """Ask the kernel to kill this process when the one that has started it is gone (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+class Server:
+    """An S3 server on 127.0.0.1 with data in a temporary folder."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="s3"))
@@ -41,73 +52,72 @@ class S3Server:
             "AWS_DEFAULT_REGION": REGION,
         }
 
-    def client(self) -> Any:
-        """boto3's client, with all rights."""
+    def client(self, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY, **config: Any) -> Any:
+        """boto3's client, with all rights unless it is given other keys."""
         import boto3
+        import botocore.session
         from botocore.config import Config
 
-        return boto3.client(
+        # It is to see the store as it is, whatever a test has the environment say.
+        unset = (None, None, None, None)
+        environment = {"profile": unset, "config_file": unset, "credentials_file": unset, "ca_bundle": unset}
+        session = boto3.Session(botocore_session=botocore.session.Session(environment))
+        return session.client(
             "s3",
             endpoint_url=self.url,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
             region_name=REGION,
-            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
+            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}, **config),
         )
 
-    def create_bucket(self) -> str:
+    def create_bucket(self, name: str = "") -> str:
         """Create a bucket and return its name."""
-        name = f"bucket{next(self._buckets)}"
+        name = name or f"bucket{next(self._buckets)}"
         self.client().create_bucket(Bucket=name)
         return name
+
+    def delete_bucket(self, name: str) -> None:
+        """Delete a bucket with all that is in it."""
+        client = self.client()
+        for key in self.keys(name):
+            client.delete_object(Bucket=name, Key=key)
+        client.delete_bucket(Bucket=name)
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """Keys of the objects of a bucket."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
-    def start(self) -> None:
-        (self.folder / "data").mkdir(exist_ok=True)
-        identity = {
-            "name": ACCESS_KEY,
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
+        """The objects below a prefix, by what follows it in their keys."""
+        client = self.client()
+        return {
+            key.removeprefix(prefix).lstrip("/"): client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            for key in self.keys(bucket, prefix)
         }
-        config = self.folder / "identities.json"
-        config.write_text(json.dumps({"identities": [identity]}))
-        # Its parts talk to each other by ports of their own.
-        ports = [
-            f"-{part}.port{kind}={free_port()}"
-            for part in ("master", "volume", "filer", "admin")
-            for kind in ("", ".grpc")
-        ]
-        command = [
-            str(Path(sys.executable).with_name("weed")),
-            "mini",
-            f"-dir={self.folder / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            f"-s3.port={self.port}",
-            f"-s3.port.grpc={free_port()}",
-            "-s3.port.lance=0",
-            "-s3.port.iceberg=0",
-            f"-s3.config={config}",
-            "-webdav=false",
-            "-admin.ui=false",
-            *ports,
-        ]
+
+    def unfinished(self, bucket: str) -> list[str]:
+        """Keys of uploads in parts that nobody has completed or given up."""
+        return [it["Key"] for it in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+    def run(self, *command: str) -> None:
+        """Start the server and wait until it takes objects."""
         log = self.folder / "log"
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, cwd=self.folder, env=clean_environment()
+            self.process = process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                env=clean_environment(AWS_EC2_METADATA_DISABLED="true"),
+                preexec_fn=die_with_the_tests,
             )
 
-        def answers() -> bool:
-            assert self.process is not None
-            assert self.process.poll() is None, log.read_text()
+        def takes_objects() -> bool:
+            assert process.poll() is None, log.read_text()
+            # It answers before it has room.
             with contextlib.suppress(Exception):
-                self.client().list_buckets()
-                # It takes buckets before it has room for objects.
                 client, name = self.client(), "probe"
                 client.create_bucket(Bucket=name)
                 client.put_object(Bucket=name, Key="probe", Body=b"probe")
@@ -116,25 +126,103 @@ class S3Server:
                 return True
             return False
 
-        wait_until(answers, "the S3 server answers")
+        wait_until(takes_objects, "the S3 server takes objects")
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=PATIENCE_S)
+                self.process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
+                self.process.wait(timeout=PATIENCE_S)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class S3Server(Server):
+    """SeaweedFS: one program with everything in it. A bucket that nobody has created does not exist."""
+
+    def start(self) -> None:
+        everything = ["Admin", "Read", "Write", "List", "Tagging"]
+        identities = [
+            (ACCESS_KEY, SECRET_KEY, everything),
+            (READER_KEY, READER_SECRET, ["Read", "List"]),
+        ]
+        config = self.folder / "identities.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "identities": [
+                        {
+                            "name": key,
+                            "credentials": [{"accessKey": key, "secretKey": secret}],
+                            "actions": actions,
+                        }
+                        for key, secret, actions in identities
+                    ]
+                }
+            )
+        )
+        # Its parts talk to each other by ports of their own.
+        self.ports = {
+            f"{part}.port.grpc": free_port() for part in ("s3", "master", "volume", "filer", "admin")
+        }
+        self.ports |= {f"{part}.port": free_port() for part in ("master", "volume", "filer", "admin")}
+        self.run(
+            str(Path(sys.executable).with_name("weed")),
+            "-logtostderr=true",
+            "mini",
+            f"-dir={self.folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-s3.port={self.port}",
+            "-s3.port.lance=0",
+            "-s3.port.iceberg=0",
+            f"-s3.config={config}",
+            f"-s3.localSocket={self.folder / 's3.sock'}",
+            f"-filer.localSocket={self.folder / 'filer.sock'}",
+            "-s3.autoCreateBucket=false",
+            # Each bucket takes one of these, which is a file; the default are as many as the disk has GiB.
+            "-volume.max=10000",
+            "-webdav=false",
+            "-admin.ui=false",
+            "-master.telemetry=false",
+            *(f"-{name}={port}" for name, port in self.ports.items()),
+        )
+
+    def stop(self) -> None:
+        super().stop()
+        for name, port in getattr(self, "ports", {}).items():
+            # It has these sockets in a place that it does not ask about, and leaves them where it is killed.
+            part = name.partition(".")[0]
+            Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)
+
+
+class MotoServer(Server):
+    """moto's server. It asks nobody who he is, but has an STS, and another opinion of S3."""
+
+    def start(self) -> None:
+        program = Path(sys.executable).with_name("moto_server")
+        self.run(str(program), "-H", "127.0.0.1", "-p", str(self.port))
 
 
 @contextlib.contextmanager
 def running() -> Iterator[S3Server]:
-    """Run a server for a `with` block."""
+    """Run SeaweedFS for a `with` block."""
     server = S3Server()
     try:
         server.start()
         yield server
     finally:
         server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_moto() -> Iterator[MotoServer]:
+    """Run moto for a `with` block."""
+    server = MotoServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

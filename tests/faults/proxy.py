@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-import struct
 import time
 from threading import Condition, Thread
+
+from helpers import reset
 
 # What each does to the next bytes that pass, in either direction unless it says otherwise.
 FAULTS = [
@@ -27,15 +28,6 @@ GARBAGE = [
     b"E\0\0\0\x0fSFATAL\0\0garbage",
     b"\0" * 64,
 ]
-
-
-def reset(connection: socket.socket) -> None:
-    """Close a connection so that its peer is told RST, whatever is on its way."""
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # A thread that waits in `recv` would keep it open.
-        connection.shutdown(socket.SHUT_RD)
-    connection.close()
 
 
 class Proxy:

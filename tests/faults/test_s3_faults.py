@@ -1,0 +1,575 @@
+"""S3 that refuses, breaks off, damages and lies: all arrives in the end, whole, and the user knows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
+
+import pytest
+
+import s3
+from heimdall_tracking import MLflowTracker
+from helpers import PATIENCE_S, clean_environment, contents, wait_until
+from s3_proxy import S3Proxy, any_request, begins, completes, of, parts, puts
+
+SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
+MIB = 1 << 20
+PART = 8 * MIB
+
+
+def write(path: Path, content: bytes = b"content") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
+    with S3Proxy(s3_server.port) as proxy:
+        yield proxy
+
+
+class Far:
+    """A run whose artifacts go to S3 through a proxy, what was logged to it, and what has arrived."""
+
+    def __init__(
+        self, tracker: MLflowTracker, server: s3.S3Server, proxy: S3Proxy, bucket: str, folder: Path
+    ) -> None:
+        self.tracker, self.server, self.proxy, self.bucket, self.folder = (
+            tracker,
+            server,
+            proxy,
+            bucket,
+            folder,
+        )
+        self.logged: dict[str, bytes] = {}
+        self.run_id = tracker.start_run()
+
+    def log(self, name: str, content: bytes = b"content"):
+        self.logged[name] = content
+        return self.tracker.log_artifact(write(self.folder / name, content), "")
+
+    def arrived(self) -> dict[str, bytes]:
+        return self.server.objects(self.bucket, f"runs/{self.run_id}/artifacts")
+
+    def check(self) -> None:
+        """That everything arrives, whole, and that nothing else is left anywhere."""
+        self.tracker.flush(PATIENCE_S)
+        assert self.arrived() == self.logged
+        assert self.server.unfinished(self.bucket) == []
+        status = self.tracker.status()
+        assert (status.pending, status.parked, status.degraded, status.last_error) == (0, 0, False, None)
+
+    def is_told(self, caplog: pytest.LogCaptureFixture, *words: str) -> Callable[[], bool]:
+        """A condition: the user has been told something with these words in it."""
+
+        def told() -> bool:
+            # A call is what brings the sentences of the background.
+            assert self.tracker.status().parked == 0
+            texts = [record.getMessage() for record in caplog.records]
+            return any(all(word in text for word in words) for text in texts)
+
+        return told
+
+
+@pytest.fixture
+def far(
+    s3_tracker: Callable[..., MLflowTracker],
+    s3_server: s3.S3Server,
+    proxy: S3Proxy,
+    bucket: str,
+    tmp_path: Path,
+) -> Far:
+    return Far(s3_tracker(bucket, proxy), s3_server, proxy, bucket, tmp_path / "source")
+
+
+# Faults that pass.
+
+PASSING = [
+    ("refuse", {"status": 503, "code": "SlowDown"}),
+    ("refuse", {"status": 500, "code": "InternalError"}),
+    ("refuse", {"status": 503, "code": "ServiceUnavailable"}),
+    ("refuse", {"status": 502, "code": "BadGateway"}),
+    ("refuse", {"status": 429, "code": "TooManyRequests"}),
+    ("refuse", {"status": 400, "code": "RequestTimeout"}),
+    ("reset", {"at": 0}),
+    ("reset", {"at": 100_000}),
+    ("damage", {}),
+    ("lose answer", {}),
+    ("cut", {}),
+    ("delay", {"seconds": 0.3}),
+]
+NAMES = [f"{name} {details.get('code', details.get('at', ''))}".strip() for name, details in PASSING]
+
+
+@pytest.mark.parametrize(("name", "details"), PASSING, ids=NAMES)
+@pytest.mark.parametrize(
+    ("after", "times"), [(0, 1), (0, 6), (2, 3)], ids="after {0[0]}, {0[1]} times".format
+)
+def test_a_fault_that_passes_costs_nothing(far, name, details, after, times):
+    fault = far.proxy.strike(name, puts, times, after, **details)
+    far.log("small", os.urandom(200_000))
+    far.log("large", os.urandom(20 * MIB))
+    for number in range(5):
+        far.log(f"{number}", os.urandom(150_000))
+    far.check()
+    assert fault.struck >= 1
+
+
+@pytest.mark.parametrize(
+    "chooses", [begins, parts, completes, of("large", "HEAD")], ids=lambda it: it.__name__
+)
+@pytest.mark.parametrize(("name", "details"), [PASSING[0], PASSING[6], PASSING[9], PASSING[10]], ids=str)
+def test_no_step_of_an_upload_in_parts_is_one_that_must_not_fail(far, chooses, name, details):
+    fault = far.proxy.strike(name, chooses, 5, **details)
+    far.log("large", os.urandom(20 * MIB))
+    far.check()
+    assert fault.struck >= 1
+
+
+def test_a_part_whose_connection_is_reset_is_the_only_one_that_is_sent_again(far):
+    second = far.proxy.strike("reset", lambda it: it.part == 2, 2, at=MIB)
+    far.log("large", os.urandom(40 * MIB))
+    far.check()
+    assert second.struck == 2
+    assert sorted(far.proxy.sent_parts()) == [1, 2, 3, 4, 5]
+
+
+def test_parts_that_arrived_before_an_outage_are_not_sent_again(far):
+    far.proxy.strike("refuse", parts, after=3, status=503, code="SlowDown")
+    far.log("large", os.urandom(64 * MIB))
+    wait_until(lambda: far.tracker.status().degraded, "it is clear that the store takes no more")
+    before = far.proxy.sent_parts()
+    assert len(before) == 3
+    far.proxy.heal()
+    far.check()
+    assert sorted(far.proxy.sent_parts()) == list(range(1, 9))
+    assert len(far.proxy.seen(begins)) == 1
+
+
+def test_a_server_that_dies_in_the_middle_of_an_upload_gets_the_rest_when_it_is_back(tmp_path, uri):
+    with s3.running() as server, S3Proxy(server.port) as proxy:
+        bucket = server.create_bucket()
+        tracker = MLflowTracker(
+            uri,
+            f"s3://{bucket}/runs",
+            s3_endpoint_url=proxy.url,
+            s3_access_key_id=s3.ACCESS_KEY,
+            s3_secret_access_key=s3.SECRET_KEY,
+        )
+        far = Far(tracker, server, proxy, bucket, tmp_path / "source")
+        proxy.strike("hold", parts, after=3)
+        far.log("large", os.urandom(40 * MIB))
+        far.log("small")
+        wait_until(lambda: len(proxy.sent_parts()) == 3, "some parts have arrived")
+        server.process.kill()
+        server.process.wait()
+        proxy.heal()
+        wait_until(lambda: tracker.status().degraded, "the outage is noticed")
+        server.start()
+        far.check()
+
+
+def test_a_store_that_is_not_there_yet_gets_everything_when_it_is(tmp_path, uri, caplog):
+    server = s3.S3Server()
+    try:
+        tracker = MLflowTracker(
+            uri,
+            "s3://later/runs",
+            s3_endpoint_url=server.url,
+            s3_access_key_id=s3.ACCESS_KEY,
+            s3_secret_access_key=s3.SECRET_KEY,
+        )
+        run_id = tracker.start_run()
+        for number in range(10):
+            tracker.log_artifact(write(tmp_path / f"{number}"), "")
+        wait_until(lambda: tracker.status().degraded and caplog.records, "the outage is told")
+        server.start()
+        server.create_bucket("later")
+        tracker.flush(PATIENCE_S)
+        assert len(server.objects("later", f"runs/{run_id}/artifacts")) == 10
+        told = [record.getMessage() for record in caplog.records]
+        assert sum("degraded" in text for text in told) == 1, told
+    finally:
+        server.stop()
+
+
+def test_a_storm_of_faults_costs_nothing(far):
+    print(f"HEIMDALL_SEED={SEED}")
+    rng, over = random.Random(SEED), Event()
+
+    def strike_at_random() -> None:
+        while not over.wait(rng.uniform(0.02, 0.2)):
+            name, details = rng.choice(PASSING)
+            far.proxy.strike(name, any_request, rng.randrange(1, 6), rng.randrange(4), **details)
+        far.proxy.heal()
+
+    storm = Thread(target=strike_at_random)
+    storm.start()
+    try:
+        for number in range(60):
+            far.log(f"{number}", rng.randbytes(rng.choice([0, 1000, 300_000])))
+            if number % 20 == 0:
+                far.log(f"large {number}", rng.randbytes(rng.randrange(17, 30) * MIB))
+    finally:
+        over.set()
+        storm.join()
+    far.check()
+
+
+# Stores that lie.
+
+
+@pytest.mark.parametrize("size", [1000, 20 * MIB], ids=["whole", "in parts"])
+def test_an_answer_with_another_checksum_is_never_taken(far, caplog, size):
+    lie = far.proxy.strike("lie", puts, headers={"x-amz-checksum-sha256": "A" * 43 + "="})
+    upload = far.log("file", os.urandom(size))
+    wait_until(far.is_told(caplog, "degraded", "sent"), "the lie is told")
+    assert not upload.done
+    assert lie.struck
+    assert "sent" in far.tracker.status().last_error
+    far.proxy.heal()
+    far.check()
+    assert upload.done
+
+
+def test_a_part_with_another_etag_does_not_become_an_object_that_is_incomplete(far):
+    far.proxy.strike("lie", parts, 2, headers={"ETag": '"00000000000000000000000000000000"'})
+    far.log("large", os.urandom(40 * MIB))
+    far.check()
+
+
+def test_bytes_that_are_damaged_on_their_way_never_become_an_object(far):
+    damage = far.proxy.strike("damage", puts, 4)
+    far.log("small", os.urandom(1000))
+    far.log("large", os.urandom(20 * MIB))
+    far.check()
+    assert damage.struck == 4
+
+
+# What the user can put right.
+
+
+@pytest.mark.parametrize("status", [403, 400])
+def test_a_clock_that_is_wrong_is_named(far, caplog, status):
+    far.proxy.strike("refuse", status=status, code="RequestTimeTooSkewed")
+    far.log("file")
+    wait_until(far.is_told(caplog, "degraded", "clock"), "the clock is named")
+    assert far.tracker.status().pending
+    far.proxy.heal()
+    far.check()
+
+
+def test_a_bucket_that_does_not_exist_is_named_and_gets_everything_once_it_does(
+    s3_tracker, s3_server, proxy, tmp_path, caplog
+):
+    far = Far(s3_tracker("not-yet-there", proxy), s3_server, proxy, "not-yet-there", tmp_path / "source")
+    far.log("small")
+    far.log("large", os.urandom(20 * MIB))
+    wait_until(far.is_told(caplog, "degraded", "bucket"), "the bucket is named")
+    far.tracker.end_run()
+    assert "not-yet-there" in caplog.text
+    s3_server.create_bucket("not-yet-there")
+    far.check()
+    assert sum("degraded" in record.getMessage() for record in caplog.records) == 1
+
+
+WRONG_KEYS = [(s3.ACCESS_KEY, "another-secret"), ("NOBODYKNOWSME", "another-secret")]
+
+
+@pytest.mark.parametrize(("key", "secret"), WRONG_KEYS, ids=["secret", "key"])
+def test_wrong_keys_are_told_once_and_all_is_kept_for_a_start_with_the_right_ones(
+    s3_tracker, s3_server, proxy, bucket, tmp_path, caplog, start_script, uri, heimdall_dir, key, secret
+):
+    for number in range(5):
+        write(tmp_path / "source" / f"{number}", os.urandom(100_000))
+    script = start_script(
+        """
+        import sys, logging
+        from heimdall_tracking import MLflowTracker
+
+        logging.basicConfig(format="%(message)s")
+        uri, artifacts, endpoint, key, secret, source = sys.argv[1:]
+        tracker = MLflowTracker(
+            uri, artifacts, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret,
+            experiment_name="s3",
+        )
+        print(repr(tracker), tracker.start_run())
+        handles = [tracker.log_artifacts_dir(source, f"{number}") for number in range(3)]
+        while not tracker.status().degraded:
+            pass
+        print(handles, tracker.status(), tracker.status().last_error)
+        """,
+        uri,
+        f"s3://{bucket}/runs",
+        proxy.url,
+        key,
+        secret,
+        tmp_path / "source",
+        HEIMDALL_EXIT_TIMEOUT=4,
+    )
+    out, err = script.communicate(timeout=PATIENCE_S)
+    assert script.returncode == 0, err
+    assert err.count("degraded") == 1, err
+    assert "AWS_SECRET_ACCESS_KEY" in err
+    assert s3_server.keys(bucket) == []
+    kept = b"".join(contents(heimdall_dir).values())
+    for place in (out, err, kept.decode(errors="replace")):
+        assert secret not in place
+    assert s3.SECRET_KEY not in kept.decode(errors="replace")
+
+    tracker = s3_tracker(bucket, proxy)
+    tracker.flush(PATIENCE_S)
+    expected = contents(tmp_path / "source")
+    found = s3_server.objects(bucket)
+    assert len(found) == 15
+    for name, content in found.items():
+        assert expected[name.rpartition("/")[2]] == content
+    assert tracker.status().parked == 0
+
+
+@pytest.mark.parametrize("size", [1000, 20 * MIB], ids=["whole", "in parts"])
+def test_an_object_that_the_store_forbids_is_parked_and_the_rest_arrives(far, caplog, heimdall_dir, size):
+    far.proxy.strike("refuse", of("forbidden"), status=403, code="AccessDenied")
+    content = os.urandom(size)
+    far.log("before")
+    forbidden = far.log("forbidden", content)
+    for number in range(5):
+        far.log(f"{number}")
+    far.tracker.log_metrics({"loss": 1.0}, step=1)
+    far.tracker.flush(PATIENCE_S)
+    del far.logged["forbidden"]
+    assert far.arrived() == far.logged
+    assert far.server.unfinished(far.bucket) == []
+    status = far.tracker.status()
+    assert (status.pending, status.parked) == (0, 1)
+    with pytest.raises(Exception, match="forbidden"):
+        forbidden.wait(PATIENCE_S)
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("forbidden" in text for text in told) == 1, told
+    # The user still has the bytes.
+    assert content in contents(heimdall_dir / "dead_letter").values()
+    assert far.tracker.get_run(far.run_id).metrics == {"loss": 1.0}
+
+
+def test_an_endpoint_may_have_a_path(s3_tracker, s3_server, bucket, tmp_path):
+    with S3Proxy(s3_server.port, prefix="/deep/s3") as proxy:
+        for slash in ("", "/"):
+            settings = {"s3_endpoint_url": proxy.url + slash}
+            far = Far(
+                s3_tracker(bucket, proxy, **settings), s3_server, proxy, bucket, tmp_path / f"source{slash}"
+            )
+            far.log("small")
+            far.log("large", os.urandom(20 * MIB))
+            far.check()
+            far.tracker.end_run()
+        assert all(request.path.startswith(f"/{bucket}/runs/") for request in proxy.seen())
+
+
+# A process that dies.
+
+DOOMED = """
+    import sys
+    from heimdall_tracking import MLflowTracker
+
+    uri, artifacts, file = sys.argv[1:]
+    tracker = MLflowTracker(uri, artifacts, experiment_name="s3")
+    print(tracker.start_run(), flush=True)
+    tracker.log_artifact(file, "")
+    tracker.log_metrics({"loss": 1.0}, step=1)
+    tracker.flush()
+"""
+
+
+@pytest.fixture
+def killed(
+    start_script: Callable[..., subprocess.Popen],
+    s3_server: s3.S3Server,
+    proxy: S3Proxy,
+    bucket: str,
+    uri: str,
+    heimdall_dir: Path,
+    tmp_path: Path,
+) -> SimpleNamespace:
+    """A process that was killed when three of the eight parts of its file had arrived."""
+    content = os.urandom(8 * PART)
+    file = write(tmp_path / "large", content)
+    variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": proxy.url}
+    proxy.strike("hold", parts, after=3)
+    process = start_script(DOOMED, uri, f"s3://{bucket}/runs", file, **variables)
+    run_id = process.stdout.readline().strip()
+
+    def noted() -> int:
+        """Parts of which the process knows that they have arrived; the first line says what is uploaded."""
+        notes = [path.read_text() for path in heimdall_dir.glob("journal/*/staging/*.parts")]
+        return sum(len([line for line in note.splitlines() if line]) - 1 for note in notes)
+
+    wait_until(lambda: noted() == 3, "three parts are there")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    file.unlink()
+    sent = proxy.sent_parts()
+    assert len(sent) == 3
+    assert s3_server.unfinished(bucket) == [f"runs/{run_id}/artifacts/large"]
+    proxy.heal()
+    return SimpleNamespace(run_id=run_id, content=content, sent=sent, variables=variables)
+
+
+def check_resumed(killed: SimpleNamespace, s3_server: s3.S3Server, proxy: S3Proxy, bucket: str) -> None:
+    assert s3_server.objects(bucket, f"runs/{killed.run_id}/artifacts") == {"large": killed.content}
+    assert sorted(proxy.sent_parts()) == list(range(1, 9))
+    assert s3_server.unfinished(bucket) == []
+    assert len(proxy.seen(begins)) == 1
+
+
+def test_the_next_start_sends_the_parts_that_a_killed_process_has_not(
+    killed, s3_tracker, s3_server, proxy, bucket
+):
+    tracker = s3_tracker(bucket, proxy)
+    tracker.flush(PATIENCE_S)
+    check_resumed(killed, s3_server, proxy, bucket)
+    run = tracker.get_run(killed.run_id)
+    assert (run.status, run.metrics) == ("FAILED", {"loss": 1.0})
+
+
+def sync(heimdall_dir: Path, **variables: object) -> SimpleNamespace:
+    done = subprocess.run(
+        [sys.executable, "-m", "heimdall_tracking.cli", "sync", str(heimdall_dir)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=clean_environment(**variables),
+    )
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_sync_sends_the_parts_that_a_killed_process_has_not(killed, s3_server, proxy, bucket, heimdall_dir):
+    done = sync(heimdall_dir, **killed.variables)
+    assert done.code == 0, done.err
+    check_resumed(killed, s3_server, proxy, bucket)
+    assert list(heimdall_dir.glob("journal/*")) == []
+
+
+def test_an_upload_whose_parts_the_store_has_swept_away_begins_anew(
+    killed, s3_tracker, s3_server, proxy, bucket
+):
+    client = s3_server.client()
+    [upload] = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    tracker = s3_tracker(bucket, proxy)
+    tracker.flush(PATIENCE_S)
+    assert s3_server.objects(bucket, f"runs/{killed.run_id}/artifacts") == {"large": killed.content}
+    assert s3_server.unfinished(bucket) == []
+
+
+def test_an_upload_that_was_completed_right_before_the_kill_is_not_sent_again(
+    start_script, s3_server, s3_tracker, proxy, bucket, uri, tmp_path
+):
+    content = os.urandom(3 * PART)
+    file = write(tmp_path / "large", content)
+    # The server makes the object, and the process never hears of it.
+    lost = proxy.strike("lose answer", completes)
+    held = proxy.strike("hold", of("large", "HEAD"))
+    variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": proxy.url}
+    process = start_script(DOOMED, uri, f"s3://{bucket}/runs", file, **variables)
+    run_id = process.stdout.readline().strip()
+    wait_until(lambda: lost.struck or held.struck, "the object is there")
+    wait_until(lambda: s3_server.keys(bucket), "the object is there")
+    process.kill()
+    process.wait()
+    proxy.heal()
+    proxy.forget()
+    s3_tracker(bucket, proxy).flush(PATIENCE_S)
+    assert s3_server.objects(bucket, f"runs/{run_id}/artifacts") == {"large": content}
+    assert s3_server.unfinished(bucket) == []
+    assert proxy.sent_parts() == []
+
+
+def test_kills_at_random_instants_lose_nothing_and_leave_nothing_unfinished(
+    start_script, s3_server, s3_tracker, proxy, bucket, uri, tmp_path, heimdall_dir
+):
+    print(f"HEIMDALL_SEED={SEED}")
+    rng = random.Random(SEED)
+    expected = {}
+    variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": proxy.url}
+    for _ in range(6):
+        content = rng.randbytes(rng.randrange(17, 40) * MIB)
+        file = write(tmp_path / "large", content)
+        process = start_script(DOOMED, uri, f"s3://{bucket}/runs", file, **variables)
+        run_id = process.stdout.readline().strip()
+        # Not before the file is the journal's, so that the call has returned: the metric is behind it.
+        so_many = rng.randrange(1, 12)
+        proxy.forget()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            wait_until(
+                lambda n=so_many, p=process: len(proxy.seen()) >= n or p.poll() is not None,
+                "so many requests have come",
+            )
+        process.kill()
+        process.wait()
+        expected[f"{run_id}/artifacts/large"] = content
+    s3_tracker(bucket, proxy).flush(PATIENCE_S)
+    assert s3_server.objects(bucket, "runs") == expected
+    assert s3_server.unfinished(bucket) == []
+
+
+def test_a_process_that_ends_without_its_store_leaves_everything_to_sync(
+    start_script, s3_server, proxy, bucket, uri, tmp_path, heimdall_dir
+):
+    content = os.urandom(20 * MIB)
+    file = write(tmp_path / "large", content)
+    variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": proxy.url}
+    proxy.strike("refuse", status=503, code="ServiceUnavailable")
+    code = DOOMED.replace("tracker.flush()", "tracker.end_run()")
+    process = start_script(code, uri, f"s3://{bucket}/runs", file, HEIMDALL_EXIT_TIMEOUT=1, **variables)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    run_id = out.strip()
+    refused = sync(heimdall_dir, **variables)
+    assert refused.code != 0
+    proxy.heal()
+    done = sync(heimdall_dir, **variables)
+    assert done.code == 0, done.err
+    assert s3_server.objects(bucket, f"runs/{run_id}/artifacts") == {"large": content}
+    assert s3_server.unfinished(bucket) == []
+    assert list(heimdall_dir.glob("journal/*")) == []
+
+
+# Secrets.
+
+
+def test_no_key_is_in_anything_that_is_written_or_shown(
+    s3_tracker, s3_server, proxy, bucket, tmp_path, heimdall_dir, caplog, capfd, monkeypatch
+):
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token-of-the-session")
+    tracker = s3_tracker(bucket, proxy)
+    tracker.start_run()
+    proxy.strike("refuse", of("denied"), status=403, code="AccessDenied")
+    proxy.strike("refuse", of("skewed"), times=8, status=403, code="RequestTimeTooSkewed")
+    handles = [
+        tracker.log_artifact(write(tmp_path / "source" / name), "") for name in ("fine", "denied", "skewed")
+    ]
+    tracker.log_artifact(write(tmp_path / "source" / "large", os.urandom(20 * MIB)), "")
+    shown = [repr(tracker), repr(tracker.status()), repr(handles), str(tracker.status().last_error)]
+    shown += [repr(proxy.requests)[:0]]
+    during = dict(contents(heimdall_dir))
+    tracker.flush(PATIENCE_S)
+    with pytest.raises(Exception, match="denied") as refused:
+        handles[1].wait(PATIENCE_S)
+    shown += [str(refused.value), repr(tracker.status()), caplog.text, *capfd.readouterr()]
+    written = {**during, **contents(heimdall_dir)}
+    assert written
+    for secret in (s3.SECRET_KEY, "a-token-of-the-session"):
+        assert not any(secret in text for text in shown)
+        assert not any(secret.encode() in content for content in written.values())
+        assert not any(json.dumps(secret).strip('"').encode() in content for content in written.values())
