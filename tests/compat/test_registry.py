@@ -22,7 +22,8 @@ READ = """
 
     print(json.dumps({
         "model": [model.description, model.tags, {k: int(v) for k, v in model.aliases.items()}],
-        "version": [version.current_stage, version.description, version.tags, version.aliases, version.run_id],
+        "version": [version.current_stage, version.description, version.tags, version.run_id],
+        "aliases": list(version.aliases),
         "latest": {it.current_stage: int(it.version) for it in model.latest_versions},
         "versions": numbers(client.search_model_versions("name = 'powder'")),
         "by tag": numbers(client.search_model_versions("tags.kind = 'onnx'")),
@@ -87,7 +88,8 @@ def test_the_releases_client_reads_what_we_register(stock, uri):
 
     assert found == {
         "model": ["what it is", {"team": "rf"}, {"champion": 2}],
-        "version": ["Production", "good", {"kind": "onnx", "n": "2"}, ["champion"], run.run_id],
+        "version": ["Production", "good", {"kind": "onnx", "n": "2"}, run.run_id],
+        "aliases": ["champion"],
         "latest": {"Archived": 1, "Production": 2, "None": 3},
         "versions": [1, 2, 3],
         "by tag": [1, 2],

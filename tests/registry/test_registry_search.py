@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from heimdall_tracking import InvalidInputError, MLflowTracker
 
 SETTINGS = settings(
-    max_examples=400,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -48,7 +48,7 @@ def filled(request, tmp_path_factory) -> SimpleNamespace:
                 tracker.register_model(name, source, tags=tags)
             tracker.transition_model_stage(name, version, next(stages))
         tracker.delete_model_version(name, 2)
-    stock.register_prompt("a prompt", "Where is {{transmitter}}?")
+    stock.register_prompt("a-prompt", "Where is {{transmitter}}?")
     return SimpleNamespace(tracker=tracker, stock=stock, runs=runs)
 
 
@@ -64,7 +64,8 @@ def versions(filled: SimpleNamespace, text: str, orders: list[str], max_results:
     try:
         found = filled.stock.search_model_versions(text, max_results, orders)
         theirs = [(it.name, int(it.version)) for it in found]
-    except MlflowException:
+    # Of IS NULL it does not find the three parts that it expects.
+    except (MlflowException, ValueError):
         theirs = None
     return ours, theirs
 
@@ -79,7 +80,8 @@ def models(filled: SimpleNamespace, text: str, orders: list[str], max_results: i
         ours = None
     try:
         theirs = [it.name for it in filled.stock.search_registered_models(text, max_results, orders)]
-    except MlflowException:
+    # Of IS NULL it does not find the three parts that it expects.
+    except (MlflowException, ValueError):
         theirs = None
     return ours, theirs
 
@@ -197,7 +199,7 @@ FRAGMENTS += [
 ]
 
 
-@settings(SETTINGS, max_examples=1000)
+@settings(SETTINGS, max_examples=400)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=7).map("".join))
 def test_an_arbitrary_filter_is_answered_as_the_stock_client_does_or_refused(filled, text):
     # Blanks alone, which the stock client refuses, are as good as nothing.
@@ -207,7 +209,7 @@ def test_an_arbitrary_filter_is_answered_as_the_stock_client_does_or_refused(fil
         assert ours is None or ours == theirs
 
 
-@settings(SETTINGS, max_examples=300)
+@settings(SETTINGS, max_examples=100)
 @given(
     st.lists(
         st.sampled_from(
@@ -218,6 +220,8 @@ def test_an_arbitrary_filter_is_answered_as_the_stock_client_does_or_refused(fil
     ).map("".join)
 )
 def test_an_arbitrary_order_is_taken_as_the_stock_client_does_or_refused(filled, order):
+    # Blanks around it, which the stock client refuses, are as good as nothing.
+    order = order.strip()
     for search in (versions, models):
         ours, theirs = search(filled, "", [order], 100)
         assert ours is None or ours == theirs, order
