@@ -12,6 +12,7 @@ import pytest
 
 import s3
 from heimdall_tracking import MLflowTracker
+from heimdall_tracking.errors import ArtifactError, UndeliveredError
 from helpers import PATIENCE_S, contents, wait_until
 from s3_proxy import S3Proxy, puts
 
@@ -148,7 +149,7 @@ def test_the_call_returns_while_the_store_takes_nothing(held):
     wait_until(lambda: held.fault.struck >= 2, "both are on their way")
     assert not small.done
     assert not large.done
-    with pytest.raises(TimeoutError):
+    with pytest.raises(UndeliveredError):
         large.wait(0.05)
     held.proxy.heal()
     small.wait(PATIENCE_S)
@@ -228,7 +229,7 @@ def test_an_immutable_file_that_has_gone_is_told_and_the_rest_arrives(held, capl
     assert held.tracker.status().parked == 1
     told = [record.getMessage() for record in caplog.records]
     assert sum("frozen.ckpt" in text for text in told) == 1, told
-    with pytest.raises(Exception, match=r"frozen\.ckpt"):
+    with pytest.raises(ArtifactError, match=r"frozen\.ckpt"):
         gone.wait(PATIENCE_S)
 
 
@@ -240,6 +241,7 @@ def test_what_was_staged_when_the_process_was_killed_arrives_by_the_next_start(
         """
         import os, signal, sys
         from heimdall_tracking import MLflowTracker
+from heimdall_tracking.errors import ArtifactError, UndeliveredError
 
         uri, artifacts, file = sys.argv[1:]
         tracker = MLflowTracker(uri, artifacts, experiment_name="killed")
