@@ -113,9 +113,7 @@ NAMES = [f"{name} {details.get('code', details.get('at', ''))}".strip() for name
 
 
 @pytest.mark.parametrize(("name", "details"), PASSING, ids=NAMES)
-@pytest.mark.parametrize(
-    ("after", "times"), [(0, 1), (0, 6), (2, 3)], ids="after {0[0]}, {0[1]} times".format
-)
+@pytest.mark.parametrize(("after", "times"), [(0, 1), (0, 6), (2, 3)], ids=["once", "often", "later"])
 def test_a_fault_that_passes_costs_nothing(far, name, details, after, times):
     fault = far.proxy.strike(name, puts, times, after, **details)
     far.log("small", os.urandom(200_000))
@@ -127,9 +125,13 @@ def test_a_fault_that_passes_costs_nothing(far, name, details, after, times):
 
 
 @pytest.mark.parametrize(
-    "chooses", [begins, parts, completes, of("large", "HEAD")], ids=lambda it: it.__name__
+    "chooses", [begins, parts, completes, of("large", "HEAD")], ids=["begin", "part", "complete", "look"]
 )
-@pytest.mark.parametrize(("name", "details"), [PASSING[0], PASSING[6], PASSING[9], PASSING[10]], ids=str)
+@pytest.mark.parametrize(
+    ("name", "details"),
+    [PASSING[0], PASSING[6], PASSING[9], PASSING[10]],
+    ids=[NAMES[0], NAMES[6], NAMES[9], NAMES[10]],
+)
 def test_no_step_of_an_upload_in_parts_is_one_that_must_not_fail(far, chooses, name, details):
     fault = far.proxy.strike(name, chooses, 5, **details)
     far.log("large", os.urandom(20 * MIB))
