@@ -22,6 +22,8 @@ READ_ALL = """
         run.data.tags["of"], [given.dataset.name for given in run.inputs.dataset_inputs],
         [str(point.value) for point in client.get_metric_history(run.info.run_id, "val/loss")],
         client.get_model_version("walked", run.data.params["version"]).tags,
+        client.get_model_version_download_uri("copied", run.data.params["version"])
+        == client.get_model_version("walked", run.data.params["version"]).source,
     ] for run in found}))
 """
 
@@ -42,6 +44,19 @@ def write(tracker: MLflowTracker, revision: str, version: int) -> str:
     registered = tracker.register_model("walked", f"runs:/{run.run_id}/model", "good", {"of": revision})
     assert registered == str(version)
     tracker.transition_model_stage("walked", version, "Staging")
+    tracker.set_model_alias("walked", "newest", version)
+    tracker.register_model("copied", f"models:/walked/{version}")
+    # What is renamed takes all it has along, and what is deleted leaves nothing that would be in the way.
+    tracker.create_registered_model("passing", {"a": "b"}, "for a moment")
+    for _ in range(2):
+        tracker.register_model("passing", "s3://models/m", tags={"c": "d"})
+    tracker.set_model_alias("passing", "champion", 1)
+    tracker.delete_model_version("passing", 2)
+    tracker.rename_registered_model("passing", "renamed")
+    renamed = tracker.get_registered_model("renamed")
+    assert (renamed.tags, renamed.aliases) == ({"a": "b"}, {"champion": "1"})
+    assert [found.tags for found in renamed.latest_versions] == [{"c": "d"}]
+    tracker.delete_registered_model("renamed")
     return run.run_id
 
 
@@ -57,6 +72,11 @@ def check_what_we_read(tracker: MLflowTracker, run_id: str, revision: str) -> No
         f"tags.of = '{revision}' AND datasets.name = 'powder'", order_by="metrics.acc"
     )
     assert [run.run_id for run in found] == [run_id]
+    (version,) = tracker.search_model_versions(f"tags.of = '{revision}' AND name = 'walked'")
+    assert (version.run_id, version.current_stage, version.aliases) == (run_id, "Staging", ["newest"])
+    assert tracker.get_model_version_by_alias("walked", "newest") == version
+    assert tracker.resolve_model_uri("models:/copied/latest") == version.source
+    assert [model.name for model in tracker.search_registered_models()] == ["copied", "walked"]
 
 
 def check_rows(uri: str, run_id: str, revision: str, version: int) -> None:
@@ -85,7 +105,7 @@ def check_rows(uri: str, run_id: str, revision: str, version: int) -> None:
     registered = f"""
         SELECT v.version, v.current_stage, v.status, v.description, t.key, t.value
         FROM model_versions v JOIN model_version_tags t ON t.name = v.name AND t.version = v.version
-        WHERE v.run_id = '{run_id}'
+        WHERE v.run_id = '{run_id}' AND v.name = 'walked'
     """
     assert rows(uri, registered) == [(version, "Staging", "READY", "good", "of", revision)]
 
@@ -131,6 +151,7 @@ def test_a_database_of_any_revision_takes_runs_stays_of_it_and_is_upgraded_with_
             ["powder"],
             [LARGEST, "1.5", "nan"],
             {"of": revision},
+            True,
         ]
         for version, revision in enumerate(written, start=1)
     }
