@@ -127,8 +127,11 @@ class S3Proxy:
 
             def log_message(self, *_: object) -> None: ...
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            # Clients that find no place in the queue wait for a second.
+            request_queue_size = 128
+
+        self.http = Server(("127.0.0.1", 0), Handler)
         self.port = self.http.server_address[1]
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
