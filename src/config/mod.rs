@@ -170,7 +170,6 @@ impl TrackerConfig {
         if let Some(ArtifactUri::Object(place)) = &artifacts
             && place.cloud == Cloud::S3
         {
-            // What cannot work is said now, not in the background.
             is_s3_unverified = S3Access::new(&self.s3)?.insecure_tls;
         }
         let system_metrics = switch(

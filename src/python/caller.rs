@@ -122,12 +122,17 @@ pub fn set_environment(
     if let Some(endpoint) = s3.endpoint_url.as_deref().filter(|url| !url.is_empty()) {
         set("MLFLOW_S3_ENDPOINT_URL", endpoint)?;
     }
-    // A key is of no use with another's secret.
-    let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    // A key is of no use with another's secret or token.
+    let names = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ];
     let keys = [&s3.access_key_id, &s3.secret_access_key].map(Option::as_ref);
     if let [Some(id), Some(secret)] = keys
         && !environ.contains(names[0])?
         && !environ.contains(names[1])?
+        && !environ.contains(names[2])?
     {
         set(names[0], id.reveal())?;
         set(names[1], secret.reveal())?;

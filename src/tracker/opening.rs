@@ -8,7 +8,7 @@ use std::{
 use super::{ActiveRun, SESSIONS, Session, Tracker, lock};
 use crate::{
     artifacts,
-    config::{Destination, Mode, Ranks, Settled, TrackerConfig},
+    config::{ArtifactUri, Destination, Mode, Ranks, Settled, TrackerConfig},
     context::RunContext,
     delivery::{
         Delivery,
@@ -38,6 +38,10 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Self> {
         let settled = config.settle()?;
+        if let Some(uri @ ArtifactUri::Object(_)) = &settled.artifacts {
+            // What cannot work is said now, not in the background.
+            settled.access().open(&uri.location())?;
+        }
         let parts = Parts::new(settled, Vec::new())?;
         if parts.settled.is_s3_unverified {
             parts.notices.tell(

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future};
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore,
-    ObjectStoreExt, PutOptions, PutPayload, RetryConfig,
-    aws::{AmazonS3Builder, Checksum},
+    ObjectStoreExt, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
+    aws::{AmazonS3Builder, AwsCredential, Checksum},
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
     multipart::MultipartStore,
@@ -350,15 +350,16 @@ fn s3_builder(place: &ObjectUri, access: &S3Access, connector: &Connector) -> Am
             .with_virtual_hosted_style_request(false);
     }
     if let Some(keys) = &access.keys {
-        builder = builder
-            .with_access_key_id(keys.access_key_id.reveal())
-            .with_secret_access_key(keys.secret_access_key.reveal())
-            .with_token(
-                keys.session_token
-                    .as_ref()
-                    .map(crate::config::Secret::reveal)
-                    .unwrap_or_default(),
-            );
+        // As they are: a token of the environment that belongs to other keys must not come with them.
+        let credential = AwsCredential {
+            key_id: keys.access_key_id.reveal().to_owned(),
+            secret_key: keys.secret_access_key.reveal().to_owned(),
+            token: keys
+                .session_token
+                .as_ref()
+                .map(|token| token.reveal().to_owned()),
+        };
+        builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
     }
     builder
 }
