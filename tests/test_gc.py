@@ -314,7 +314,12 @@ def test_the_run_of_a_version_and_its_storage_location_stay(disk):
 def test_versions_of_another_registry_count_where_it_is_named(disk, tmp_path):
     registry = f"sqlite:///{tmp_path}/registry.db"
     tracker = MLflowTracker(
-        disk.uri, artifact_uri=disk.artifacts.uri, registry_uri=registry, experiment_name=EXPERIMENT
+        disk.uri,
+        artifact_uri=disk.artifacts.uri,
+        registry_uri=registry,
+        experiment_name=EXPERIMENT,
+        # Else the environment names the registry from here on.
+        set_environment=False,
     )
     run_id = logged(tracker)
     tracker.register_model("m", f"runs:/{run_id}/model")
