@@ -455,9 +455,9 @@ def test_the_next_start_sends_the_parts_that_a_killed_process_has_not(
     assert (run.status, run.metrics) == ("FAILED", {"loss": 1.0})
 
 
-def sync(heimdall_dir: Path, **variables: object) -> SimpleNamespace:
+def sync(heimdall_dir: Path, *arguments: str, **variables: object) -> SimpleNamespace:
     done = subprocess.run(
-        [sys.executable, "-m", "heimdall_tracking.cli", "sync", str(heimdall_dir)],
+        [sys.executable, "-m", "heimdall_tracking.cli", "sync", *arguments, str(heimdall_dir)],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -551,7 +551,7 @@ def test_a_process_that_ends_without_its_store_leaves_everything_to_sync(
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     run_id = out.split()[0]
-    refused = sync(heimdall_dir, **variables)
+    refused = sync(heimdall_dir, "--timeout", "3", **variables)
     assert refused.code != 0
     proxy.heal()
     done = sync(heimdall_dir, **variables)

@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use futures_util::{StreamExt, stream};
@@ -199,10 +200,14 @@ impl ObjectArtifacts {
             .sum();
         upload.count(there);
         let together = (IN_FLIGHT / note.begun.part).max(1) as usize;
+        let stop = AtomicBool::new(false);
         let mut parts = stream::iter(missing)
             .map(|part| {
-                let (range, id) = (ranges[part].clone(), &id);
+                let (range, id, stop) = (ranges[part].clone(), &id, &stop);
                 async move {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(None);
+                    }
                     let length = range.end - range.start;
                     let opened = file.try_clone().map_err(|source| ArtifactError::Io {
                         artifact: upload.path.as_str().to_owned(),
@@ -214,18 +219,19 @@ impl ObjectArtifacts {
                     let sent = self.store.put_part(key, id, part, payload).await;
                     let sent = sent.map_err(|error| self.part_failed(upload.path, error))?;
                     upload.count(length);
-                    Ok((part, sent))
+                    Ok(Some((part, sent)))
                 }
             })
             .buffer_unordered(together);
         let mut failure: Option<ArtifactError> = None;
         while let Some(sent) = parts.next().await {
             match sent {
-                Ok((part, sent)) => note.add(part, sent),
-                // Those on their way may arrive: they are not sent again.
+                Ok(Some((part, sent))) => note.add(part, sent),
+                Ok(None) => {}
+                // Those on their way arrive: they are not sent again.
                 Err(error) => {
-                    failure = Some(error);
-                    break;
+                    stop.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(error);
                 }
             }
         }
