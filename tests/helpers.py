@@ -79,3 +79,31 @@ def serving(command: list[str], url: str, log: Path, **variables: object) -> Ite
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=PATIENCE_S)
+
+
+def certificate_in(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody has signed but itself, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    make += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    return certificate, key
+
+
+def database_for_a_module(request: pytest.FixtureRequest, folder: Path, name: str) -> str:
+    """The URI of a database that a fixture of module scope, with the databases as params, fills."""
+    if request.param == "sqlite":
+        return f"sqlite:///{folder / 'mlflow.db'}"
+    return request.getfixturevalue("postgres_server").create_database(name)

@@ -71,7 +71,9 @@ class PostgresServer:
             raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}{said}")
 
     def start(self) -> None:
-        settings = f"-p {self.port} -k {self.folder} -h 127.0.0.1 -c fsync=off {' '.join(self.options)}"
+        settings = f"-p {self.port} -k {self.folder} -h 127.0.0.1 -c fsync=off"
+        # Stock clients keep a pool of connections to every database that a test has had.
+        settings += f" -c max_connections=500 {' '.join(self.options)}"
         arguments = [f"--pgdata={self.data}", f"--log={self.folder / 'log'}", f"--options={settings}"]
         self.call("pg_ctl", *arguments, "--wait", "start")
 

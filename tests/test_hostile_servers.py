@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import subprocess
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from heimdall_tracking import (
     PermissionDeniedError,
     StoreUnavailableError,
 )
-from helpers import free_port, serving, wait_until
+from helpers import certificate_in, free_port, serving, wait_until
 
 EXPERIMENT = {
     "experiment": {
@@ -280,23 +279,7 @@ def test_answers_in_pages_are_read_to_their_end_and_no_further():
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that nobody has signed but itself, and its key."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    make = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
-    make += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(make, check=True, capture_output=True)
-    return certificate, key
+    return certificate_in(tmp_path)
 
 
 @contextlib.contextmanager

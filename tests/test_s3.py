@@ -21,7 +21,7 @@ import pytest
 import s3
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
 from heimdall_tracking.errors import ConfigurationError
-from helpers import PATIENCE_S, clean_environment, contents, wait_until
+from helpers import PATIENCE_S, certificate_in, clean_environment, contents, wait_until
 from s3_proxy import S3Proxy, begins, of, parts, puts
 
 MIB = 1 << 20
@@ -114,14 +114,13 @@ def test_a_file_of_any_length_arrives_byte_by_byte(run, s3_server, tmp_path, siz
 def test_a_file_arrives_under_its_name(run, tmp_path, name):
     run.tracker.log_artifact(write(tmp_path / "source" / name, b"1"), "")
     run.tracker.log_artifact(write(tmp_path / "source" / name, b"2"), "fo ld/er")
-    run.tracker.log_artifact(write(tmp_path / "source" / "inside", b"3"), name)
+    # Not the file's own name: SeaweedFS keeps objects as files, and cannot have both.
+    folder = f"in {name}"[:200]
+    run.tracker.log_artifact(write(tmp_path / "source" / "inside", b"3"), folder)
     assert run.objects() == {
         name: b"1",
         f"fo ld/er/{name}": b"2",
-        f"{name}/inside": b"3",
-    } or run.objects() == {
-        name: b"1",
-        f"fo ld/er/{name}": b"2",
+        f"{folder}/inside": b"3",
     }
 
 
@@ -655,27 +654,6 @@ def test_a_web_identity_is_changed_for_keys(at_moto, moto_server, monkeypatch, t
 
 
 # Over TLS.
-
-
-def certificate_in(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody has signed but itself, and its key."""
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    make = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
-    make += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(make, check=True, capture_output=True)
-    return certificate, key
 
 
 @pytest.fixture

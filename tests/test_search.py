@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker
+from helpers import database_for_a_module
 
 # What filters, SQL, LIKE and JSON take for something else.
 NASTY = "'\"`\\%_;-- ()[]{}?$1:@#*,.=<>!&|~^\t\nàÀßKéÉ日😀\u200b\u00a0\u2028"
@@ -108,10 +109,7 @@ def store(request, tmp_path_factory) -> SimpleNamespace:
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("search")
-    if request.param == "sqlite":
-        uri = f"sqlite:///{folder / 'mlflow.db'}"
-    else:
-        uri = request.getfixturevalue("postgres_server").create_database("searched")
+    uri = database_for_a_module(request, folder, "searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
         tracker = MLflowTracker(uri, experiment_name="first")

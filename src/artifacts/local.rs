@@ -304,22 +304,13 @@ fn put(
         target: target.clone(),
         source,
     };
-    let sent = std::sync::atomic::AtomicU64::new(0);
-    let upload = Upload {
-        file,
-        size,
-        path,
-        is_ours: can_link,
-        resume: None,
-        sent: &sent,
-    };
-    if staged(&upload)?.is_none() {
+    if staged(file, path, size)?.is_none() {
         // Delivered, removed, and the position was not saved before a kill.
         let there = fs::metadata(&target).is_ok_and(|metadata| metadata.len() == size);
         return if there {
             Ok(())
         } else {
-            Err(staged_lost(&upload))
+            Err(staged_lost(file, path))
         };
     }
     let folder = target.parent().unwrap_or(root);

@@ -295,26 +295,47 @@ impl ArtifactError {
 }
 
 /// The file of an upload, open, if it is what was staged; `None` where it has gone.
-fn staged(upload: &Upload<'_>) -> Result<Option<std::fs::File>, ArtifactError> {
+fn staged(
+    file: &Path,
+    path: &ArtifactPath,
+    size: u64,
+) -> Result<Option<std::fs::File>, ArtifactError> {
     let failed = |source| ArtifactError::Io {
-        artifact: upload.path.as_str().to_owned(),
-        target: upload.file.to_owned(),
+        artifact: path.as_str().to_owned(),
+        target: file.to_owned(),
         source,
     };
-    let file = match std::fs::File::open(upload.file) {
-        Ok(file) => file,
+    let opened = match std::fs::File::open(file) {
+        Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    match file.metadata().map_err(failed)?.len() == upload.size {
-        true => Ok(Some(file)),
-        false => Err(staged_lost(upload)),
+    match opened.metadata().map_err(failed)?.len() == size {
+        true => Ok(Some(opened)),
+        false => Err(staged_lost(file, path)),
     }
 }
 
-fn staged_lost(upload: &Upload<'_>) -> ArtifactError {
+/// Whether a store has a file of that length at the place of an upload.
+async fn has(store: &dyn ArtifactStore, upload: &Upload<'_>) -> Result<bool, ArtifactError> {
+    match store.head(upload.path).await {
+        Ok(state) => Ok(state.size == upload.size),
+        Err(ArtifactError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a copy that has gone means: delivered and removed before a kill came before the note of it, or lost.
+async fn gone(store: &dyn ArtifactStore, upload: &Upload<'_>) -> Result<(), ArtifactError> {
+    match has(store, upload).await? {
+        true => Ok(()),
+        false => Err(staged_lost(upload.file, upload.path)),
+    }
+}
+
+fn staged_lost(file: &Path, path: &ArtifactPath) -> ArtifactError {
     ArtifactError::StagedLost {
-        staged: upload.file.to_owned(),
-        artifact: upload.path.as_str().to_owned(),
+        staged: file.to_owned(),
+        artifact: path.as_str().to_owned(),
     }
 }

@@ -5,9 +5,7 @@ use std::{ops::Range, sync::Arc};
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 
-use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Upload, staged, staged_lost,
-};
+use super::{ArtifactError, ArtifactStore, Content, FileInfo, FileState, Upload, gone, staged};
 use crate::{record::ArtifactPath, store::StoreError};
 
 /// A name in a folder of the server's, and its length; a folder has none.
@@ -76,13 +74,8 @@ impl ProxyArtifacts {
 #[async_trait]
 impl ArtifactStore for ProxyArtifacts {
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
-        let Some(file) = staged(&upload)? else {
-            // Delivered, removed, and the position was not saved before a kill.
-            return match self.head(upload.path).await {
-                Ok(state) if state.size == upload.size => Ok(()),
-                Ok(_) | Err(ArtifactError::NotFound { .. }) => Err(staged_lost(&upload)),
-                Err(error) => Err(error),
-            };
+        let Some(file) = staged(upload.file, upload.path, upload.size)? else {
+            return gone(self, &upload).await;
         };
         let content = tokio::fs::File::from_std(file);
         let target = self.at(upload.path);

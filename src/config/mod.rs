@@ -113,8 +113,6 @@ pub(crate) struct Settled {
     pub registry: Destination,
     pub artifacts: Option<ArtifactUri>,
     pub s3: S3Config,
-    /// Certificates of S3 stores are not verified.
-    pub is_s3_unverified: bool,
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
     pub fresh_schema: FreshSchema,
@@ -166,12 +164,6 @@ impl TrackerConfig {
         let artifacts = given(&self.artifact_uri)
             .map(|uri| ArtifactUri::parse(&uri))
             .transpose()?;
-        let mut is_s3_unverified = false;
-        if let Some(ArtifactUri::Object(place)) = &artifacts
-            && place.cloud == Cloud::S3
-        {
-            is_s3_unverified = S3Access::new(&self.s3)?.insecure_tls;
-        }
         let system_metrics = switch(
             self.system_metrics,
             "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
@@ -184,7 +176,6 @@ impl TrackerConfig {
             registry,
             artifacts,
             s3: self.s3.clone(),
-            is_s3_unverified,
             experiment_name: record::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
             fresh_schema: self.fresh_schema.clone(),

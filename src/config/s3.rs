@@ -47,6 +47,11 @@ impl S3Access {
         Self::from_variables(given, |name| std::env::var(name).ok())
     }
 
+    /// Whether the environment says that certificates are not verified.
+    pub fn ignores_tls() -> bool {
+        ignores_tls(|name| std::env::var(name).ok())
+    }
+
     fn from_variables(
         given: &S3Config,
         variable: impl Fn(&str) -> Option<String>,
@@ -97,14 +102,19 @@ impl S3Access {
             region: variable("AWS_REGION")
                 .or_else(|| variable("AWS_DEFAULT_REGION"))
                 .or_else(|| profile.value("region")),
-            insecure_tls: variable("MLFLOW_S3_IGNORE_TLS")
-                .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1")),
+            insecure_tls: ignores_tls(variable),
             ca_bundle: variable("AWS_CA_BUNDLE").map(PathBuf::from),
             upload_headers,
             content_type,
             bucket_owner: variable("MLFLOW_S3_EXPECTED_BUCKET_OWNER"),
         })
     }
+}
+
+/// Whether the user has turned off that certificates of S3 stores are verified.
+fn ignores_tls(variable: impl Fn(&str) -> Option<String>) -> bool {
+    variable("MLFLOW_S3_IGNORE_TLS")
+        .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"))
 }
 
 fn keys(

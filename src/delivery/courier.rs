@@ -16,7 +16,7 @@ pub(super) use super::patience::Closing;
 use super::{
     Shared,
     dead_letter::DeadLetters,
-    flights::{Flights, Landed, Order, Stores},
+    flights::{Flights, Landed, Order},
     notices::Notices,
     patience::{Cargo, Failure, Patience},
     retry::Backoff,
@@ -63,7 +63,7 @@ pub(super) struct Courier {
     notices: Arc<Notices>,
     patience: Patience,
     flights: Flights,
-    artifacts: Stores,
+    artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
     /// Runs that other processes have started, and since when the store has said that they are not there.
     attached: HashMap<RunId, Option<Instant>>,
     /// Records of dead processes that were delivered or parked.
@@ -94,7 +94,7 @@ impl Courier {
             notices,
             patience,
             flights: Flights::default(),
-            artifacts: Stores::default(),
+            artifacts: HashMap::new(),
             attached: HashMap::new(),
             recovered: Arc::default(),
         }
@@ -352,8 +352,8 @@ impl Courier {
         reader: &Reader,
         run: RunId,
     ) -> Result<Result<Arc<dyn ArtifactStore>, Failure>, Closing> {
-        if let Some(store) = self.artifacts.get(run) {
-            return Ok(Ok(store));
+        if let Some(store) = self.artifacts.get(&run) {
+            return Ok(Ok(Arc::clone(store)));
         }
         let (store, access, attached) = (&self.store, &self.access, &mut self.attached);
         let id = run.to_string();
@@ -368,7 +368,7 @@ impl Courier {
         let note = reader.trouble_note();
         let found = self.patience.settle(Some(&note), find, early).await?;
         if let Ok(store) = &found {
-            self.artifacts.add(run, Arc::clone(store));
+            self.artifacts.insert(run, Arc::clone(store));
         }
         Ok(found)
     }

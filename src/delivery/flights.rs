@@ -4,7 +4,7 @@
 //! after it is written again where the process dies before, which changes nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -245,18 +245,4 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content).inspect_err(|_| {
         let _ = fs::remove_file(path);
     })
-}
-
-/// The artifact stores of runs.
-#[derive(Debug, Default)]
-pub(super) struct Stores(HashMap<RunId, Arc<dyn ArtifactStore>>);
-
-impl Stores {
-    pub fn get(&self, run: RunId) -> Option<Arc<dyn ArtifactStore>> {
-        self.0.get(&run).map(Arc::clone)
-    }
-
-    pub fn add(&mut self, run: RunId, store: Arc<dyn ArtifactStore>) {
-        self.0.insert(run, store);
-    }
 }

@@ -33,14 +33,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Stage`] where the file cannot be read, [`JournalError::NoRoom`].
     pub fn stage_file(&self, file: &Path, beyond_limits: bool) -> Result<Staged, JournalError> {
-        let unreadable = |source| JournalError::Stage {
-            path: file.to_owned(),
-            source,
-        };
-        let size = File::open(file)
-            .and_then(|file| file.metadata())
-            .map_err(unreadable)?
-            .len();
+        let unreadable = |source| unreadable(file, source);
+        let size = length(file).map_err(unreadable)?;
         let staged = self.stage(size, beyond_limits, |target| fs::copy(file, target))?;
         match &staged {
             // It is the file that cannot be read, then.
@@ -55,15 +49,9 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Stage`] where the file cannot be read.
     pub fn stage_link(&self, file: &Path) -> Result<Staged, JournalError> {
-        let unreadable = |source| JournalError::Stage {
-            path: file.to_owned(),
-            source,
-        };
+        let unreadable = |source| unreadable(file, source);
         let file = file.canonicalize().map_err(unreadable)?;
-        let size = File::open(&file)
-            .and_then(|file| file.metadata())
-            .map_err(unreadable)?
-            .len();
+        let size = length(&file).map_err(unreadable)?;
         self.stage(size, true, |target| {
             fs::hard_link(&file, target).map(|()| size)
         })
@@ -128,6 +116,18 @@ impl Journal {
         let _ = fs::remove_file(staged_path(&self.dir(), name));
         self.staged.fetch_sub(size, Ordering::AcqRel);
         self.room.notify_all();
+    }
+}
+
+/// Length of a file that can be read.
+fn length(file: &Path) -> io::Result<u64> {
+    Ok(File::open(file)?.metadata()?.len())
+}
+
+fn unreadable(file: &Path, source: io::Error) -> JournalError {
+    JournalError::Stage {
+        path: file.to_owned(),
+        source,
     }
 }
 

@@ -86,7 +86,11 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         &self,
         name: &ModelName,
         stages: &[Stage],
-    ) -> Result<Vec<ModelVersion>, StoreError>;
+    ) -> Result<Vec<ModelVersion>, StoreError> {
+        let mut latest = self.model(name).await?.latest_versions;
+        latest.retain(|version| stages.iter().any(|stage| stage.as_str() == version.stage));
+        Ok(latest)
+    }
 
     /// The versions that a query finds, in its order.
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError>;

@@ -263,14 +263,6 @@ impl ModelRegistry for DeferredStore {
         self.registry().await?.version_by_alias(name, alias).await
     }
 
-    async fn latest_versions(
-        &self,
-        name: &ModelName,
-        stages: &[Stage],
-    ) -> Result<Vec<ModelVersion>, StoreError> {
-        self.registry().await?.latest_versions(name, stages).await
-    }
-
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError> {
         self.registry().await?.search_versions(query).await
     }

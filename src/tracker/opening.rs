@@ -8,7 +8,7 @@ use std::{
 use super::{ActiveRun, SESSIONS, Session, Tracker, lock};
 use crate::{
     artifacts,
-    config::{ArtifactUri, Destination, Mode, Ranks, Settled, TrackerConfig},
+    config::{ArtifactUri, Cloud, Destination, Mode, Ranks, S3Access, Settled, TrackerConfig},
     context::RunContext,
     delivery::{
         Delivery,
@@ -38,12 +38,14 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Self> {
         let settled = config.settle()?;
-        if let Some(uri @ ArtifactUri::Object(_)) = &settled.artifacts {
+        let mut is_unverified = false;
+        if let Some(ArtifactUri::Object(place)) = &settled.artifacts {
             // What cannot work is said now, not in the background.
-            settled.access().open(&uri.location())?;
+            settled.access().open(place.as_str())?;
+            is_unverified = place.cloud == Cloud::S3 && S3Access::ignores_tls();
         }
         let parts = Parts::new(settled, Vec::new())?;
-        if parts.settled.is_s3_unverified {
+        if is_unverified {
             parts.notices.tell(
                 "certificates of S3 stores are not verified, as MLFLOW_S3_IGNORE_TLS is true: whoever is between this \
                  machine and the store can read and change what is sent. AWS_CA_BUNDLE names certificates to trust"

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heimdall_tracking import InvalidInputError, MLflowTracker
+from helpers import database_for_a_module
 
 SETTINGS = settings(
     max_examples=120,
@@ -27,10 +28,7 @@ def filled(request, tmp_path_factory) -> SimpleNamespace:
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("searched")
-    if request.param == "sqlite":
-        uri = f"sqlite:///{folder / 'mlflow.db'}"
-    else:
-        uri = request.getfixturevalue("postgres_server").create_database("registry_searched")
+    uri = database_for_a_module(request, folder, "registry_searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
         tracker = MLflowTracker(uri, experiment_name="searched")

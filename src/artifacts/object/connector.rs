@@ -1,6 +1,6 @@
 //! The HTTP client under an object store: certificates, refusals that can be told apart, checksums compared.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use object_store::{
@@ -10,7 +10,7 @@ use object_store::{
         HttpResponseBody, HttpService,
     },
 };
-use reqwest::{Certificate, header::HeaderMap};
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
 use crate::tls;
@@ -54,7 +54,7 @@ struct Answer {
 
 /// Hands the same client to everything that talks to one store.
 #[derive(Clone, Debug)]
-pub(super) struct Connector(Arc<Service>);
+pub(super) struct Connector(Service);
 
 impl Connector {
     /// A client that has not connected yet; the reason where certificates cannot be read.
@@ -75,40 +75,29 @@ impl Connector {
             builder = builder.tcp_user_timeout(SILENCE);
         }
         if let Some(path) = ca_bundle {
-            let pem = std::fs::read(path)
-                .map_err(|error| format!("AWS_CA_BUNDLE {}: {error}", path.display()))?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| {
-                format!(
-                    "AWS_CA_BUNDLE {} has no PEM certificate: {error}",
-                    path.display()
-                )
-            })?;
+            let certificates = tls::certificates(path);
+            let certificates = certificates.map_err(|error| format!("AWS_CA_BUNDLE {error}"))?;
             builder = builder.tls_certs_merge(certificates);
         }
         let client = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self(Arc::new(Service { client })))
+        Ok(Self(Service(client)))
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Shared(Arc::clone(&self.0))))
+        Ok(HttpClient::new(self.0.clone()))
     }
 }
 
-#[derive(Debug)]
-struct Service {
-    client: reqwest::Client,
-}
-
-#[derive(Debug)]
-struct Shared(Arc<Service>);
+#[derive(Clone, Debug)]
+struct Service(reqwest::Client);
 
 #[async_trait]
-impl HttpService for Shared {
+impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let sent = checksum(request.headers());
-        let response = self.0.client.call(request).await?;
+        let response = self.0.call(request).await?;
         if let Some((name, sent)) = sent
             && response.status().is_success()
             && let Some((_, found)) = checksum(response.headers())

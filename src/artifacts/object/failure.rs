@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Codes by which stores say that they do not know us; all objects fare alike.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 11] = [
     "AuthenticationFailed",
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
@@ -20,7 +20,6 @@ const KEYS: [&str; 12] = [
     "NotSignedUp",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
-    "XMinioServerNotInitialized",
 ];
 
 /// Why an object store has not done what it was asked to.

@@ -23,8 +23,7 @@ use object_store::{
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, staged,
-    staged_lost,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, gone, staged,
 };
 use crate::{
     config::{Cloud, ObjectUri, S3Access, S3Config},
@@ -210,13 +209,8 @@ impl ObjectArtifacts {
 #[async_trait]
 impl ArtifactStore for ObjectArtifacts {
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
-        let Some(file) = staged(&upload)? else {
-            // Delivered, removed, and the position was not saved before a kill.
-            return match self.head(upload.path).await {
-                Ok(state) if state.size == upload.size => Ok(()),
-                Ok(_) | Err(ArtifactError::NotFound { .. }) => Err(staged_lost(&upload)),
-                Err(error) => Err(error),
-            };
+        let Some(file) = staged(upload.file, upload.path, upload.size)? else {
+            return gone(self, &upload).await;
         };
         match upload.size {
             ..=WHOLE => self.put_whole(upload, file).await,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ObjectArtifacts, ObjectFailure, read};
 use crate::{
-    artifacts::{ArtifactError, Upload},
+    artifacts::{ArtifactError, Upload, has},
     record::ArtifactPath,
 };
 
@@ -154,7 +154,7 @@ impl ObjectArtifacts {
                     if matches!(*source, ObjectFailure::PartsGone(_)) =>
                 {
                     // Completed before a kill that came before the note of it, or swept away.
-                    if self.has(upload).await? {
+                    if has(self, &upload).await? {
                         remove(path.as_deref());
                         return Ok(());
                     }
@@ -246,22 +246,13 @@ impl ObjectArtifacts {
         let all: Vec<PartId> = note.sent.values().cloned().collect();
         let completed = self.store.complete_multipart(key, &id, all).await;
         completed.map_err(|error| self.part_failed(upload.path, error))?;
-        if !self.has(upload).await? {
+        if !has(self, &upload).await? {
             note.remove();
             let reason = format!("it has not the {} bytes that were sent", upload.size);
             return Err(self.damaged(upload.path, reason));
         }
         note.remove();
         Ok(())
-    }
-
-    async fn has(&self, upload: Upload<'_>) -> Result<bool, ArtifactError> {
-        use super::ArtifactStore;
-        match self.head(upload.path).await {
-            Ok(state) => Ok(state.size == upload.size),
-            Err(ArtifactError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// In an upload in parts, what is not there is the upload.

@@ -1,9 +1,9 @@
 //! Requests to a tracking server, and what its answers mean.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use reqwest::{
-    Certificate, Identity, Method, RequestBuilder, Response, StatusCode, Url,
+    Identity, Method, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
     redirect,
 };
@@ -78,15 +78,6 @@ impl Client {
             destination: uri.base().to_owned(),
             reason,
         };
-        let read = |path: &Path| {
-            fs::read(path).map_err(|error| refuse(format!("{}: {error}", path.display())))
-        };
-        let no_certificate = |path: &Path, error: reqwest::Error| {
-            refuse(format!(
-                "{} has no PEM certificate: {error}",
-                path.display()
-            ))
-        };
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(access.timeout)
@@ -105,14 +96,16 @@ impl Client {
             }))
             .tls_danger_accept_invalid_certs(access.insecure_tls);
         if let Some(path) = &access.server_cert {
-            let certificates = Certificate::from_pem_bundle(&read(path)?)
-                .map_err(|error| no_certificate(path, error))?;
-            builder = builder.tls_certs_only(certificates);
+            builder = builder.tls_certs_only(tls::certificates(path).map_err(refuse)?);
         }
         if let Some(path) = &access.client_cert {
-            let identity =
-                Identity::from_pem(&read(path)?).map_err(|error| no_certificate(path, error))?;
-            builder = builder.identity(identity);
+            let shown = path.display();
+            let pem = fs::read(path).map_err(|error| refuse(format!("{shown}: {error}")))?;
+            let identity = Identity::from_pem(&pem);
+            builder = builder.identity(
+                identity
+                    .map_err(|error| refuse(format!("{shown} has no PEM certificate: {error}")))?,
+            );
         }
         let auth = match (uri.user().or(access.user.as_ref()), &access.token) {
             (Some((user, password)), _) => Auth::Basic(user.clone(), password.clone()),

@@ -185,16 +185,6 @@ impl ModelRegistry for RestStore {
         }
     }
 
-    async fn latest_versions(
-        &self,
-        name: &ModelName,
-        stages: &[Stage],
-    ) -> Result<Vec<ModelVersion>, StoreError> {
-        let mut latest = self.model(name).await?.latest_versions;
-        latest.retain(|version| stages.iter().any(|stage| stage.as_str() == version.stage));
-        Ok(latest)
-    }
-
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError> {
         let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
         let mut found: Vec<ModelVersion> = Vec::new();

@@ -12,8 +12,8 @@ use std::fmt;
 use crate::error::Error;
 
 pub use models::{
-    ModelField, ModelFilter, ModelOrder, ModelQuery, PROMPT_TAG, VersionField, VersionFilter,
-    VersionOrder, VersionQuery,
+    ModelField, ModelFilter, ModelOrder, ModelQuery, PROMPT_TAG, RegistryField, VersionField,
+    VersionFilter, VersionOrder, VersionQuery,
 };
 pub use runs::{Attribute, Comparison, DatasetField, Field, Filter, OrderBy, RunQuery};
 

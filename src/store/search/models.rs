@@ -106,34 +106,43 @@ impl VersionFilter {
             }],
         }
     }
+}
 
-    /// Whether it asks for prompts.
-    pub fn is_for_prompts(&self) -> bool {
-        asks_for_prompts(
-            &self.comparisons,
-            |field| matches!(field, VersionField::Tag(key) if key == PROMPT_TAG),
-        )
+/// A field of what is in a registry.
+pub trait RegistryField {
+    /// The tag that it is, if it is one.
+    fn tag(&self) -> Option<&str>;
+}
+
+impl RegistryField for VersionField {
+    fn tag(&self) -> Option<&str> {
+        match self {
+            Self::Tag(key) => Some(key),
+            _ => None,
+        }
     }
 }
 
-impl ModelFilter {
-    /// Whether it asks for prompts.
-    pub fn is_for_prompts(&self) -> bool {
-        asks_for_prompts(
-            &self.comparisons,
-            |field| matches!(field, ModelField::Tag(key) if key == PROMPT_TAG),
-        )
+impl RegistryField for ModelField {
+    fn tag(&self) -> Option<&str> {
+        match self {
+            Self::Tag(key) => Some(key),
+            _ => None,
+        }
     }
 }
 
-/// The first comparison with the prompts' tag decides.
-fn asks_for_prompts<F>(comparisons: &[ComparisonOf<F>], is_tag: impl Fn(&F) -> bool) -> bool {
-    let first = comparisons.iter().find(|it| is_tag(&it.field));
-    first.is_some_and(|it| match (&it.operator, &it.operand) {
-        (Operator::Equal, Operand::Text(text)) => text.eq_ignore_ascii_case("true"),
-        (Operator::NotEqual, Operand::Text(text)) => text.eq_ignore_ascii_case("false"),
-        _ => false,
-    })
+impl<F: RegistryField> FilterOf<F> {
+    /// Whether it asks for prompts: the first comparison with their tag decides.
+    pub fn is_for_prompts(&self) -> bool {
+        let mut comparisons = self.comparisons.iter();
+        let first = comparisons.find(|it| it.field.tag() == Some(PROMPT_TAG));
+        first.is_some_and(|it| match (&it.operator, &it.operand) {
+            (Operator::Equal, Operand::Text(text)) => text.eq_ignore_ascii_case("true"),
+            (Operator::NotEqual, Operand::Text(text)) => text.eq_ignore_ascii_case("false"),
+            _ => false,
+        })
+    }
 }
 
 /// What a name says for registered models and their versions: an attribute, or a tag's key.

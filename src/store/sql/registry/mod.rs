@@ -201,16 +201,6 @@ impl ModelRegistry for SqlStore {
         }
     }
 
-    async fn latest_versions(
-        &self,
-        name: &ModelName,
-        stages: &[Stage],
-    ) -> Result<Vec<ModelVersion>, StoreError> {
-        let mut latest = self.model(name).await?.latest_versions;
-        latest.retain(|version| stages.iter().any(|stage| stage.as_str() == version.stage));
-        Ok(latest)
-    }
-
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError> {
         self.versions_of(query).await
     }

@@ -11,7 +11,8 @@ use super::{
     questions::{MODEL_COLUMNS, VERSION_COLUMNS},
 };
 use crate::store::search::{
-    ComparisonOf, ModelField, ModelQuery, PROMPT_TAG, VersionField, VersionQuery,
+    ComparisonOf, FilterOf, ModelField, ModelQuery, OrderOf, PROMPT_TAG, RegistryField,
+    VersionField, VersionQuery,
 };
 
 /// The statement that finds the versions of a query, in its order, as rows of [`VERSION_COLUMNS`].
@@ -28,25 +29,8 @@ pub(super) fn versions(query: &VersionQuery, layout: &Layout, dialect: Dialect) 
         layout,
         dialect,
     };
-    let is_for_prompts = query.filter.is_for_prompts();
-    if !is_for_prompts {
-        tags.push_no_prompts(&mut statement);
-    }
-    for comparison in &query.filter.comparisons {
-        match &comparison.field {
-            VersionField::Tag(key) if key == PROMPT_TAG && !is_for_prompts => {}
-            VersionField::Tag(key) => tags.push(&mut statement, key, comparison),
-            field => {
-                statement.push(" AND ");
-                push_comparison(&mut statement, version_column(field), comparison, dialect);
-            }
-        }
-    }
-    statement.push(" ORDER BY ");
-    for order in &query.order_by {
-        let column = version_column(&order.field);
-        statement.push(&format!("{column} {}, ", direction(order.ascending)));
-    }
+    tags.push_filter(&mut statement, &query.filter, version_column);
+    push_order(&mut statement, &query.order_by, version_column);
     let is_sorted_by = |field| query.order_by.iter().any(|order| order.field == field);
     if query.order_by.is_empty() {
         statement.push("v.last_updated_time DESC, ");
@@ -72,25 +56,8 @@ pub(super) fn models(query: &ModelQuery, layout: &Layout, dialect: Dialect) -> S
         layout,
         dialect,
     };
-    let is_for_prompts = query.filter.is_for_prompts();
-    if !is_for_prompts {
-        tags.push_no_prompts(&mut statement);
-    }
-    for comparison in &query.filter.comparisons {
-        match &comparison.field {
-            ModelField::Tag(key) if key == PROMPT_TAG && !is_for_prompts => {}
-            ModelField::Tag(key) => tags.push(&mut statement, key, comparison),
-            field => {
-                statement.push(" AND ");
-                push_comparison(&mut statement, model_column(field), comparison, dialect);
-            }
-        }
-    }
-    statement.push(" ORDER BY ");
-    for order in &query.order_by {
-        let column = model_column(&order.field);
-        statement.push(&format!("{column} {}, ", direction(order.ascending)));
-    }
+    tags.push_filter(&mut statement, &query.filter, model_column);
+    push_order(&mut statement, &query.order_by, model_column);
     statement.push("m.name LIMIT ");
     statement.push_bind(i64::try_from(query.max_results).unwrap_or(i64::MAX));
     statement
@@ -107,6 +74,30 @@ struct Tags<'a> {
 }
 
 impl Tags<'_> {
+    /// Pushes all of a filter; prompts are left out unless it asks for them.
+    fn push_filter<F: RegistryField>(
+        &self,
+        statement: &mut Statement,
+        filter: &FilterOf<F>,
+        column: fn(&F) -> &'static str,
+    ) {
+        let is_for_prompts = filter.is_for_prompts();
+        if !is_for_prompts {
+            self.push_no_prompts(statement);
+        }
+        for comparison in &filter.comparisons {
+            match comparison.field.tag() {
+                Some(PROMPT_TAG) if !is_for_prompts => {}
+                Some(key) => self.push(statement, key, comparison),
+                None => {
+                    statement.push(" AND ");
+                    let column = column(&comparison.field);
+                    push_comparison(statement, column, comparison, self.dialect);
+                }
+            }
+        }
+    }
+
     fn push<F>(&self, statement: &mut Statement, key: &str, comparison: &ComparisonOf<F>) {
         let (table, of) = (self.table, self.of);
         statement.push(&format!(
@@ -126,6 +117,19 @@ impl Tags<'_> {
         statement.push_bind(PROMPT_TAG);
         statement.push(self.layout.in_default_workspace(table));
         statement.push(")");
+    }
+}
+
+/// Begins the order with what was asked for; what decides last is for the caller.
+fn push_order<F>(
+    statement: &mut Statement,
+    order_by: &[OrderOf<F>],
+    column: fn(&F) -> &'static str,
+) {
+    statement.push(" ORDER BY ");
+    for order in order_by {
+        let column = column(&order.field);
+        statement.push(&format!("{column} {}, ", direction(order.ascending)));
     }
 }
 
