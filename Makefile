@@ -28,11 +28,12 @@ test: test-rust test-python  ## Run every test, Rust and Python
 test-rust: $(STAMPS)/torch
 	cargo test --workspace --locked
 
+# Most tests wait for servers and processes of their own: four files at a time keep two cores busy.
 test-python: setup $(STAMPS)/dev
-	python -m pytest
+	python -m pytest -n 4 --dist loadfile
 
 test-compat: setup $(STAMPS)/dev  ## Try every MLflow release that is supported, not just two of them
-	HEIMDALL_COMPAT=all python -m pytest tests/compat
+	HEIMDALL_COMPAT=all python -m pytest -n 4 --dist loadfile tests/compat
 
 test-kills: setup $(STAMPS)/dev  ## Kill a logging process 2,000 times and count what is lost; HEIMDALL_KILLS says how often
 	python tests/faults/kills.py

@@ -317,7 +317,7 @@ fn is_normalised(path: &str) -> bool {
 }
 
 /// Path of an artifact below its run's artifact URI: relative, normalised, never climbing out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct ArtifactPath(String);
 
 impl ArtifactPath {

@@ -171,10 +171,10 @@ def test_metrics_arrive_while_a_file_is_held_up(held, uri, db):
     from mlflow import MlflowClient
 
     held.tracker.log_artifact(write(held.source / "large", os.urandom(20 * MIB)), "")
+    wait_until(lambda: held.fault.struck, "the file is on its way")
     held.tracker.log_metrics({"loss": 0.5}, step=1)
     client = MlflowClient(uri)
     wait_until(lambda: client.get_run(held.run_id).data.metrics == {"loss": 0.5}, "the metric is there")
-    assert held.fault.struck
     assert len(held.objects()) == 1
 
 
@@ -182,6 +182,7 @@ def test_a_run_ends_behind_its_files(held, uri, s3_server):
     from mlflow import MlflowClient
 
     held.tracker.log_artifact(write(held.source / "large", os.urandom(20 * MIB)), "")
+    wait_until(lambda: held.fault.struck, "the file is on its way")
     held.tracker.log_metrics({"loss": 0.5}, step=1)
     held.tracker.end_run()
     client = MlflowClient(uri)
@@ -189,6 +190,45 @@ def test_a_run_ends_behind_its_files(held, uri, s3_server):
     assert client.get_run(held.run_id).info.status == "RUNNING"
     assert len(held.objects()) == 1
     assert client.get_run(held.run_id).info.status == "FINISHED"
+
+
+def test_other_runs_go_on_and_end_while_a_store_takes_nothing_of_one(held, uri):
+    from mlflow import MlflowClient
+
+    for number in range(50):
+        # The same place again and again, and more files than are on their way at a time.
+        held.tracker.log_artifact(write(held.source / "last.ckpt", b"%d" % number), "")
+        held.tracker.log_artifact(write(held.source / f"{number}"), "")
+        held.tracker.log_metrics({"loss": number}, step=number)
+    held.tracker.end_run()
+    with held.tracker.run() as other:
+        held.tracker.log_metrics({"loss": 0.5})
+    client = MlflowClient(uri)
+
+    def is_over() -> bool:
+        runs = client.search_runs(["1"], f"attributes.run_id = '{other.run_id}'")
+        return [run.info.status for run in runs] == ["FINISHED"]
+
+    wait_until(is_over, "the run behind it has ended")
+    assert client.get_run(other.run_id).data.metrics == {"loss": 0.5}
+    first = client.get_run(held.run_id)
+    assert (first.info.status, first.data.metrics) == ("RUNNING", {"loss": 49})
+    assert held.objects() == {"last.ckpt": b"49"} | {f"{number}": b"content" for number in range(50)}
+    assert client.get_run(held.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_after_its_end_does_so_behind_its_files(held):
+    held.tracker.log_artifact(write(held.source / "file"), "")
+    wait_until(lambda: held.fault.struck, "the file is on its way")
+    held.tracker.end_run()
+    held.proxy.heal()
+    held.tracker.start_run(run_id=held.run_id)
+    held.tracker.log_metrics({"loss": 0.5})
+    assert set(held.objects()) == {"file"}
+    assert held.tracker.get_run(held.run_id).status == "RUNNING"
+    held.tracker.end_run("FAILED")
+    held.tracker.flush()
+    assert held.tracker.get_run(held.run_id).status == "FAILED"
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -178,9 +178,10 @@ def another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("another_release")
 def test_an_mlflow_whose_schema_is_not_shipped_makes_its_tables_itself(uri, stock_database):
-    with MLflowTracker(uri, experiment_name="e").run() as run:
+    tracker = MLflowTracker(uri, experiment_name="e")
+    with tracker.run() as run:
         pass
-    MLflowTracker(uri, experiment_name="e").flush()
+    tracker.flush()
     for read in (columns, statements):
         assert by_table(Path(uri.removeprefix("sqlite:///")), read) == by_table(stock_database, read)
     assert MlflowClient(uri, uri).get_run(run.run_id).info.status == "FINISHED"

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -178,8 +179,8 @@ impl Courier {
         Ok(())
     }
 
-    /// Delivers entries in order: records between artifacts in one transaction, while artifacts are on their way. A
-    /// run ends when all of it has arrived.
+    /// Delivers entries: records in order, those between artifacts in one transaction; artifacts beside them. The end of
+    /// a run, and what the run records after it, waits until all of it has arrived; other runs do not.
     pub async fn deliver(
         &mut self,
         reader: &Reader,
@@ -201,27 +202,35 @@ impl Courier {
             if self.flights.hold_up() {
                 self.land_all(reader, letters).await?;
             }
-            if let [placed] = group
-                && placed.entry.record.is_artifact()
+            let mut group = group;
+            if let [first, others @ ..] = group
+                && self.flights.must_wait(&first.entry.record)
             {
-                self.send(reader, placed, letters).await?;
-                continue;
+                self.land_ending(slice::from_ref(first), reader, letters)
+                    .await?;
+                self.flights.wait(first.clone());
+                self.launch(reader, letters).await?;
+                group = others;
             }
-            if let Some(Record::RunEnded { run, .. }) = group.first().map(|it| &it.entry.record) {
-                while self.flights.has(*run) {
-                    self.land(reader, letters).await?;
-                }
+            if !group.is_empty() {
+                self.land_ending(group, reader, letters).await?;
+                self.write_or_park(reader, group, letters).await?;
             }
-            self.write_or_park(reader, group, letters).await?;
         }
         self.shared.update(|state| {
             state.oldest = None;
             if let Some(last) = entries.last() {
-                state.written = last.number + 1;
+                state.written = self.flights.written(last.number + 1);
             }
         });
         self.flights.follow(entries);
         Ok(())
+    }
+
+    /// Number of entries that are written, of those before `end`: all but those from the first end of a run on that
+    /// waits.
+    pub fn written(&self, end: u64) -> u64 {
+        self.flights.written(end)
     }
 
     /// Moves the position behind all that has arrived.
@@ -245,17 +254,44 @@ impl Courier {
         self.flights.next(&self.shared).await
     }
 
-    /// Keeps what could not be uploaded.
+    /// Keeps what could not be uploaded, and goes on with what has waited for it.
     pub async fn received(
         &mut self,
         landed: Landed,
         reader: &Reader,
         letters: &DeadLetters,
     ) -> Result<(), Closing> {
-        match landed.outcome? {
-            Ok(()) => Ok(()),
-            Err(failure) => self.park(reader, &landed.placed, &failure, letters).await,
+        if let Err(failure) = landed.outcome? {
+            self.park(reader, &landed.placed, &failure, letters).await?;
         }
+        self.launch(reader, letters).await
+    }
+
+    /// Begins with all that has its turn.
+    async fn launch(&mut self, reader: &Reader, letters: &DeadLetters) -> Result<(), Closing> {
+        while let Some(placed) = self.flights.take() {
+            if placed.entry.record.is_artifact() {
+                self.send(reader, placed, letters).await?;
+            } else {
+                self.write_or_park(reader, slice::from_ref(&placed), letters)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until no run that some entries are of has an end that waits.
+    async fn land_ending(
+        &mut self,
+        entries: &[Placed],
+        reader: &Reader,
+        letters: &DeadLetters,
+    ) -> Result<(), Closing> {
+        let runs = || entries.iter().map(|placed| placed.entry.record.run());
+        while runs().any(|run| self.flights.is_ending(run)) {
+            self.land(reader, letters).await?;
+        }
+        Ok(())
     }
 
     /// Waits until all uploads have ended.
@@ -291,7 +327,7 @@ impl Courier {
         }
         // One of them is at fault: each on its own finds out which.
         for placed in group {
-            let one = std::slice::from_ref(placed);
+            let one = slice::from_ref(placed);
             if let Err(failure) = self.write(reader, one).await? {
                 self.park(reader, placed, &failure, letters).await?;
             }
@@ -313,25 +349,22 @@ impl Courier {
         self.patience.settle(Some(&note), write, early).await
     }
 
-    /// Sends an artifact on its way as soon as there is room.
+    /// Sends an artifact on its way.
     async fn send(
         &mut self,
         reader: &Reader,
-        placed: &Placed,
+        placed: Placed,
         letters: &DeadLetters,
     ) -> Result<(), Closing> {
         let record = &placed.entry.record;
         let store = match self.artifact_store(reader, record.run()).await? {
             Ok(store) => store,
-            Err(failure) => return self.park(reader, placed, &failure, letters).await,
+            Err(failure) => return self.park(reader, &placed, &failure, letters).await,
         };
-        let (staged, size) = match record {
-            Record::Artifact { staged, size, .. } => (Some(reader.staged(staged)), *size),
-            _ => (None, u64::MAX),
+        let staged = match record {
+            Record::Artifact { staged, .. } => Some(reader.staged(staged)),
+            _ => None,
         };
-        while !self.flights.has_room(size) || self.flights.has_before(record) {
-            self.land(reader, letters).await?;
-        }
         let resume = staged.clone();
         let order = Order {
             store,
@@ -342,8 +375,7 @@ impl Courier {
             heimdall_dir: self.heimdall_dir.clone(),
         };
         let patience = self.patience.with(Cargo::Artifacts);
-        self.flights
-            .start(placed.clone(), order, patience, &self.shared);
+        self.flights.start(placed, order, patience, &self.shared);
         Ok(())
     }
 

@@ -1,10 +1,10 @@
-//! Uploads that are on their way while the records behind them are delivered.
+//! Uploads that wait or are on their way while the records behind them are delivered.
 //!
-//! A long upload holds up nothing but the end of its run. The position moves behind it when it has landed: what comes
+//! They hold up nothing but the end of their run. The position moves behind it when it has landed: what comes
 //! after it is written again where the process dies before, which changes nothing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -36,8 +36,8 @@ const TOGETHER: usize = 16;
 const MEMORY: u64 = 40 << 20;
 /// What a long upload holds of it: the parts that are on their way.
 const OF_ONE: u64 = 32 << 20;
-/// Entries that wait for an upload before them to land. What a dead process leaves of them is written again.
-const BEHIND: usize = 20_000;
+/// Bytes of entries that wait for an upload before them to land. What a dead process leaves of them is written again.
+const BEHIND: usize = 16 << 20;
 
 /// An upload that has ended.
 #[derive(Debug)]
@@ -61,7 +61,13 @@ struct Flight {
 pub(super) struct Flights {
     tasks: JoinSet<Landed>,
     in_air: BTreeMap<u64, Flight>,
+    /// Artifacts that wait for room, or for one before them to the same place.
+    queue: VecDeque<Placed>,
+    /// Ends of runs, which wait for the artifacts before them.
+    ends: VecDeque<Placed>,
+    /// What was handed in, from the first that has not arrived.
     behind: VecDeque<Placed>,
+    behind_bytes: usize,
 }
 
 /// Where a flight takes what it brings.
@@ -81,32 +87,69 @@ pub(super) struct Order {
 }
 
 impl Flights {
-    /// Whether all have landed.
+    /// Whether nothing waits and all have landed.
     pub fn is_empty(&self) -> bool {
-        self.in_air.is_empty()
+        self.in_air.is_empty() && self.queue.is_empty() && self.ends.is_empty()
     }
 
-    /// Whether one of a run's is on its way.
-    pub fn has(&self, run: RunId) -> bool {
+    /// Whether artifacts of a run have not arrived, of those before an entry.
+    fn has(&self, run: RunId, before: u64) -> bool {
+        let mut queued = self.queue.iter().take_while(|it| it.number < before);
         self.in_air.values().any(|flight| flight.run == run)
+            || queued.any(|placed| placed.entry.record.run() == run)
     }
 
-    /// Whether one is on its way to the same place: the later must arrive later.
-    pub fn has_before(&self, record: &Record) -> bool {
-        let (run, path) = (record.run(), record.artifact_path());
-        let mut flights = self.in_air.values();
-        flights.any(|flight| flight.run == run && flight.path.as_ref() == path)
+    /// Whether a record is not for the tracking store, or not yet.
+    pub fn must_wait(&self, record: &Record) -> bool {
+        match record {
+            Record::RunEnded { run, .. } => self.has(*run, u64::MAX),
+            record => record.is_artifact(),
+        }
     }
 
-    /// Whether one more may start, and more may be delivered behind those on their way.
-    pub fn has_room(&self, size: u64) -> bool {
-        let weight: u64 = self.in_air.values().map(|flight| flight.weight).sum();
-        self.is_empty() || (self.in_air.len() < TOGETHER && weight + size.min(OF_ONE) <= MEMORY)
+    /// Whether the end of a run waits for its artifacts.
+    pub fn is_ending(&self, run: RunId) -> bool {
+        self.ends.iter().any(|end| end.entry.record.run() == run)
     }
 
-    /// Whether too much waits for them to land.
+    /// Whether too much waits for what is on its way.
     pub fn hold_up(&self) -> bool {
-        !self.is_empty() && self.behind.len() >= BEHIND
+        !self.is_empty() && self.behind_bytes >= BEHIND
+    }
+
+    /// Adds an artifact, or the end of a run, to what waits for its turn.
+    pub fn wait(&mut self, placed: Placed) {
+        match placed.entry.record {
+            Record::RunEnded { .. } => self.ends.push_back(placed),
+            _ => self.queue.push_back(placed),
+        }
+    }
+
+    /// Takes what has its turn: the end of a run all of whose artifacts have arrived, or an artifact there is room for.
+    pub fn take(&mut self) -> Option<Placed> {
+        let has_arrived = |end: &Placed| !self.has(end.entry.record.run(), end.number);
+        if let Some(place) = self.ends.iter().position(has_arrived) {
+            return self.ends.remove(place);
+        }
+        if self.in_air.len() >= TOGETHER {
+            return None;
+        }
+        // Of two to the same place, the later must arrive later.
+        let flights = self.in_air.values();
+        let mut taken: HashSet<_> = flights.map(|it| (it.run, it.path.as_ref())).collect();
+        let mut places = self.queue.iter().map(|placed| {
+            let record = &placed.entry.record;
+            (record.run(), record.artifact_path())
+        });
+        let next = places.position(|place| taken.insert(place))?;
+        let weight: u64 = self.in_air.values().map(|flight| flight.weight).sum();
+        let needed = weight_of(&self.queue[next].entry.record);
+        let has_room = self.in_air.is_empty() || weight + needed <= MEMORY;
+        if has_room {
+            self.queue.remove(next)
+        } else {
+            None
+        }
     }
 
     /// Starts an upload.
@@ -116,7 +159,7 @@ impl Flights {
         let flight = Flight {
             run: placed.entry.record.run(),
             path: placed.entry.record.artifact_path().cloned(),
-            weight: size.min(OF_ONE),
+            weight: weight_of(&placed.entry.record),
             size,
             sent: Arc::clone(&sent),
         };
@@ -149,16 +192,30 @@ impl Flights {
         Some(landed)
     }
 
-    /// Adds entries that are delivered or on their way.
+    /// Adds entries that are delivered, on their way or waiting.
     pub fn follow(&mut self, entries: Vec<Placed>) {
+        self.behind_bytes += entries.iter().map(held).sum::<usize>();
         self.behind.extend(entries);
     }
 
-    /// Takes the entries that nothing before them is on its way of.
+    /// Takes the entries that nothing before them has not arrived of.
     pub fn settled(&mut self) -> Vec<Placed> {
-        let until = self.in_air.keys().next().copied().unwrap_or(u64::MAX);
+        let numbers = [
+            self.in_air.keys().next().copied(),
+            self.queue.front().map(|placed| placed.number),
+            self.ends.front().map(|placed| placed.number),
+        ];
+        let until = numbers.into_iter().flatten().min().unwrap_or(u64::MAX);
         let settled = self.behind.partition_point(|placed| placed.number < until);
-        self.behind.drain(..settled).collect()
+        let settled: Vec<_> = self.behind.drain(..settled).collect();
+        self.behind_bytes -= settled.iter().map(held).sum::<usize>();
+        settled
+    }
+
+    /// Number of entries before `end` and before the first end of a run that waits.
+    pub fn written(&self, end: u64) -> u64 {
+        let waiting = self.ends.front().map_or(u64::MAX, |placed| placed.number);
+        waiting.min(end)
     }
 
     fn show(&self, shared: &Shared) {
@@ -167,6 +224,20 @@ impl Flights {
         let shown: Vec<_> = shown.collect();
         shared.update(|state| state.uploads = shown);
     }
+}
+
+/// Bytes that an entry takes, about.
+fn held(placed: &Placed) -> usize {
+    let content = match &placed.entry.record {
+        Record::ArtifactInline { content, .. } => content.len(),
+        _ => 0,
+    };
+    size_of::<Placed>() + content
+}
+
+/// Bytes that an upload has in memory.
+fn weight_of(record: &Record) -> u64 {
+    size(record).min(OF_ONE)
 }
 
 fn size(record: &Record) -> u64 {

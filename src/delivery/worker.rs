@@ -133,7 +133,8 @@ impl Worker {
             if now.appended != end.appended || now.in_memory != end.in_memory {
                 continue;
             }
-            self.shared.update(|state| state.written = end.appended);
+            let written = self.courier.written(end.appended);
+            self.shared.update(|state| state.written = written);
             if self.courier.has_flights() {
                 tokio::select! {
                     landed = self.courier.next_landed() => {

@@ -56,10 +56,7 @@ fn source(py: Python<'_>) -> PyResult<(String, bool)> {
         .getattr("argv")?
         .extract()
         .unwrap_or_default();
-    let script = argv
-        .into_iter()
-        .next()
-        .filter(|script| !script.is_empty() && script != "-c");
+    let script = argv.into_iter().next().filter(|script| !script.is_empty());
     Ok((script.unwrap_or_else(|| "python".to_owned()), false))
 }
 

@@ -78,6 +78,7 @@ def test_what_a_forked_child_had_logged_arrives_however_it_ends_and_the_run_goes
                 tracker.log_metrics({{"child": step}}, step=step)
             {end}
         os.wait()
+        tracker.flush()
         other = MLflowTracker(sys.argv[1], experiment_name="tests")
         other.flush()
         print(other.get_run(tracker.active_run_id).status, flush=True)
@@ -371,7 +372,9 @@ def test_sigterm_delivers_everything_ends_the_run_as_killed_and_then_the_process
 
 def test_sigterm_waits_for_a_store_that_is_away_no_longer_than_the_grace(uri, db, locked, start_script):
     process = start_script(BUSY, uri, HEIMDALL_TERM_GRACE=0.3)
-    assert os.read(process.stdout.fileno(), 6) == b"ready\n"
+    ready = b""
+    while not ready.endswith(b"\n"):
+        ready += os.read(process.stdout.fileno(), 1)
     with locked(db):
         process.stdin.write("go\n")
         process.stdin.flush()
