@@ -1,5 +1,6 @@
 //! Where the files of a run go: the seam between the tracker and local disk, object stores and tracking servers.
 
+mod buffers;
 pub mod download;
 mod local;
 mod object;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ObjectArtifacts, ObjectFailure, read};
 use crate::{
-    artifacts::{ArtifactError, Upload, has},
+    artifacts::{ArtifactError, Upload, buffers::Buffers, has},
     record::ArtifactPath,
 };
 
@@ -200,10 +200,11 @@ impl ObjectArtifacts {
             .sum();
         upload.count(there);
         let together = (IN_FLIGHT / note.begun.part).max(1) as usize;
-        let stop = AtomicBool::new(false);
+        let (stop, buffers) = (AtomicBool::new(false), Buffers::default());
         let mut parts = stream::iter(missing)
             .map(|part| {
                 let (range, id, stop) = (ranges[part].clone(), &id, &stop);
+                let buffers = buffers.clone();
                 async move {
                     if stop.load(Ordering::Relaxed) {
                         return Ok(None);
@@ -214,7 +215,7 @@ impl ObjectArtifacts {
                         target: upload.file.to_owned(),
                         source,
                     })?;
-                    let content = read(upload, opened, range).await?;
+                    let content = read(upload, opened, range, buffers).await?;
                     let payload = PutPayload::from_bytes(content);
                     let sent = self.store.put_part(key, id, part, payload).await;
                     let sent = sent.map_err(|error| self.part_failed(upload.path, error))?;
