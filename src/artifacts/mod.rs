@@ -8,13 +8,17 @@ pub mod proxy;
 use std::{
     fmt, io,
     ops::Range,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
 
 use crate::{
     config::{ArtifactUri, S3Config},
@@ -23,6 +27,7 @@ use crate::{
     store::StoreError,
 };
 pub use object::ObjectFailure;
+pub(crate) use object::http_client;
 
 /// Files that are deleted at a time.
 const DELETIONS: usize = 16;
@@ -314,6 +319,37 @@ fn staged(
         true => Ok(Some(opened)),
         false => Err(staged_lost(file, path)),
     }
+}
+
+/// A file's bytes in a range, read where that holds up nobody.
+pub(crate) async fn piece(file: Arc<std::fs::File>, range: Range<u64>) -> io::Result<Bytes> {
+    let read = tokio::task::spawn_blocking(move || {
+        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        let mut content = vec![0; length];
+        file.read_exact_at(&mut content, range.start)?;
+        Ok(Bytes::from(content))
+    });
+    read.await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// The same, of no more than a length at a time.
+pub(crate) fn pieces(
+    file: Arc<std::fs::File>,
+    range: Range<u64>,
+    length: u64,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::try_unfold(range.start, move |at| {
+        let (file, end) = (Arc::clone(&file), range.end);
+        async move {
+            if at >= end {
+                return Ok(None);
+            }
+            let to = end.min(at + length);
+            let content = piece(file, at..to).await?;
+            Ok(Some((content, to)))
+        }
+    })
 }
 
 /// Whether a store has a file of that length at the place of an upload.

@@ -6,7 +6,7 @@ mod failure;
 mod parts;
 mod unfinished;
 
-use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,7 +23,8 @@ use object_store::{
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, gone, staged,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, gone, piece,
+    staged,
 };
 use crate::{
     config::{Cloud, ObjectUri, S3Access, S3Config},
@@ -31,6 +32,7 @@ use crate::{
     record::ArtifactPath,
 };
 use connector::Connector;
+pub(crate) use connector::http_client;
 use credentials::Credentials;
 pub use failure::ObjectFailure;
 use failure::missing;
@@ -385,19 +387,10 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Header
 
 /// A part of the file of an upload.
 async fn read(upload: Upload<'_>, file: File, range: Range<u64>) -> Result<Bytes, ArtifactError> {
-    let (artifact, target) = (upload.path.as_str().to_owned(), upload.file.to_owned());
-    let read = tokio::task::spawn_blocking(move || {
-        let length = usize::try_from(range.end - range.start).map_err(std::io::Error::other)?;
-        let mut content = vec![0; length];
-        file.read_exact_at(&mut content, range.start)?;
-        Ok(Bytes::from(content))
-    });
-    let read = read
-        .await
-        .unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    let read = piece(Arc::new(file), range).await;
     read.map_err(|source| ArtifactError::Io {
-        artifact,
-        target,
+        artifact: upload.path.as_str().to_owned(),
+        target: upload.file.to_owned(),
         source,
     })
 }
