@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,33 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path in it."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def memory_of_an_upload(
+    run_script: Callable[..., SimpleNamespace], uri: str, artifacts: str, large: Path, **variables: object
+) -> float:
+    """By how many MiB the peak of a process grows by an upload that is not its first."""
+    script = """
+        import re, sys
+        from heimdall_tracking import MLflowTracker
+
+        def peak():
+            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+        uri, artifacts, small, large = sys.argv[1:]
+        tracker = MLflowTracker(uri, artifacts)
+        tracker.start_run()
+        tracker.log_artifact(small).wait(60)
+        before = peak()
+        tracker.log_artifact(large, "").wait(60)
+        print(peak() - before)
+        tracker.end_run()
+        """
+    small = large.with_name("small")
+    small.write_text("content")
+    grown = run_script(script, uri, artifacts, small, large, **variables)
+    assert grown.code == 0, grown.err
+    return float(grown.out)
 
 
 def free_port() -> int:

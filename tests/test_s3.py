@@ -21,7 +21,7 @@ import pytest
 import s3
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
 from heimdall_tracking.errors import ConfigurationError
-from helpers import PATIENCE_S, certificate_in, clean_environment, contents, wait_until
+from helpers import PATIENCE_S, certificate_in, clean_environment, contents, memory_of_an_upload, wait_until
 from s3_proxy import S3Proxy, begins, of, parts, puts
 
 MIB = 1 << 20
@@ -332,30 +332,10 @@ def test_a_large_file_is_never_in_memory(s3_server, bucket, tmp_path, run_script
     with large.open("wb") as file:
         for _ in range(16):
             file.write(os.urandom(16 * MIB))
-    grown = run_script(
-        """
-        import re, sys
-        from heimdall_tracking import MLflowTracker
-
-        def peak():
-            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
-
-        uri, artifacts, small, large = sys.argv[1:]
-        tracker = MLflowTracker(uri, artifacts)
-        tracker.start_run()
-        tracker.log_artifact(small).wait(60)
-        before = peak()
-        tracker.log_artifact(large, "").wait(60)
-        print(peak() - before)
-        """,
-        f"sqlite:///{tmp_path / 'mlflow.db'}",
-        f"s3://{bucket}/runs",
-        write(tmp_path / "small"),
-        large,
-        **s3_server.variables,
+    grown = memory_of_an_upload(
+        run_script, f"sqlite:///{tmp_path / 'mlflow.db'}", f"s3://{bucket}/runs", large, **s3_server.variables
     )
-    assert grown.code == 0, grown.err
-    assert float(grown.out) <= 64
+    assert grown <= 64
     [key] = [key for key in s3_server.keys(bucket) if key.endswith("large")]
     assert s3_server.client().head_object(Bucket=bucket, Key=key)["ContentLength"] == 256 * MIB
 

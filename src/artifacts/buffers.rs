@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 
 /// Memory of parts that have been sent, for those that come: as much as the parts that are on their way at a time.
 /// Asking for it anew has the kernel clear every page, and allocators keep more than they hand out.
@@ -39,18 +40,43 @@ impl Buffers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a file has in a range. Waits on the disk.
+    /// What a file has in a range.
     ///
     /// # Errors
     /// The disk's; [`io::ErrorKind::UnexpectedEof`] where the file is shorter.
-    pub fn read(&self, file: &File, range: Range<u64>) -> io::Result<Bytes> {
-        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut content = self.free().pop().unwrap_or_default();
-        content.resize(length, 0);
-        file.read_exact_at(&mut content, range.start)?;
+    pub async fn read(&self, file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
         let home = self.clone();
-        Ok(Bytes::from_owner(Lent { content, home }))
+        // The disk holds up nobody else.
+        let read = tokio::task::spawn_blocking(move || {
+            let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+            let mut content = home.free().pop().unwrap_or_default();
+            content.resize(length, 0);
+            let mut lent = Lent { content, home };
+            file.read_exact_at(&mut lent.content, range.start)?;
+            Ok(Bytes::from_owner(lent))
+        });
+        read.await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
+}
+
+/// What a file has in a range, of no more than a length at a time.
+pub fn pieces(
+    file: Arc<File>,
+    range: Range<u64>,
+    length: u64,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let buffers = Buffers::default();
+    stream::try_unfold(range.start, move |at| {
+        let (file, end, buffers) = (Arc::clone(&file), range.end, buffers.clone());
+        async move {
+            if at >= end {
+                return Ok(None);
+            }
+            let to = end.min(at + length);
+            Ok(Some((buffers.read(file, at..to).await?, to)))
+        }
+    })
 }
 
 #[cfg(test)]
@@ -59,19 +85,19 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn memory_comes_back_and_holds_what_is_read_next() {
+    #[tokio::test]
+    async fn memory_comes_back_and_holds_what_is_read_next() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
-        let buffers = Buffers::default();
-        let first = buffers.read(&file, 0..4).unwrap();
-        let second = buffers.read(&file, 4..8).unwrap();
+        let (file, buffers) = (Arc::new(file), Buffers::default());
+        let read = |range| buffers.read(Arc::clone(&file), range);
+        let (first, second) = (read(0..4).await.unwrap(), read(4..8).await.unwrap());
         assert_eq!((&first[..], &second[..]), (&b"0123"[..], &b"4567"[..]));
         drop((first.slice(1..), first, second));
         assert_eq!(buffers.free().len(), 2);
-        let last = buffers.read(&file, 8..10).unwrap();
+        let last = read(8..10).await.unwrap();
         assert_eq!((&last[..], buffers.free().len()), (&b"89"[..], 1));
-        let error = buffers.read(&file, 8..11).unwrap_err();
+        let error = read(8..11).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -4,17 +4,16 @@ use std::{
     fs, io,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
     time::UNIX_EPOCH,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use std::os::unix::fs::FileExt;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, staged,
-    staged_lost,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, pieces,
+    staged, staged_lost,
 };
 use crate::record::ArtifactPath;
 
@@ -238,23 +237,8 @@ impl ArtifactStore for LocalArtifacts {
             })
             .await?;
         let (this, path) = (self.clone(), path.clone());
-        let chunks = stream::try_unfold((file, range.start), move |(file, at)| {
-            let (this, path, end) = (this.clone(), path.clone(), range.end);
-            async move {
-                if at >= end {
-                    return Ok(None);
-                }
-                this.clone()
-                    .apart(&path, move |this, path| {
-                        let mut chunk = vec![0; CHUNK.min(end - at) as usize];
-                        let read = file.read_exact_at(&mut chunk, at);
-                        read.map_err(|error| this.failed(path, error))?;
-                        let next = at + chunk.len() as u64;
-                        Ok(Some((Bytes::from(chunk), (file, next))))
-                    })
-                    .await
-            }
-        });
+        let chunks = pieces(Arc::new(file), range, CHUNK);
+        let chunks = chunks.map_err(move |error| this.failed(&path, error));
         Ok(chunks.boxed())
     }
 

@@ -23,7 +23,9 @@ use crate::{
     record::ArtifactPath,
     store::StoreError,
 };
+pub(crate) use buffers::pieces;
 pub use object::ObjectFailure;
+pub(crate) use object::http_client;
 
 /// Files that are deleted at a time.
 const DELETIONS: usize = 16;

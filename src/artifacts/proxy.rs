@@ -1,6 +1,10 @@
 //! Artifacts that a tracking server keeps for its clients (`mlflow-artifacts:`).
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    fs::File,
+    ops::Range,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -17,8 +21,14 @@ pub type Sent = BoxStream<'static, Result<bytes::Bytes, StoreError>>;
 /// What keeps files by their paths at a tracking server.
 #[async_trait]
 pub trait ArtifactServer: std::fmt::Debug + Send + Sync {
-    /// Puts a file of that size at a path, replacing what is there.
-    async fn put(&self, path: &str, content: tokio::fs::File, size: u64) -> Result<(), StoreError>;
+    /// Puts a file of that size at a path, replacing what is there; `sent` counts what has been taken of it.
+    async fn put(
+        &self,
+        path: &str,
+        file: File,
+        size: u64,
+        sent: &AtomicU64,
+    ) -> Result<(), StoreError>;
 
     /// The names in a folder; none where there is no such folder.
     async fn list(&self, path: &str) -> Result<Vec<Listed>, StoreError>;
@@ -77,12 +87,12 @@ impl ArtifactStore for ProxyArtifacts {
         let Some(file) = staged(upload.file, upload.path, upload.size)? else {
             return gone(self, &upload).await;
         };
-        let content = tokio::fs::File::from_std(file);
         let target = self.at(upload.path);
-        let put = self.server.put(&target, content, upload.size).await;
-        put.map_err(|source| self.failed(upload.path, source))?;
-        upload.count(upload.size);
-        Ok(())
+        let put = self
+            .server
+            .put(&target, file, upload.size, upload.sent)
+            .await;
+        put.map_err(|source| self.failed(upload.path, source))
     }
 
     async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {

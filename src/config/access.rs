@@ -2,12 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::Secret;
+use super::{Secret, s3::ignores_tls, truth};
 use crate::error::Error;
 
 const TIMEOUT_S: f64 = 120.0;
 const MAX_RETRIES: u32 = 3;
 const BACKOFF_FACTOR: f64 = 0.5;
+const PARTS_FROM: f64 = (500 << 20) as f64;
+const PART: f64 = (10 << 20) as f64;
 
 /// Credentials, certificates and patience for tracking servers.
 #[derive(Clone, Debug)]
@@ -29,13 +31,31 @@ pub struct ServerAccess {
     pub max_retries: u32,
     /// `MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR`: seconds before it is first asked again, doubled each time; 0.5.
     pub backoff_factor: f64,
+    /// How long files are sent past a server that can have them so.
+    pub parts: PartsAccess,
+}
+
+/// How files go in parts to the store behind a tracking server, past the server.
+#[derive(Clone, Debug)]
+pub struct PartsAccess {
+    /// `MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD`: whether they do; where it is not set, the server says it.
+    pub enabled: Option<bool>,
+    /// `MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE`: length from which a file is sent so; 500 MiB.
+    pub from: u64,
+    /// `MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE`: length of a part; 10 MiB.
+    pub length: u64,
+    /// `MLFLOW_S3_IGNORE_TLS`: certificates of that store are not verified.
+    pub insecure_tls: bool,
+    /// `AWS_CA_BUNDLE`: certificates to trust for that store besides the system's.
+    pub ca_bundle: Option<PathBuf>,
 }
 
 impl ServerAccess {
     /// Reads the environment.
     ///
     /// # Errors
-    /// [`Error::Configuration`] for a number that is none, and for certificates to trust while none is verified.
+    /// [`Error::Configuration`] for what is no number or neither true nor false, and for certificates to trust while
+    /// none is verified.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -62,6 +82,21 @@ impl ServerAccess {
                 "certificates are not verified, as MLFLOW_TRACKING_INSECURE_TLS is true: unset one of them",
             ));
         }
+        let switch = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD";
+        let parts = PartsAccess {
+            enabled: truth(switch, &given(switch).unwrap_or_default())?,
+            from: number("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", PARTS_FROM)? as u64,
+            length: number("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", PART)? as u64,
+            insecure_tls: ignores_tls(given),
+            ca_bundle: path("AWS_CA_BUNDLE"),
+        };
+        if parts.length == 0 {
+            return Err(Error::configuration(
+                "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE",
+                "0",
+                "a part has at least one byte",
+            ));
+        }
         let user = secret("MLFLOW_TRACKING_USERNAME").zip(secret("MLFLOW_TRACKING_PASSWORD"));
         let retries = number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", f64::from(MAX_RETRIES))?;
         Ok(Self {
@@ -75,6 +110,7 @@ impl ServerAccess {
             // A number of times beyond a thousand is for ever.
             max_retries: retries.clamp(0.0, 1000.0) as u32,
             backoff_factor: number("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", BACKOFF_FACTOR)?,
+            parts,
         })
     }
 }
@@ -95,6 +131,11 @@ mod tests {
         let access = access(&[("MLFLOW_TRACKING_TOKEN", "")]).unwrap();
         assert!(access.user.is_none() && access.token.is_none() && !access.insecure_tls);
         assert_eq!(access.timeout, Duration::from_secs(120));
+        let parts = access.parts;
+        assert_eq!(
+            (parts.enabled, parts.from, parts.length),
+            (None, 524_288_000, 10_485_760)
+        );
     }
 
     #[test]
@@ -118,6 +159,8 @@ mod tests {
             ],
             [("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon"), ("", "")],
             [("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "-1"), ("", "")],
+            [("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "maybe"), ("", "")],
+            [("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", "0"), ("", "")],
         ] {
             let error = access(&variables).unwrap_err().to_string();
             assert!(error.starts_with("MLFLOW_"), "{error}");

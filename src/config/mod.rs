@@ -8,7 +8,7 @@ mod uri;
 use std::{fmt, path::PathBuf};
 
 use crate::{error::Error, record, system_metrics};
-pub use access::ServerAccess;
+pub use access::{PartsAccess, ServerAccess};
 pub use options::{GivenOptions, Mode, Options, Ranks};
 pub use s3::{AwsKeys, S3Access};
 use uri::absolute;
@@ -195,11 +195,16 @@ pub fn switch(given: Option<bool>, variable: &'static str, default: bool) -> Res
         return Ok(given);
     }
     let text = std::env::var(variable).unwrap_or_default();
+    Ok(truth(variable, &text)?.unwrap_or(default))
+}
+
+/// What the text of a variable says, in MLflow's words; nothing where it is empty.
+fn truth(variable: &'static str, text: &str) -> Result<Option<bool>, Error> {
     match text.to_lowercase().as_str() {
-        "" => Ok(default),
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err(Error::configuration(variable, &text, "it is true or false")),
+        "" => Ok(None),
+        "true" | "1" => Ok(Some(true)),
+        "false" | "0" => Ok(Some(false)),
+        _ => Err(Error::configuration(variable, text, "it is true or false")),
     }
 }
 

@@ -112,7 +112,7 @@ impl S3Access {
 }
 
 /// Whether the user has turned off that certificates of S3 stores are verified.
-fn ignores_tls(variable: impl Fn(&str) -> Option<String>) -> bool {
+pub(super) fn ignores_tls(variable: impl Fn(&str) -> Option<String>) -> bool {
     variable("MLFLOW_S3_IGNORE_TLS")
         .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"))
 }

@@ -52,6 +52,36 @@ struct Answer {
     message: String,
 }
 
+/// A client for stores of objects that has not connected yet; the reason where certificates cannot be read. A request
+/// whose answer has not begun after `patience` is given up.
+pub(crate) fn http_client(
+    insecure_tls: bool,
+    ca_bundle: Option<&Path>,
+    patience: Duration,
+) -> Result<reqwest::Client, String> {
+    tls::install();
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(patience)
+        .tcp_keepalive(SILENCE / 2)
+        .pool_idle_timeout(SILENCE)
+        .http1_only()
+        .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
+        // A signature is for one host: a store that moves says so in its error.
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_danger_accept_invalid_certs(insecure_tls);
+    #[cfg(target_os = "linux")]
+    {
+        builder = builder.tcp_user_timeout(SILENCE);
+    }
+    if let Some(path) = ca_bundle {
+        let certificates = tls::certificates(path);
+        let certificates = certificates.map_err(|error| format!("AWS_CA_BUNDLE {error}"))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
 /// Hands the same client to everything that talks to one store.
 #[derive(Clone, Debug)]
 pub(super) struct Connector(Service);
@@ -59,27 +89,7 @@ pub(super) struct Connector(Service);
 impl Connector {
     /// A client that has not connected yet; the reason where certificates cannot be read.
     pub fn new(insecure_tls: bool, ca_bundle: Option<&Path>) -> Result<Self, String> {
-        tls::install();
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(SILENCE * 5)
-            .tcp_keepalive(SILENCE / 2)
-            .pool_idle_timeout(SILENCE)
-            .http1_only()
-            .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
-            // A signature is for one host: a store that moves says so in its error.
-            .redirect(reqwest::redirect::Policy::none())
-            .tls_danger_accept_invalid_certs(insecure_tls);
-        #[cfg(target_os = "linux")]
-        {
-            builder = builder.tcp_user_timeout(SILENCE);
-        }
-        if let Some(path) = ca_bundle {
-            let certificates = tls::certificates(path);
-            let certificates = certificates.map_err(|error| format!("AWS_CA_BUNDLE {error}"))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let client = builder.build().map_err(|error| error.to_string())?;
+        let client = http_client(insecure_tls, ca_bundle, SILENCE * 5)?;
         Ok(Self(Service(client)))
     }
 }

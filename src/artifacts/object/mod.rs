@@ -32,6 +32,7 @@ use crate::{
     record::ArtifactPath,
 };
 use connector::Connector;
+pub(crate) use connector::http_client;
 use credentials::Credentials;
 pub use failure::ObjectFailure;
 use failure::missing;
@@ -192,7 +193,7 @@ impl ObjectArtifacts {
     }
 
     async fn put_whole(&self, upload: Upload<'_>, file: File) -> Result<(), ArtifactError> {
-        let content = read(upload, file, 0..upload.size, Buffers::default()).await?;
+        let content = read(upload, file, 0..upload.size, &Buffers::default()).await?;
         let options = PutOptions {
             attributes: self.attributes(upload.path),
             ..PutOptions::default()
@@ -389,16 +390,12 @@ async fn read(
     upload: Upload<'_>,
     file: File,
     range: Range<u64>,
-    buffers: Buffers,
+    buffers: &Buffers,
 ) -> Result<Bytes, ArtifactError> {
-    let (artifact, target) = (upload.path.as_str().to_owned(), upload.file.to_owned());
-    let read = tokio::task::spawn_blocking(move || buffers.read(&file, range));
-    let read = read
-        .await
-        .unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    let read = buffers.read(Arc::new(file), range).await;
     read.map_err(|source| ArtifactError::Io {
-        artifact,
-        target,
+        artifact: upload.path.as_str().to_owned(),
+        target: upload.file.to_owned(),
         source,
     })
 }

@@ -203,8 +203,7 @@ impl ObjectArtifacts {
         let (stop, buffers) = (AtomicBool::new(false), Buffers::default());
         let mut parts = stream::iter(missing)
             .map(|part| {
-                let (range, id, stop) = (ranges[part].clone(), &id, &stop);
-                let buffers = buffers.clone();
+                let (range, id, stop, buffers) = (ranges[part].clone(), &id, &stop, &buffers);
                 async move {
                     if stop.load(Ordering::Relaxed) {
                         return Ok(None);

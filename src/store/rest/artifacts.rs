@@ -1,6 +1,13 @@
 //! The server's proxy of artifacts: `/api/2.0/mlflow-artifacts/`.
 
-use std::ops::Range;
+use std::{
+    fs::File,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
@@ -10,9 +17,15 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::client::{Client, Failure};
+use super::{
+    client::{Client, Failure},
+    parts::PIECE,
+};
 use crate::{
-    artifacts::proxy::{ArtifactServer, Listed, Sent},
+    artifacts::{
+        pieces,
+        proxy::{ArtifactServer, Listed, Sent},
+    },
     store::StoreError,
 };
 
@@ -40,20 +53,33 @@ enum Size {
 }
 
 impl Client {
-    fn artifact_url(&self, path: &str) -> Result<Url, Failure> {
-        let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
+    /// The address of a path below one of the proxy's services.
+    pub(super) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, Failure> {
+        let mut url = self.url(&format!("api/2.0/mlflow-artifacts/{service}"))?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path.split('/'));
         }
         Ok(url)
     }
 
-    async fn put_file(&self, path: &str, content: Body, size: u64) -> Result<(), Failure> {
+    async fn put_file(
+        &self,
+        path: &str,
+        file: Arc<File>,
+        size: u64,
+        sent: &AtomicU64,
+    ) -> Result<(), Failure> {
+        if self.sends_in_parts(size).await && self.put_in_parts(path, &file, size, sent).await? {
+            return Ok(());
+        }
         let request = self
-            .authorised(Method::PUT, self.artifact_url(path)?)
+            .authorised(Method::PUT, self.artifact_url("artifacts", path)?)
+            .timeout(self.patience(size))
             .header(CONTENT_LENGTH, size)
-            .body(content);
-        self.send::<serde::de::IgnoredAny>(request).await.map(drop)
+            .body(Body::wrap_stream(pieces(file, 0..size, PIECE)));
+        self.send::<serde::de::IgnoredAny>(request).await?;
+        sent.fetch_add(size, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn listed(&self, path: &str) -> Result<Listing, Failure> {
@@ -63,7 +89,7 @@ impl Client {
     }
 
     async fn file(&self, path: &str, range: Option<Range<u64>>) -> Result<Sent, Failure> {
-        let mut request = self.authorised(Method::GET, self.artifact_url(path)?);
+        let mut request = self.authorised(Method::GET, self.artifact_url("artifacts", path)?);
         if let Some(range) = &range {
             let last = range.end.saturating_sub(1);
             request = request.header(RANGE, format!("bytes={}-{last}", range.start));
@@ -104,8 +130,14 @@ impl Client {
 
 #[async_trait]
 impl ArtifactServer for Client {
-    async fn put(&self, path: &str, content: tokio::fs::File, size: u64) -> Result<(), StoreError> {
-        let put = self.put_file(path, Body::from(content), size).await;
+    async fn put(
+        &self,
+        path: &str,
+        file: File,
+        size: u64,
+        sent: &AtomicU64,
+    ) -> Result<(), StoreError> {
+        let put = self.put_file(path, Arc::new(file), size, sent).await;
         put.map_err(|failure| self.error(failure))
     }
 
@@ -134,7 +166,7 @@ impl ArtifactServer for Client {
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         let url = self
-            .artifact_url(path)
+            .artifact_url("artifacts", path)
             .map_err(|failure| self.error(failure))?;
         let deleted = self
             .send_patiently::<serde::de::IgnoredAny>(self.authorised(Method::DELETE, url))

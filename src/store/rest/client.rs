@@ -10,6 +10,7 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use super::parts::Parts;
 use crate::{
     config::{Secret, ServerAccess, ServerUri},
     store::{Cause, StoreError},
@@ -20,6 +21,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read: a page of a search is a few megabytes.
 const MAX_ANSWER: usize = 256 << 20;
+/// Bytes a second below which a connection is given up.
+const SLOWEST: u64 = 16 << 10;
 /// Longest pause that an answer can ask of us.
 const MAX_RETRY_AFTER: u64 = 3600;
 
@@ -65,6 +68,8 @@ pub(super) struct Client {
     auth: Auth,
     max_retries: u32,
     backoff: Duration,
+    patience: Duration,
+    parts: Parts,
 }
 
 impl Client {
@@ -118,7 +123,20 @@ impl Client {
             auth,
             max_retries: access.max_retries,
             backoff: Duration::try_from_secs_f64(access.backoff_factor).unwrap_or_default(),
+            patience: access.timeout,
+            parts: Parts::new(access.parts.clone()),
         })
+    }
+
+    /// How files are sent in parts.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// How long an answer may take to so many bytes.
+    pub fn patience(&self, bytes: u64) -> Duration {
+        let way = Duration::from_secs(bytes / SLOWEST);
+        self.patience.saturating_add(way)
     }
 
     /// Where the server is, without credentials.
@@ -165,13 +183,22 @@ impl Client {
         &self,
         request: RequestBuilder,
     ) -> Result<T, Failure> {
+        // Only a stream cannot be sent twice, and no question is one.
+        let again = || {
+            let copy = request.try_clone();
+            copy.ok_or_else(|| self.unavailable("a stream is not sent twice".into()))
+        };
+        self.patiently(|| async { self.send(again()?).await }).await
+    }
+
+    /// Does what changes nothing when it is done twice, again where waiting may help.
+    pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure> {
         let mut pause = self.backoff;
         for _ in 0..self.max_retries {
-            // Only a stream cannot be sent twice, and no question is one.
-            let Some(attempt) = request.try_clone() else {
-                break;
-            };
-            match self.send(attempt).await {
+            match attempt().await {
                 Err(Failure::Store(StoreError::Unavailable { retry_after, .. })) => {
                     tokio::time::sleep(retry_after.unwrap_or(pause).max(pause)).await;
                     pause = pause.saturating_mul(2);
@@ -179,7 +206,7 @@ impl Client {
                 settled => return settled,
             }
         }
-        self.send(request).await
+        attempt().await
     }
 
     fn posted(&self, path: &str, body: &Value) -> Result<RequestBuilder, Failure> {
@@ -192,10 +219,7 @@ impl Client {
         path: &str,
         body: &Value,
     ) -> Result<RequestBuilder, Failure> {
-        let request = self.request(method, path, &[])?;
-        Ok(request
-            .header(CONTENT_TYPE, "application/json")
-            .body(body.to_string()))
+        Ok(with_json(self.request(method, path, &[])?, body))
     }
 
     /// An address at the server.
@@ -231,23 +255,39 @@ impl Client {
 
     /// Sends a request, once, and reads its answer.
     pub async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
-        let mut response = self.begun(request).await?;
-        let body = self.body(&mut response).await?;
-        serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
-            .map_err(|error| self.unreadable(&body, &error))
+        self.read(self.begun(request).await?).await
     }
 
     /// Sends a request, once, and returns its answer unread if it is a success.
     pub async fn begun(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = self.answer(request).await?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.refused(response).await),
+        }
+    }
+
+    /// Sends a request, once, and returns its answer unread, whatever it is.
+    pub async fn answer(&self, request: RequestBuilder) -> Result<Response, Failure> {
         // The driver's words name the address asked, whose query may have what a user has recorded.
         let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
-        let mut response = request.send().await.map_err(failed)?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
+        request.send().await.map_err(failed)
+    }
+
+    /// What an answer means that is no success.
+    pub async fn refused(&self, mut response: Response) -> Failure {
         let (status, headers) = (response.status(), response.headers().clone());
+        match self.body(&mut response).await {
+            Ok(body) => self.refusal(status, &headers, &body),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Reads the answer of a success.
+    pub async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, Failure> {
         let body = self.body(&mut response).await?;
-        Err(self.refusal(status, &headers, &body))
+        serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
+            .map_err(|error| self.unreadable(&body, &error))
     }
 
     async fn body(&self, response: &mut Response) -> Result<Vec<u8>, Failure> {
@@ -388,7 +428,7 @@ impl Client {
 }
 
 /// An error with its causes in one sentence: the outermost of an HTTP client says little.
-fn describe(error: Cause) -> Cause {
+pub(super) fn describe(error: Cause) -> Cause {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -398,12 +438,19 @@ fn describe(error: Cause) -> Cause {
     text.into()
 }
 
+/// A request with a body of JSON.
+pub(super) fn with_json(request: RequestBuilder, body: &Value) -> RequestBuilder {
+    request
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.to_string())
+}
+
 fn is_page(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"<")
 }
 
 /// Seconds, the form that servers use; a date is left to the usual back-off.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers
         .get(RETRY_AFTER)?
         .to_str()

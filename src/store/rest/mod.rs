@@ -7,6 +7,7 @@
 mod artifacts;
 mod client;
 mod lifecycle;
+mod parts;
 mod registry;
 mod wire;
 

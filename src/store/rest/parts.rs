@@ -1,0 +1,459 @@
+//! Long files go past the server: for each part it hands out an address of the store behind it, as it does for stock
+//! MLflow's client.
+//!
+//! The addresses are signed, so whoever has one may write: none reaches an error. The server's own credentials go to the
+//! server alone.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest::{
+    Body, Method, StatusCode, Url,
+    header::{
+        CONNECTION, CONTENT_LENGTH, ETAG, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::client::{Client, Failure, describe, retry_after, with_json};
+use crate::{
+    artifacts::{http_client, pieces},
+    config::PartsAccess,
+    store::{Cause, StoreError},
+};
+
+/// Bytes of a part that are in memory at a time, before the connection has them.
+pub(super) const PIECE: u64 = 1 << 20;
+/// Parts on their way at a time, of all files together.
+const TOGETHER: usize = 8;
+/// As many parts as S3 takes of a file.
+const MAX_PARTS: u64 = 10_000;
+/// Longest part that S3 takes.
+const MAX_LENGTH: u64 = 5 << 30;
+/// How long a server may take to say what it can.
+const INFO_TIMEOUT: Duration = Duration::from_secs(3);
+/// What would make another request of ours than the one that is meant.
+const NOT_THEIRS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
+const ADVICE: &str = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false has files go through the server";
+
+/// How files are sent in parts.
+#[derive(Debug)]
+pub(super) struct Parts {
+    access: PartsAccess,
+    room: Semaphore,
+}
+
+impl Parts {
+    pub fn new(access: PartsAccess) -> Self {
+        Self {
+            access,
+            room: Semaphore::new(TOGETHER),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ServerInfo {
+    #[serde(default)]
+    multipart_uploads_enabled: bool,
+}
+
+/// An upload that the server has begun. Nothing of it can be printed.
+#[derive(Deserialize)]
+struct Begun {
+    upload_id: Option<String>,
+    #[serde(default)]
+    credentials: Vec<Credential>,
+}
+
+#[derive(Deserialize)]
+struct Credential {
+    url: String,
+    part_number: u64,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+/// Where a part goes.
+struct Place {
+    number: u64,
+    url: Url,
+    headers: HeaderMap,
+}
+
+impl Client {
+    /// Whether a file of that length goes in parts, as far as the user, else the server, says it.
+    pub(super) async fn sends_in_parts(&self, size: u64) -> bool {
+        let access = &self.parts().access;
+        if size == 0 || size < access.from {
+            return false;
+        }
+        match access.enabled {
+            Some(enabled) => enabled,
+            None => self
+                .info()
+                .await
+                .is_ok_and(|info| info.multipart_uploads_enabled),
+        }
+    }
+
+    async fn info(&self) -> Result<ServerInfo, Failure> {
+        let request = self.authorised(Method::GET, self.url("api/3.0/mlflow/server-info")?);
+        self.send(request.timeout(INFO_TIMEOUT)).await
+    }
+
+    /// Sends a file in parts; false where the server says that it cannot have it so.
+    pub(super) async fn put_in_parts(
+        &self,
+        path: &str,
+        file: &Arc<File>,
+        size: u64,
+        sent: &AtomicU64,
+    ) -> Result<bool, Failure> {
+        // The server names uploads by a folder and a name in it.
+        let Some((folder, name)) = path.rsplit_once('/') else {
+            return Ok(false);
+        };
+        let length = self.parts().access.length.min(MAX_LENGTH);
+        let length = length.max(size.div_ceil(MAX_PARTS));
+        let count = size.div_ceil(length);
+        let Some(begun) = self.begin(folder, name, count).await? else {
+            return Ok(false);
+        };
+        let id = begun.upload_id;
+        let send = async {
+            let places = places(begun.credentials, count).map_err(|reason| self.odd(&reason))?;
+            let parts = self.send_parts(places, file, size, length, sent).await?;
+            let body = json!({"path": name, "upload_id": id, "parts": parts});
+            self.of_upload("complete", folder, &body).await
+        };
+        if let Err(failure) = send.await {
+            // What has arrived would be paid for. Where this fails as well, the store's own rules sweep it away.
+            let body = json!({"path": name, "upload_id": id});
+            let _ = self.of_upload("abort", folder, &body).await;
+            return Err(failure);
+        }
+        Ok(true)
+    }
+
+    async fn begin(&self, folder: &str, name: &str, count: u64) -> Result<Option<Begun>, Failure> {
+        let url = self.artifact_url("mpu/create", folder)?;
+        let body = json!({"path": name, "num_parts": count});
+        let request = with_json(self.authorised(Method::POST, url), &body);
+        let response = self.answer(request).await?;
+        match response.status() {
+            // A store that takes no parts, or a server from before there were any.
+            StatusCode::NOT_IMPLEMENTED
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
+            status if status.is_success() => self.read(response).await.map(Some),
+            _ => Err(self.refused(response).await),
+        }
+    }
+
+    /// Ends an upload by one of the two ways that there are.
+    async fn of_upload(&self, way: &str, folder: &str, body: &Value) -> Result<(), Failure> {
+        let url = self.artifact_url(&format!("mpu/{way}"), folder)?;
+        let request = with_json(self.authorised(Method::POST, url), body);
+        let ended = self.send_patiently::<serde::de::IgnoredAny>(request).await;
+        ended.map(drop).map_err(without_addresses)
+    }
+
+    /// What the server is to be told of the parts that have arrived.
+    async fn send_parts(
+        &self,
+        places: Vec<Place>,
+        file: &Arc<File>,
+        size: u64,
+        length: u64,
+        sent: &AtomicU64,
+    ) -> Result<Vec<Value>, Failure> {
+        let access = &self.parts().access;
+        let patience = self.patience(length);
+        let http = http_client(access.insecure_tls, access.ca_bundle.as_deref(), patience);
+        let http = http.map_err(|reason| {
+            Failure::Store(StoreError::Open {
+                destination: self.base().to_owned(),
+                reason,
+            })
+        })?;
+        let http = &http;
+        stream::iter(places)
+            .map(|place| async move {
+                let start = (place.number - 1) * length;
+                let range = start..size.min(start + length);
+                let _room = self.parts().room.acquire().await;
+                let put = || put_part(http, &place, file, range.clone());
+                let etag = self.patiently(put).await?;
+                sent.fetch_add(range.end - range.start, Ordering::Relaxed);
+                Ok(json!({"part_number": place.number, "etag": etag, "url": place.url.as_str()}))
+            })
+            .buffered(TOGETHER)
+            .try_collect()
+            .await
+    }
+
+    /// An answer that nothing can be done with.
+    fn odd(&self, reason: &str) -> Failure {
+        Failure::Store(StoreError::Refused {
+            destination: self.base().to_owned(),
+            source: format!("its answer to an upload in parts cannot be used: {reason}; {ADVICE}")
+                .into(),
+        })
+    }
+}
+
+/// Puts a part, once, and returns its ETag.
+async fn put_part(
+    http: &reqwest::Client,
+    place: &Place,
+    file: &Arc<File>,
+    range: Range<u64>,
+) -> Result<String, Failure> {
+    let destination = place.url.origin().ascii_serialization();
+    let unavailable = |cause: Cause, retry_after| {
+        Failure::Store(StoreError::Unavailable {
+            destination: destination.clone(),
+            source: format!("{cause} (part {} of a file; {ADVICE})", place.number).into(),
+            retry_after,
+        })
+    };
+    let mut headers = place.headers.clone();
+    headers.insert(CONTENT_LENGTH, (range.end - range.start).into());
+    let request = http
+        .put(place.url.clone())
+        .headers(headers)
+        .body(Body::wrap_stream(pieces(Arc::clone(file), range, PIECE)));
+    let response = request.send().await;
+    let response =
+        response.map_err(|error| unavailable(describe(error.without_url().into()), None))?;
+    match response.status() {
+        status if status.is_success() => {
+            let etag = response.headers().get(ETAG);
+            let etag = etag.and_then(|etag| etag.to_str().ok());
+            Ok(etag.unwrap_or_default().to_owned())
+        }
+        // These do not pass by themselves, and no other address would be treated otherwise.
+        status
+            if status.is_redirection()
+                || matches!(status.as_u16(), 405 | 411 | 413 | 414 | 431 | 501) =>
+        {
+            Err(Failure::Store(StoreError::Refused {
+                destination: destination.clone(),
+                source: format!("{status} (part {} of a file; {ADVICE})", place.number).into(),
+            }))
+        }
+        // An address holds for some time, and an upload until somebody sweeps it away: there are new ones then.
+        status => {
+            let retry_after = retry_after(response.headers());
+            Err(unavailable(status.to_string().into(), retry_after))
+        }
+    }
+}
+
+/// Where the parts go, by their numbers; else what is wrong with what the server has said.
+fn places(credentials: Vec<Credential>, count: u64) -> Result<Vec<Place>, String> {
+    if credentials.len() as u64 != count {
+        return Err(format!(
+            "it has {} addresses for {count} parts",
+            credentials.len()
+        ));
+    }
+    let mut places = BTreeMap::new();
+    for credential in credentials {
+        let number = credential.part_number;
+        if !(1..=count).contains(&number) {
+            return Err(format!("it has an address for part {number} of {count}"));
+        }
+        let place = credential.place()?;
+        if places.insert(number, place).is_some() {
+            return Err(format!("it has two addresses for part {number}"));
+        }
+    }
+    Ok(places.into_values().collect())
+}
+
+impl Credential {
+    fn place(self) -> Result<Place, String> {
+        let number = self.part_number;
+        let url = Url::parse(&self.url);
+        let url = url.map_err(|error| format!("the address of part {number} is none: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            let scheme = url.scheme();
+            return Err(format!(
+                "the address of part {number} begins with {scheme}:, where http or https is to stand"
+            ));
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let header = name.parse::<HeaderName>().ok().zip(value.parse().ok());
+            match header {
+                Some((name, value)) if !NOT_THEIRS.contains(&name) => headers.insert(name, value),
+                _ => return Err(format!("header {name:?} cannot be sent with part {number}")),
+            };
+        }
+        Ok(Place {
+            number,
+            url,
+            headers,
+        })
+    }
+}
+
+/// A server may quote what it was sent, which has the signed addresses in it.
+fn without_addresses(failure: Failure) -> Failure {
+    let cut = |cause: Cause| without_queries(&cause.to_string()).into();
+    match failure {
+        Failure::Api { code, message } => Failure::Api {
+            code,
+            message: without_queries(&message),
+        },
+        Failure::Store(StoreError::Unavailable {
+            destination,
+            source,
+            retry_after,
+        }) => Failure::Store(StoreError::Unavailable {
+            destination,
+            source: cut(source),
+            retry_after,
+        }),
+        Failure::Store(StoreError::Refused {
+            destination,
+            source,
+        }) => Failure::Store(StoreError::Refused {
+            destination,
+            source: cut(source),
+        }),
+        Failure::Store(StoreError::Forbidden {
+            destination,
+            reason,
+        }) => Failure::Store(StoreError::Forbidden {
+            destination,
+            reason: without_queries(&reason),
+        }),
+        Failure::Store(StoreError::Unauthenticated {
+            destination,
+            reason,
+        }) => Failure::Store(StoreError::Unauthenticated {
+            destination,
+            reason: without_queries(&reason),
+        }),
+        failure => failure,
+    }
+}
+
+/// A text with what follows the `?` of each address in it masked.
+fn without_queries(text: &str) -> String {
+    let ends_address = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>');
+    text.split_inclusive(ends_address)
+        .map(|word| {
+            let address = word
+                .find("://")
+                .and_then(|at| Some(at + word[at..].find('?')?));
+            match address {
+                Some(at) => {
+                    let end = word.rfind(ends_address).unwrap_or(word.len());
+                    format!("{}?***{}", &word[..at], &word[end..])
+                }
+                None => word.to_owned(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(number: u64, url: &str) -> Credential {
+        Credential {
+            url: url.to_owned(),
+            part_number: number,
+            headers: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn places_are_one_for_each_part_in_their_order() {
+        let found = places(
+            vec![
+                credential(2, "https://s3/a?n=2"),
+                credential(1, "http://s3/a?n=1"),
+            ],
+            2,
+        );
+        let found: Vec<u64> = found.unwrap().iter().map(|place| place.number).collect();
+        assert_eq!(found, [1, 2]);
+    }
+
+    #[test]
+    fn what_cannot_be_a_place_is_refused_without_its_address() {
+        let http = "http://s3/a?X-Amz-Signature=hush";
+        let with = |name: &str, value: &str| Credential {
+            headers: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+            ..credential(1, http)
+        };
+        for (credentials, count, reason) in [
+            (vec![], 1, "0 addresses for 1"),
+            (
+                vec![credential(1, http), credential(2, http)],
+                1,
+                "2 addresses",
+            ),
+            (
+                vec![credential(1, http), credential(1, http)],
+                2,
+                "two addresses for part 1",
+            ),
+            (vec![credential(0, http)], 1, "part 0 of 1"),
+            (vec![credential(2, http)], 1, "part 2 of 1"),
+            (
+                vec![credential(1, "file:///etc/hush")],
+                1,
+                "begins with file:",
+            ),
+            (
+                vec![credential(1, "gopher://hush")],
+                1,
+                "begins with gopher:",
+            ),
+            (vec![credential(1, "hush")], 1, "is none"),
+            (
+                vec![with("Transfer-Encoding", "chunked")],
+                1,
+                "Transfer-Encoding",
+            ),
+            (vec![with("x\r\ny", "hush")], 1, "cannot be sent"),
+            (vec![with("x", "hush\r\n")], 1, "cannot be sent"),
+        ] {
+            let error = places(credentials, count).map(drop).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn quoted_addresses_lose_their_signatures() {
+        for (text, left) in [
+            ("no address?", "no address?"),
+            (
+                "bad [{'url': 'http://s3/a?X-Amz-Signature=hush&b=c', 'n': 1}]",
+                "bad [{'url': 'http://s3/a?***', 'n': 1}]",
+            ),
+            ("http://s3/a?hush", "http://s3/a?***"),
+        ] {
+            assert_eq!(without_queries(text), left);
+        }
+    }
+}
