@@ -162,6 +162,7 @@ class S3Proxy:
         damage: change a byte of the body before the server gets it.
         damage answer: change a byte of what the server answers.
         lie: answer with other `headers` than the server.
+        trickle: send the answer in pieces, and wait `pause` seconds after each.
         cut: end the connection in the middle of the answer.
         lose answer: reset the connection when the server has done what was asked.
         delay: wait `seconds`.
@@ -321,6 +322,8 @@ def pass_answer(
     for piece in damaged(pieces) if fault == "damage answer" else pieces:
         handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece[:left])
         left -= len(piece)
+        if fault == "trickle":
+            time.sleep(details["pause"])
         if left <= 0:
             hang_up(handler)
             return

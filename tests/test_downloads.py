@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import s3
 from heimdall_tracking import (
     ArtifactNotFoundError,
     InvalidInputError,
@@ -14,7 +18,9 @@ from heimdall_tracking import (
     NotFoundError,
     RunStateError,
 )
-from helpers import contents
+from heimdall_tracking.errors import ArtifactError
+from helpers import PATIENCE_S, contents, wait_until
+from s3_proxy import S3Proxy, of
 
 RANGE = 8 << 20
 NAMES = ("notes/é + 1.txt", ".hidden/x", "empty", "deep/" + "d/" * 20 + "file")
@@ -150,6 +156,114 @@ def test_an_interrupted_download_goes_on_where_it_was(s3_bucket, tmp_path):
         tracker.log_artifact(write(tmp_path / "weights.ckpt", other), "").wait()
     there = Path(tracker.download_artifacts(second.run_id, "weights.ckpt", target))
     assert there.read_bytes() == other
+
+
+@pytest.fixture
+def far(s3_server: s3.S3Server, s3_tracker, bucket: str) -> Iterator[SimpleNamespace]:
+    """A run whose artifacts are in S3, which is reached through a proxy."""
+    with S3Proxy(s3_server.port) as proxy:
+        tracker = s3_tracker(bucket, proxy)
+        run_id = tracker.start_run()
+
+        def put(name: str, content: bytes, **arguments: str) -> None:
+            client = s3_server.client(request_checksum_calculation="when_required")
+            key = f"runs/{run_id}/artifacts/{name}"
+            client.put_object(Bucket=bucket, Key=key, Body=content, **arguments)
+
+        yield SimpleNamespace(tracker=tracker, run_id=run_id, proxy=proxy, put=put, bucket=bucket)
+
+
+CHECKSUMS = [{"ChecksumAlgorithm": "SHA256"}, {"ChecksumAlgorithm": "CRC32"}, {}]
+
+
+@pytest.mark.parametrize("size", [1000, RANGE + 1], ids=["whole", "in ranges"])
+@pytest.mark.parametrize("checksum", CHECKSUMS, ids=["SHA-256", "CRC-32", "ETag"])
+def test_a_file_that_is_damaged_on_its_way_is_fetched_again(far, tmp_path, size, checksum):
+    content = os.urandom(size)
+    far.put("file", content, **checksum)
+    damage = far.proxy.strike("damage answer", of("file", "GET"), 1)
+    there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    assert Path(there).read_bytes() == content
+    assert damage.struck == 1
+    assert [it.name for it in Path(there).parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("size", [1000, RANGE + 1], ids=["whole", "in ranges"])
+@pytest.mark.parametrize("checksum", CHECKSUMS, ids=["SHA-256", "CRC-32", "ETag"])
+def test_a_file_that_stays_damaged_is_told_and_never_there(far, tmp_path, size, checksum):
+    far.put("file", os.urandom(size), **checksum)
+    damage = far.proxy.strike("damage answer", of("file", "GET"))
+    with pytest.raises(ArtifactError, match=f"s3://{far.bucket}/.*damaged.*has arrived"):
+        far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    assert damage.met == (2 if size <= RANGE else 4)
+    assert list((tmp_path / "ours").iterdir()) == []
+
+
+def test_what_was_logged_in_one_request_is_compared(far, tmp_path):
+    far.tracker.log_artifact(write(tmp_path / "file", b"content"), "").wait()
+    far.proxy.strike("damage answer", of("file", "GET"))
+    with pytest.raises(ArtifactError, match="Sha256 of what has arrived"):
+        far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+
+
+def test_a_file_of_another_length_than_the_list_says_is_told_with_its_store(far, tmp_path):
+    far.put("folder/file", b"content")
+    far.proxy.strike("lie", of("file", "GET"), headers={"content-length": "3"})
+    with pytest.raises(ArtifactError, match=f"s3://{far.bucket}/.*(3 bytes|has arrived)"):
+        far.tracker.download_artifacts(far.run_id, "folder", tmp_path / "ours")
+
+
+def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_script, uri):
+    content = os.urandom(12 * RANGE)
+    far.put("file", content)
+    # What is already there when Ctrl-C comes, and what is on its way.
+    held = far.proxy.strike("hold", of("file", "GET"), after=4)
+    script = start_script(
+        """
+        import sys
+        from heimdall_tracking import MLflowTracker
+
+        uri, endpoint, key, secret, run_id, target = sys.argv[1:]
+        tracker = MLflowTracker(
+            uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+        )
+        try:
+            tracker.download_artifacts(run_id, "file", target)
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+        sys.stdin.read()
+        """,
+        uri,
+        far.proxy.url,
+        s3.ACCESS_KEY,
+        s3.SECRET_KEY,
+        far.run_id,
+        tmp_path / "ours",
+        HEIMDALL_DIR=tmp_path / "theirs",
+    )
+    wait_until(lambda: held.struck == 5, "as much is on its way as goes together")
+    script.send_signal(signal.SIGINT)
+    assert script.stdout.readline() == "stopped\n"
+    far.proxy.heal()
+    script.communicate(timeout=PATIENCE_S)
+    assert len(far.proxy.seen(of("file", "GET"))) == 9, "nothing was asked for any more"
+    far.proxy.forget()
+    there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    assert Path(there).read_bytes() == content
+    assert len(far.proxy.seen(of("file", "GET"))) == 8
+
+
+def test_a_file_may_take_longer_to_come_from_a_server_than_an_answer(tracking_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    content = os.urandom(RANGE)
+    with S3Proxy(int(tracking_server.rpartition(":")[2])) as proxy:
+        tracker = MLflowTracker(proxy.url, experiment_name="slow")
+        with tracker.run() as run:
+            tracker.log_artifact(write(tmp_path / "file", content), "").wait(PATIENCE_S)
+        slow = proxy.strike("trickle", of("file", "GET"), 1, pause=0.02)
+        there = tracker.download_artifacts(run.run_id, "file", tmp_path / "ours")
+        assert Path(there).read_bytes() == content
+        assert (slow.met, slow.struck) == (1, 1)
 
 
 def test_the_environment_is_set_for_stock_code_where_it_is_not_set(uri, monkeypatch):

@@ -1,7 +1,8 @@
 //! Downloads: several files at a time, long ones in ranges that are resumed, never outside of where they belong.
 //!
 //! A file arrives under a name of its own beside its target and is renamed when it is whole. What an interrupted
-//! download has of a long file stays there, with a note of its version; the next one fetches what is missing.
+//! download has of a long file stays there, with a note of its version; the next one fetches what is missing. Where the
+//! store has a checksum of the whole, the two are compared.
 
 use std::{
     collections::BTreeSet,
@@ -10,6 +11,7 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -19,11 +21,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 
-use super::{ArtifactError, ArtifactStore, FileInfo, FileState};
+use super::{ArtifactError, ArtifactStore, Checksum, FileInfo, FileState, pieces};
 use crate::{delivery::retry::Backoff, record::ArtifactPath};
 
 /// Length of a range; also of what is held in memory of it.
 const RANGE: u64 = 8 << 20;
+/// Bytes that are read at a time where they are compared.
+const CHUNK: u64 = 1 << 20;
 /// Ranges in memory at a time, of all files together.
 const IN_MEMORY: usize = 5;
 /// Files at a time.
@@ -117,31 +121,84 @@ async fn fetch(
     let hash = crc32fast::hash(info.path.as_str().as_bytes());
     let part = folder.join(format!(".heimdall-{hash:08x}.part"));
     let note = folder.join(format!(".heimdall-{hash:08x}.note"));
-    let length = match info.size.unwrap_or_default() {
-        size if size <= RANGE => fetch_whole(store, info, &part, memory).await?,
-        _ => {
-            let state = patiently(|| store.head(&info.path)).await?;
-            match &state.version {
-                Some(_) => fetch_in_ranges(store, &info.path, &state, &part, &note, memory).await?,
-                // What cannot be told apart from another version cannot be fetched in pieces.
-                None => fetch_whole(store, info, &part, memory).await?,
-            }
+    let attempt = async || {
+        let arrived = arrive(store, info, &part, &note, memory).await;
+        if let Err(ArtifactError::Damaged { .. }) = &arrived {
+            // What there is of it is of no use.
+            let _ = (fs::remove_file(&part), fs::remove_file(&note));
         }
+        arrived
     };
-    if length != info.size.unwrap_or_default() {
-        let _ = fs::remove_file(&part);
-        return Err(ArtifactError::Damaged {
-            artifact: info.path.as_str().to_owned(),
-            store: "its store".to_owned(),
-            reason: format!(
-                "{length} bytes have arrived of {}",
-                info.size.unwrap_or_default()
-            ),
-        });
+    match attempt().await {
+        // On its way, as a rule, or it was replaced meanwhile.
+        Err(ArtifactError::Damaged { .. }) => attempt().await?,
+        settled => settled?,
     }
     fs::rename(&part, &target).map_err(failed)?;
     let _ = fs::remove_file(&note);
     Ok(())
+}
+
+/// Fetches a file to beside its place, and compares it with what the store says of it.
+async fn arrive(
+    store: &dyn ArtifactStore,
+    info: &FileInfo,
+    part: &Path,
+    note: &Path,
+    memory: &Semaphore,
+) -> Result<(), ArtifactError> {
+    let size = info.size.unwrap_or_default();
+    let state = match size <= RANGE {
+        true => None,
+        false => Some(patiently(|| store.head(&info.path)).await?),
+    };
+    let length = match state {
+        Some(state) if state.version.is_some() => {
+            let length = fetch_in_ranges(store, &info.path, &state, part, note, memory).await?;
+            let version = state.version.as_deref();
+            let checksum = patiently(|| store.checksum(&info.path, version)).await?;
+            if let Some(checksum) = checksum {
+                compare(store, &info.path, part, length, checksum).await?;
+            }
+            length
+        }
+        // What cannot be told apart from another version cannot be fetched in pieces.
+        _ => fetch_whole(store, info, part, memory).await?,
+    };
+    match length == size {
+        true => Ok(()),
+        false => Err(damaged(
+            store,
+            &info.path,
+            format!("{length} bytes have arrived of {size}"),
+        )),
+    }
+}
+
+fn damaged(store: &dyn ArtifactStore, path: &ArtifactPath, reason: String) -> ArtifactError {
+    ArtifactError::Damaged {
+        artifact: path.as_str().to_owned(),
+        store: store.uri(),
+        reason,
+    }
+}
+
+/// Reads what has arrived of a file in pieces, and compares it with the checksum of the whole.
+async fn compare(
+    store: &dyn ArtifactStore,
+    path: &ArtifactPath,
+    part: &Path,
+    length: u64,
+    checksum: Checksum,
+) -> Result<(), ArtifactError> {
+    let failed = |source| io_error(path, part, source);
+    let file = Arc::new(File::open(part).map_err(failed)?);
+    let mut content = pin!(pieces(file, 0..length, CHUNK));
+    let mut sum = checksum.sum();
+    while let Some(chunk) = content.try_next().await.map_err(failed)? {
+        sum.update(&chunk);
+    }
+    sum.compare().map_err(|reason| damaged(store, path, reason))
 }
 
 /// The folder of a file below `root`, made where it is not there. A link in its place is not followed: it could lead
@@ -294,11 +351,8 @@ async fn read(
         bytes.extend_from_slice(&chunk?);
     }
     if bytes.len() as u64 != expected {
-        return Err(ArtifactError::Damaged {
-            artifact: path.as_str().to_owned(),
-            store: "its store".to_owned(),
-            reason: format!("{} bytes have arrived of {expected}", bytes.len()),
-        });
+        let reason = format!("{} bytes have arrived of {expected}", bytes.len());
+        return Err(damaged(store, path, reason));
     }
     Ok(bytes.freeze())
 }

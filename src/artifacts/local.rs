@@ -196,6 +196,10 @@ impl LocalArtifacts {
 
 #[async_trait]
 impl ArtifactStore for LocalArtifacts {
+    fn uri(&self) -> String {
+        self.root.display().to_string()
+    }
+
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
         let (file, size) = (upload.file.to_owned(), upload.size);
         let can_link = upload.is_ours;

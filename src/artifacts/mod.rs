@@ -1,6 +1,7 @@
 //! Where the files of a run go: the seam between the tracker and local disk, object stores and tracking servers.
 
 mod buffers;
+mod checksum;
 pub mod download;
 mod local;
 mod object;
@@ -24,6 +25,7 @@ use crate::{
     store::StoreError,
 };
 pub(crate) use buffers::pieces;
+pub use checksum::Checksum;
 pub use object::ObjectFailure;
 pub(crate) use object::http_client;
 
@@ -104,6 +106,9 @@ pub type Content = BoxStream<'static, Result<Bytes, ArtifactError>>;
 /// A store of artifacts below one URI.
 #[async_trait]
 pub trait ArtifactStore: fmt::Debug + Send + Sync {
+    /// Its URI, without credentials.
+    fn uri(&self) -> String;
+
     /// Puts a file, replacing what is there at once and whole. Putting it a second time, also when the file has
     /// gone since, changes nothing.
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError>;
@@ -130,8 +135,18 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
     /// What is known of a file; [`ArtifactError::NotFound`] where it is none.
     async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError>;
 
-    /// The bytes of a file in a range; the whole file where `range` is `None`. With `version`, an error unless the
-    /// file is still that one.
+    /// The checksum that the store has of that version of a whole file; none from stores that have no such thing.
+    async fn checksum(
+        &self,
+        _path: &ArtifactPath,
+        _version: Option<&str>,
+    ) -> Result<Option<Checksum>, ArtifactError> {
+        Ok(None)
+    }
+
+    /// The bytes of a file in a range; the whole file where `range` is `None`, with [`ArtifactError::Damaged`] at its
+    /// end where the store has a checksum and they are others. With `version`, an error unless the file is still that
+    /// one.
     async fn read(
         &self,
         path: &ArtifactPath,

@@ -62,10 +62,6 @@ impl ProxyArtifacts {
         }
     }
 
-    fn uri(&self) -> String {
-        format!("mlflow-artifacts:/{}", self.root)
-    }
-
     fn failed(&self, path: &ArtifactPath, source: StoreError) -> ArtifactError {
         let artifact = path.as_str().to_owned();
         match source {
@@ -83,6 +79,10 @@ impl ProxyArtifacts {
 
 #[async_trait]
 impl ArtifactStore for ProxyArtifacts {
+    fn uri(&self) -> String {
+        format!("mlflow-artifacts:/{}", self.root)
+    }
+
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
         let Some(file) = staged(upload.file, upload.path, upload.size)? else {
             return gone(self, &upload).await;

@@ -5,9 +5,13 @@ use std::{
     ops::Range,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
+
+use futures_util::future::{Either, select};
+use tokio::sync::oneshot;
 
 use super::{Session, Tracker};
 use crate::{
@@ -165,7 +169,8 @@ impl Tracker {
 
     /// Downloads artifacts and returns where they are on this disk. `source` is a run's id or any URI of artifacts or
     /// of a model, `path` what is below it. What is on this disk already is not copied where `dst` is not given;
-    /// else that is a new folder which nobody else may read. Delivers first, and waits on the stores.
+    /// else that is a new folder which nobody else may read. Delivers first, and waits on the stores. Who stops waiting
+    /// stops the download; the next call goes on with what has arrived of a long file.
     ///
     /// # Errors
     /// [`Error::Invalid`] for what is no source or path; [`Error::Store`] where the run or version does not exist;
@@ -214,8 +219,17 @@ impl Tracker {
             Some(dst) => dst.to_owned(),
             None => private_folder()?,
         };
-        let download = async move { download(store, &path, &dst).await };
-        Ok(self.background.wait(download, keep_waiting)??)
+        // Who stops waiting has it stop.
+        let (waiting, gone) = oneshot::channel::<()>();
+        let download = async move {
+            match select(pin!(download(store, &path, &dst)), gone).await {
+                Either::Left((downloaded, _)) => downloaded.map_err(Error::from),
+                Either::Right(_) => Err(Error::Interrupted),
+            }
+        };
+        let downloaded = self.background.wait(download, keep_waiting);
+        drop(waiting);
+        downloaded?
     }
 
     fn artifact_store(&self, uri: &str) -> Result<Box<dyn ArtifactStore>> {

@@ -13,7 +13,7 @@ use object_store::{
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
-use crate::tls;
+use crate::{artifacts::Checksum, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection whose other end is silent for so long is given up.
@@ -107,7 +107,10 @@ struct Service(reqwest::Client);
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let sent = checksum(request.headers());
-        let response = self.0.call(request).await?;
+        let mut response = self.0.call(request).await?;
+        if let Some(checksum) = Checksum::told(response.headers()) {
+            response.extensions_mut().insert(checksum);
+        }
         if let Some((name, sent)) = sent
             && response.status().is_success()
             && let Some((_, found)) = checksum(response.headers())

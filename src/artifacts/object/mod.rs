@@ -10,11 +10,11 @@ use std::{fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, future};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore,
-    ObjectStoreExt, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
-    aws::{AmazonS3Builder, AwsCredential, Checksum},
+    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult,
+    ObjectStore, ObjectStoreExt, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
+    aws::{self, AmazonS3Builder, AwsCredential},
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
     multipart::MultipartStore,
@@ -23,7 +23,7 @@ use object_store::{
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload,
+    ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, Unfinished, Upload,
     buffers::Buffers, gone, staged,
 };
 use crate::{
@@ -49,6 +49,8 @@ impl<T: ObjectStore + MultipartStore> Objects for T {}
 #[derive(Debug)]
 pub(super) struct ObjectArtifacts {
     store: Arc<dyn Objects>,
+    /// The same, with the wish to be told checksums: whoever only writes may not be allowed to have them.
+    reading: Arc<dyn Objects>,
     /// The same, with what is said of new objects.
     creating: Arc<dyn Objects>,
     prefix: String,
@@ -67,7 +69,8 @@ impl ObjectArtifacts {
         let refuse = |reason: String| Error::configuration("artifact URI", place.as_str(), reason);
         let not_built = |error: object_store::Error| refuse(error.to_string());
         let (mut content_type, mut listing) = (None, None);
-        let (store, creating): (Arc<dyn Objects>, Arc<dyn Objects>) = match place.cloud {
+        type Stores = [Arc<dyn Objects>; 3];
+        let [store, reading, creating]: Stores = match place.cloud {
             Cloud::S3 => {
                 let access = S3Access::new(s3)?;
                 let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
@@ -98,9 +101,14 @@ impl ObjectArtifacts {
                 .map_err(refuse)?;
                 of_new.extend(all.clone());
                 let creating = with_credentials(build(of_new)).map_err(not_built)?;
+                let mut of_reads = all.clone();
+                of_reads.extend(
+                    headers([("x-amz-checksum-mode", "ENABLED")].into_iter()).map_err(refuse)?,
+                );
+                let reading = with_credentials(build(of_reads)).map_err(not_built)?;
                 content_type = access.content_type;
                 listing = Some(Listing::new(&store, &connector, all).map_err(not_built)?);
-                (Arc::new(store), Arc::new(creating))
+                [Arc::new(store), Arc::new(reading), Arc::new(creating)]
             }
             Cloud::Google => {
                 let store = GoogleCloudStorageBuilder::from_env()
@@ -109,8 +117,8 @@ impl ObjectArtifacts {
                     .with_http_connector(Connector::new(false, None).map_err(refuse)?)
                     .build()
                     .map_err(not_built)?;
-                let store = Arc::new(store);
-                (Arc::clone(&store) as Arc<dyn Objects>, store)
+                let store: Arc<dyn Objects> = Arc::new(store);
+                [Arc::clone(&store), Arc::clone(&store), store]
             }
             Cloud::Azure => {
                 let store = MicrosoftAzureBuilder::from_env()
@@ -120,12 +128,13 @@ impl ObjectArtifacts {
                     .with_http_connector(Connector::new(false, None).map_err(refuse)?)
                     .build()
                     .map_err(not_built)?;
-                let store = Arc::new(store);
-                (Arc::clone(&store) as Arc<dyn Objects>, store)
+                let store: Arc<dyn Objects> = Arc::new(store);
+                [Arc::clone(&store), Arc::clone(&store), store]
             }
         };
         Ok(Self {
             store,
+            reading,
             creating,
             prefix: place.prefix.clone(),
             uri: place.as_str().to_owned(),
@@ -174,6 +183,20 @@ impl ObjectArtifacts {
         }
     }
 
+    async fn get(
+        &self,
+        path: &ArtifactPath,
+        options: GetOptions,
+    ) -> Result<GetResult, ArtifactError> {
+        let found = self.reading.get_opts(&self.key(path)?, options).await;
+        found.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => {
+                self.damaged(path, "it was replaced while it was read".to_owned())
+            }
+            error => self.failed(path, error),
+        })
+    }
+
     fn damaged(&self, path: &ArtifactPath, reason: String) -> ArtifactError {
         ArtifactError::Damaged {
             artifact: path.as_str().to_owned(),
@@ -210,6 +233,10 @@ impl ObjectArtifacts {
 
 #[async_trait]
 impl ArtifactStore for ObjectArtifacts {
+    fn uri(&self) -> String {
+        self.uri.clone()
+    }
+
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
         let Some(file) = staged(upload.file, upload.path, upload.size)? else {
             return gone(self, &upload).await;
@@ -273,24 +300,35 @@ impl ArtifactStore for ObjectArtifacts {
         })
     }
 
+    async fn checksum(
+        &self,
+        path: &ArtifactPath,
+        version: Option<&str>,
+    ) -> Result<Option<Checksum>, ArtifactError> {
+        let options = GetOptions {
+            head: true,
+            if_match: version.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let found = self.get(path, options).await?;
+        Ok(found.extensions.get::<Checksum>().cloned())
+    }
+
     async fn read(
         &self,
         path: &ArtifactPath,
         range: Option<Range<u64>>,
         version: Option<&str>,
     ) -> Result<Content, ArtifactError> {
+        let is_whole = range.is_none();
         let options = GetOptions {
             range: range.map(GetRange::Bounded),
             if_match: version.map(str::to_owned),
             ..GetOptions::default()
         };
-        let found = self.store.get_opts(&self.key(path)?, options).await;
-        let found = found.map_err(|error| match error {
-            object_store::Error::Precondition { .. } => {
-                self.damaged(path, "it was replaced while it was read".to_owned())
-            }
-            error => self.failed(path, error),
-        })?;
+        let found = self.get(path, options).await?;
+        let checksum = found.extensions.get::<Checksum>().filter(|_| is_whole);
+        let checksum = checksum.cloned();
         let (store, artifact) = (self.uri.clone(), path.as_str().to_owned());
         let content = found
             .into_stream()
@@ -299,7 +337,18 @@ impl ArtifactStore for ObjectArtifacts {
                 store: store.clone(),
                 source: Box::new(error.into()),
             });
-        Ok(content.boxed())
+        match checksum {
+            Some(checksum) => {
+                let (store, artifact) = (self.uri.clone(), path.as_str().to_owned());
+                let damaged = |reason| ArtifactError::Damaged {
+                    artifact,
+                    store,
+                    reason,
+                };
+                Ok(compared(content.boxed(), checksum, damaged))
+            }
+            None => Ok(content.boxed()),
+        }
     }
 
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
@@ -333,7 +382,7 @@ fn s3_builder(place: &ObjectUri, access: &S3Access, connector: &Connector) -> Am
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&place.bucket)
         .with_allow_http(true)
-        .with_checksum_algorithm(Checksum::SHA256)
+        .with_checksum_algorithm(aws::Checksum::SHA256)
         .with_retry(retries())
         .with_http_connector(connector.clone());
     if let Some(region) = &access.region {
@@ -383,6 +432,25 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Header
         headers.insert(name, value);
     }
     Ok(headers)
+}
+
+/// The bytes of a whole file, with an error at their end unless they have the checksum.
+fn compared(
+    content: Content,
+    checksum: Checksum,
+    damaged: impl FnOnce(String) -> ArtifactError + Send + 'static,
+) -> Content {
+    let begun = (content, checksum.sum(), damaged);
+    stream::try_unfold(begun, |(mut content, mut sum, damaged)| async move {
+        match content.try_next().await? {
+            Some(chunk) => {
+                sum.update(&chunk);
+                Ok(Some((chunk, (content, sum, damaged))))
+            }
+            None => sum.compare().map(|()| None).map_err(damaged),
+        }
+    })
+    .boxed()
 }
 
 /// A part of the file of an upload.

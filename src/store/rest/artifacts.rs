@@ -7,10 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, stream};
 use reqwest::{
     Body, Method, StatusCode, Url,
     header::{CONTENT_LENGTH, RANGE},
@@ -18,7 +19,7 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    client::{Client, Failure},
+    client::{Client, Failure, describe},
     parts::PIECE,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         pieces,
         proxy::{ArtifactServer, Listed, Sent},
     },
-    store::StoreError,
+    store::{Cause, StoreError},
 };
 
 #[derive(Deserialize)]
@@ -50,6 +51,14 @@ struct Entry {
 enum Size {
     Number(u64),
     Text(String),
+}
+
+/// Longest that a download may take.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+fn silence(patience: Duration) -> Cause {
+    let seconds = patience.as_secs_f64();
+    format!("nothing has come for {seconds} s (MLFLOW_HTTP_REQUEST_TIMEOUT)").into()
 }
 
 impl Client {
@@ -94,7 +103,10 @@ impl Client {
             let last = range.end.saturating_sub(1);
             request = request.header(RANGE, format!("bytes={}-{last}", range.start));
         }
-        let response = self.begun(request).await?;
+        // Only silence ends it: a file takes as long as it takes.
+        let patience = self.patience(0);
+        let begun = tokio::time::timeout(patience, self.begun(request.timeout(LONGEST))).await;
+        let response = begun.unwrap_or_else(|_| Err(self.unavailable(silence(patience))))?;
         // A server that sends all of the file whatever it is asked for is cut here.
         let (skip, take) = match range {
             Some(range) if response.status() != StatusCode::PARTIAL_CONTENT => {
@@ -104,13 +116,21 @@ impl Client {
             None => (0, u64::MAX),
         };
         let base = self.base().to_owned();
-        let bytes = response
-            .bytes_stream()
-            .map_err(move |error| StoreError::Unavailable {
-                destination: base.clone(),
-                source: error.without_url().into(),
-                retry_after: None,
-            });
+        let bytes = stream::try_unfold(response, move |mut response| {
+            let base = base.clone();
+            async move {
+                let failed = |source: Cause| StoreError::Unavailable {
+                    destination: base,
+                    source,
+                    retry_after: None,
+                };
+                match tokio::time::timeout(patience, response.chunk()).await {
+                    Ok(Ok(chunk)) => Ok(chunk.map(|chunk| (chunk, response))),
+                    Ok(Err(error)) => Err(failed(describe(error.without_url().into()))),
+                    Err(_) => Err(failed(silence(patience))),
+                }
+            }
+        });
         let cut = bytes.scan((skip, take), |(skip, take), chunk| {
             let chunk = chunk.map(|mut chunk| {
                 let skipped = (*skip).min(chunk.len() as u64);

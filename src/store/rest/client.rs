@@ -302,7 +302,7 @@ impl Client {
         Ok(body)
     }
 
-    fn unavailable(&self, source: Cause) -> Failure {
+    pub fn unavailable(&self, source: Cause) -> Failure {
         if crate::store::is_certificate_refused(&*source) {
             return Failure::Store(self.open_error(format!(
                 "{}; check MLFLOW_TRACKING_SERVER_CERT_PATH and MLFLOW_TRACKING_CLIENT_CERT_PATH",

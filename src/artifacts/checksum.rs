@@ -1,0 +1,194 @@
+//! Checksums of whole files: what a store of objects tells of one, and whether the bytes that arrived are those.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use crc_fast::CrcAlgorithm;
+use md5::{Digest as _, Md5};
+use reqwest::header::{ETAG, HeaderMap};
+use ring::digest::{Context, SHA256};
+
+/// What a store says that a file has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    kind: Kind,
+    value: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sha256,
+    Crc64Nvme,
+    Crc32c,
+    Crc32,
+    Md5,
+}
+
+impl Kind {
+    /// Those that have a header, the strongest first.
+    const NAMED: [(&str, Self); 4] = [
+        ("x-amz-checksum-sha256", Self::Sha256),
+        ("x-amz-checksum-crc64nvme", Self::Crc64Nvme),
+        ("x-amz-checksum-crc32c", Self::Crc32c),
+        ("x-amz-checksum-crc32", Self::Crc32),
+    ];
+
+    fn length(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Md5 => 16,
+            Self::Crc64Nvme => 8,
+            Self::Crc32c | Self::Crc32 => 4,
+        }
+    }
+}
+
+impl Checksum {
+    /// The checksum of a whole object, as S3 and what speaks its language tell it with an answer. Those of parts say
+    /// nothing of the whole.
+    pub(super) fn told(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        let is_composite = text("x-amz-checksum-type") == Some("COMPOSITE");
+        let named = Kind::NAMED.into_iter().find_map(|(name, kind)| {
+            // One of parts has their number behind it, and is no base64.
+            let value = BASE64_STANDARD.decode(text(name)?).ok()?;
+            (!is_composite && value.len() == kind.length()).then_some(Self { kind, value })
+        });
+        named.or_else(|| {
+            let encryption = text("x-amz-server-side-encryption").unwrap_or_default();
+            let customer = "x-amz-server-side-encryption-customer-algorithm";
+            // Other keys than the store's own, and directory buckets, have ETags that mean nothing.
+            let means_nothing = encryption.starts_with("aws:kms")
+                || headers.contains_key(customer)
+                || text("x-amz-storage-class") == Some("EXPRESS_ONEZONE");
+            let is_s3 = headers.contains_key("x-amz-request-id");
+            let tag = text(ETAG.as_str()).filter(|_| is_s3 && !means_nothing)?;
+            let value = from_hex(tag.trim_matches('"'))?;
+            let kind = Kind::Md5;
+            (value.len() == kind.length()).then_some(Self { kind, value })
+        })
+    }
+
+    /// Begins to compare.
+    pub(super) fn sum(self) -> Sum {
+        let crc = |algorithm| State::Crc(Box::new(crc_fast::Digest::new(algorithm)));
+        let state = match self.kind {
+            Kind::Sha256 => State::Sha256(Context::new(&SHA256)),
+            Kind::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
+            Kind::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
+            Kind::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
+            Kind::Md5 => State::Md5(Md5::new()),
+        };
+        Sum {
+            expected: self,
+            state,
+        }
+    }
+}
+
+/// Bytes as they come, to be compared with a checksum.
+pub(super) struct Sum {
+    expected: Checksum,
+    state: State,
+}
+
+enum State {
+    Sha256(Context),
+    Crc(Box<crc_fast::Digest>),
+    Md5(Md5),
+}
+
+impl Sum {
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.state {
+            State::Sha256(state) => state.update(bytes),
+            State::Crc(state) => state.update(bytes),
+            State::Md5(state) => state.update(bytes),
+        }
+    }
+
+    /// What differs, if the bytes are others.
+    pub fn compare(self) -> Result<(), String> {
+        let Checksum { kind, value } = self.expected;
+        let found = match self.state {
+            State::Sha256(state) => state.finish().as_ref().to_vec(),
+            // A number of 8 bytes, of which shorter ones have the last.
+            State::Crc(state) => state.finalize().to_be_bytes()[8 - kind.length()..].to_vec(),
+            State::Md5(state) => state.finalize().to_vec(),
+        };
+        match found == value {
+            true => Ok(()),
+            false => Err(format!(
+                "{kind:?} of what has arrived is {}, and that of what is stored {}",
+                BASE64_STANDARD.encode(found),
+                BASE64_STANDARD.encode(value)
+            )),
+        }
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(headers: &[(&'static str, &str)]) -> Option<Checksum> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        Checksum::told(&headers.collect())
+    }
+
+    #[test]
+    fn every_kind_is_computed_as_the_stores_do() {
+        // Of "123456789", as the catalogues of CRCs have them and RFC 1321 and FIPS 180 define the others.
+        for (name, value) in [
+            (
+                "x-amz-checksum-sha256",
+                "FeKw08M4kewnn7CJwqqU+9rxRnhfd8hy6znSiVgTW8U=",
+            ),
+            ("x-amz-checksum-crc64nvme", "rosUhgoRmXg="),
+            ("x-amz-checksum-crc32c", "4waSgw=="),
+            ("x-amz-checksum-crc32", "y/Q5Jg=="),
+            ("etag", "\"25f9e794323b453885f5181f1b624d0b\""),
+        ] {
+            let checksum = told(&[(name, value), ("x-amz-request-id", "1")]).unwrap();
+            for (bytes, is_same) in [("123456789", true), ("123456788", false)] {
+                let mut sum = checksum.clone().sum();
+                sum.update(&bytes.as_bytes()[..4]);
+                sum.update(&bytes.as_bytes()[4..]);
+                assert_eq!(sum.compare().is_ok(), is_same, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_checksum_of_the_whole_is_not_taken_for_one() {
+        let tag = ("etag", "\"25f9e794323b453885f5181f1b624d0b\"");
+        let s3 = ("x-amz-request-id", "1");
+        let kms = ("x-amz-server-side-encryption", "aws:kms");
+        let own_key = ("x-amz-server-side-encryption-customer-algorithm", "AES256");
+        let directory = ("x-amz-storage-class", "EXPRESS_ONEZONE");
+        let parts = ("etag", "\"25f9e794323b453885f5181f1b624d0b-3\"");
+        let composite = ("x-amz-checksum-type", "COMPOSITE");
+        for headers in [
+            &[tag][..],
+            &[tag, s3, kms],
+            &[tag, s3, own_key],
+            &[tag, s3, directory],
+            &[parts, s3],
+            &[("x-amz-checksum-crc32", "s10s6A==-3"), s3],
+            &[("x-amz-checksum-crc32", "y/Q5Jg=="), composite],
+            &[("x-amz-checksum-crc32", "y/Q5"), s3],
+            &[("etag", "\"\""), s3],
+            &[("etag", "\"ü\""), s3],
+        ] {
+            assert_eq!(told(headers), None, "{headers:?}");
+        }
+        let own = ("x-amz-server-side-encryption", "AES256");
+        assert!(told(&[tag, s3, own]).is_some());
+    }
+}
