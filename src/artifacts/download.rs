@@ -16,21 +16,21 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 
-use super::{ArtifactError, ArtifactStore, Checksum, FileInfo, FileState, pieces};
+use super::{ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, pieces};
 use crate::{delivery::retry::Backoff, record::ArtifactPath};
 
-/// Length of a range; also of what is held in memory of it.
+/// Length of a range.
 const RANGE: u64 = 8 << 20;
-/// Bytes that are read at a time where they are compared.
+/// Bytes that are read or written at a time.
 const CHUNK: u64 = 1 << 20;
-/// Ranges in memory at a time, of all files together.
-const IN_MEMORY: usize = 5;
-/// Files at a time.
+/// Ranges, and files that are none, on their way at a time, of all files together.
+const TOGETHER: usize = 16;
+/// Files that are begun at a time.
 const FILES: usize = 16;
 /// Attempts at a range while the store cannot answer.
 const ATTEMPTS: usize = 6;
@@ -59,10 +59,10 @@ pub async fn download(
     fs::create_dir_all(dst).map_err(failed)?;
     let root = dst.canonicalize().map_err(failed)?;
     check_names(&files, dst)?;
-    let memory = Arc::new(Semaphore::new(IN_MEMORY));
+    let room = Arc::new(Semaphore::new(TOGETHER));
     let fetches = files.into_iter().map(|info| {
-        let (store, memory, root) = (Arc::clone(&store), Arc::clone(&memory), root.clone());
-        async move { fetch(&*store, &info, &root, &memory).await }
+        let (store, room, root) = (Arc::clone(&store), Arc::clone(&room), root.clone());
+        async move { fetch(&*store, &info, &root, &room).await }
     });
     stream::iter(fetches)
         .buffer_unordered(FILES)
@@ -113,7 +113,7 @@ async fn fetch(
     store: &dyn ArtifactStore,
     info: &FileInfo,
     root: &Path,
-    memory: &Semaphore,
+    room: &Semaphore,
 ) -> Result<(), ArtifactError> {
     let folder = folder_of(root, &info.path)?;
     let target = below(root, &info.path);
@@ -122,7 +122,7 @@ async fn fetch(
     let part = folder.join(format!(".heimdall-{hash:08x}.part"));
     let note = folder.join(format!(".heimdall-{hash:08x}.note"));
     let attempt = async || {
-        let arrived = arrive(store, info, &part, &note, memory).await;
+        let arrived = arrive(store, info, &part, &note, room).await;
         if let Err(ArtifactError::Damaged { .. }) = &arrived {
             // What there is of it is of no use.
             let _ = (fs::remove_file(&part), fs::remove_file(&note));
@@ -145,7 +145,7 @@ async fn arrive(
     info: &FileInfo,
     part: &Path,
     note: &Path,
-    memory: &Semaphore,
+    room: &Semaphore,
 ) -> Result<(), ArtifactError> {
     let size = info.size.unwrap_or_default();
     let state = match size <= RANGE {
@@ -154,7 +154,7 @@ async fn arrive(
     };
     let length = match state {
         Some(state) if state.version.is_some() => {
-            let length = fetch_in_ranges(store, &info.path, &state, part, note, memory).await?;
+            let length = fetch_in_ranges(store, &info.path, &state, part, note, room).await?;
             let version = state.version.as_deref();
             let checksum = patiently(|| store.checksum(&info.path, version)).await?;
             if let Some(checksum) = checksum {
@@ -163,7 +163,7 @@ async fn arrive(
             length
         }
         // What cannot be told apart from another version cannot be fetched in pieces.
-        _ => fetch_whole(store, info, part, memory).await?,
+        _ => fetch_whole(store, info, part, room).await?,
     };
     match length == size {
         true => Ok(()),
@@ -247,9 +247,9 @@ async fn fetch_whole(
     store: &dyn ArtifactStore,
     info: &FileInfo,
     part: &Path,
-    memory: &Semaphore,
+    room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
-    let _permit = memory.acquire().await;
+    let _permit = room.acquire().await;
     patiently(|| async {
         let failed = |source| io_error(&info.path, part, source);
         let file = open(part, true).map_err(failed)?;
@@ -280,7 +280,7 @@ async fn fetch_in_ranges(
     state: &FileState,
     part: &Path,
     note: &Path,
-    memory: &Semaphore,
+    room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
     let failed = |source| io_error(path, part, source);
     let begun = Begun {
@@ -309,18 +309,24 @@ async fn fetch_in_ranges(
         let range = number * RANGE..state.size.min((number + 1) * RANGE);
         let file = Arc::clone(&file);
         async move {
-            let _permit = memory.acquire().await;
-            let content = patiently(|| read(store, path, range.clone(), version)).await?;
-            let written =
-                tokio::task::spawn_blocking(move || file.write_all_at(&content, range.start));
-            let written = written
-                .await
-                .unwrap_or_else(|panic| Err(io::Error::other(panic)));
-            written.map_err(failed)?;
+            let _permit = room.acquire().await;
+            patiently(|| async {
+                let content = store.read(path, Some(range.clone()), version).await?;
+                let written = write(content, &file, range.clone(), failed).await?;
+                let expected = range.end - range.start;
+                match written == expected {
+                    true => Ok(()),
+                    false => {
+                        let reason = format!("{written} bytes have arrived of {expected}");
+                        Err(damaged(store, path, reason))
+                    }
+                }
+            })
+            .await?;
             Ok(number)
         }
     });
-    let mut ranges = stream::iter(ranges).buffer_unordered(IN_MEMORY);
+    let mut ranges = stream::iter(ranges).buffer_unordered(TOGETHER);
     while let Some(number) = ranges.next().await {
         // A note that a full disk does not take is a range that is fetched again.
         let _ = notes.write_all(format!("{}\n", number?).as_bytes());
@@ -338,23 +344,39 @@ fn noted(note: &Path, begun: &Begun) -> Option<BTreeSet<u64>> {
     (found == *begun).then(|| lines.filter_map(|line| line.parse().ok()).collect())
 }
 
-async fn read(
-    store: &dyn ArtifactStore,
-    path: &ArtifactPath,
+/// Writes what comes of a range to its place, and returns its length. Nothing is written behind the range.
+async fn write(
+    mut content: Content,
+    file: &Arc<File>,
     range: Range<u64>,
-    version: Option<&str>,
-) -> Result<Bytes, ArtifactError> {
-    let expected = range.end - range.start;
-    let mut content = store.read(path, Some(range), version).await?;
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = content.next().await {
-        bytes.extend_from_slice(&chunk?);
+    failed: impl Fn(io::Error) -> ArtifactError,
+) -> Result<u64, ArtifactError> {
+    let (mut gathered, mut at) = (BytesMut::with_capacity(CHUNK as usize), range.start);
+    loop {
+        let chunk = content.try_next().await?;
+        gathered.extend_from_slice(chunk.as_deref().unwrap_or_default());
+        if chunk.is_some() && gathered.len() < CHUNK as usize {
+            continue;
+        }
+        let length = gathered.len() as u64;
+        if length > range.end - at {
+            return Ok(at + length - range.start);
+        }
+        let (file, bytes) = (Arc::clone(file), gathered);
+        let written = tokio::task::spawn_blocking(move || {
+            file.write_all_at(&bytes, at)?;
+            Ok::<_, io::Error>(bytes)
+        });
+        gathered = written
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+            .map_err(&failed)?;
+        gathered.clear();
+        at += length;
+        if chunk.is_none() {
+            return Ok(at - range.start);
+        }
     }
-    if bytes.len() as u64 != expected {
-        let reason = format!("{} bytes have arrived of {expected}", bytes.len());
-        return Err(damaged(store, path, reason));
-    }
-    Ok(bytes.freeze())
 }
 
 /// Tries a few times while waiting can help; a question has somebody who waits for it.
