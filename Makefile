@@ -79,9 +79,14 @@ $(STAMPS)/torch: $(STAMPS)/venv requirements/build.txt
 	python -m pip install --quiet -r requirements/build.txt
 	touch $@
 
-$(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt requirements/s3.txt
+# The tests of Azure are skipped where there is no npm to install its server by.
+$(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt requirements/s3.txt requirements/npm.txt
 	python -m pip install --quiet -r requirements/dev.txt
 	python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/s3.txt
+	if command -v npm >/dev/null; then \
+		npm install --silent --global --prefix $(VENV) --ignore-scripts --no-audit --no-fund \
+			$$(grep -v '^#' requirements/npm.txt); \
+	fi
 	touch $@
 
 $(STAMPS)/tracker: $(STAMPS)/torch $(TRACKER_SOURCES)

@@ -19,7 +19,7 @@ import pytest
 
 # How long a test waits for something that normally takes a moment. Only a defect makes it last.
 PATIENCE_S = 60
-TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_", "POSTGRES_", "PG")
+TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_", "AZURE_", "GOOGLE_", "POSTGRES_", "PG")
 
 
 def clean_environment(**variables: object) -> dict[str, str]:

@@ -39,6 +39,7 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="s3"))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.log = self.folder / "log"
         self.process: subprocess.Popen | None = None
         self._buckets = itertools.count()
 
@@ -89,46 +90,51 @@ class Server:
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
+    def read(self, bucket: str, key: str) -> bytes:
+        """What is in an object."""
+        return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
         """The objects below a prefix, by what follows it in their keys."""
-        client = self.client()
         return {
-            key.removeprefix(prefix).lstrip("/"): client.get_object(Bucket=bucket, Key=key)["Body"].read()
-            for key in self.keys(bucket, prefix)
+            key.removeprefix(prefix).lstrip("/"): self.read(bucket, key) for key in self.keys(bucket, prefix)
         }
 
     def unfinished(self, bucket: str) -> list[str]:
         """Keys of uploads in parts that nobody has completed or given up."""
         return [it["Key"] for it in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
 
-    def run(self, *command: str) -> None:
+    def takes_objects(self) -> bool:
+        """Whether it has room: a server answers before."""
+        client, name = self.client(), "probe"
+        client.create_bucket(Bucket=name)
+        client.put_object(Bucket=name, Key="probe", Body=b"probe")
+        client.delete_object(Bucket=name, Key="probe")
+        client.delete_bucket(Bucket=name)
+        return True
+
+    def run(self, *command: str, **variables: str) -> None:
         """Start the server and wait until it takes objects."""
-        log = self.folder / "log"
-        with log.open("ab") as output:
+        with self.log.open("ab") as output:
             self.process = process = subprocess.Popen(
                 command,
                 stdout=output,
                 stderr=output,
                 cwd=self.folder,
-                env=clean_environment(AWS_EC2_METADATA_DISABLED="true"),
+                env=clean_environment(AWS_EC2_METADATA_DISABLED="true", **variables),
                 preexec_fn=die_with_the_tests,
             )
 
         def takes_objects() -> bool:
-            assert process.poll() is None, log.read_text()
-            # It answers before it has room.
+            assert process.poll() is None, self.log.read_text()
             with contextlib.suppress(Exception):
-                client, name = self.client(), "probe"
-                client.create_bucket(Bucket=name)
-                client.put_object(Bucket=name, Key="probe", Body=b"probe")
-                client.delete_object(Bucket=name, Key="probe")
-                client.delete_bucket(Bucket=name)
-                return True
+                return self.takes_objects()
             return False
 
-        wait_until(takes_objects, "the S3 server takes objects")
+        wait_until(takes_objects, "the server takes objects")
 
-    def stop(self) -> None:
+    def halt(self) -> None:
+        """End the process; what it has on disk stays."""
         if self.process is not None:
             self.process.terminate()
             try:
@@ -136,6 +142,9 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(timeout=PATIENCE_S)
+
+    def stop(self) -> None:
+        self.halt()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(60);
 /// Longest error that is read.
 const MAX_ERROR: usize = 64 << 10;
+/// What stores call an object that is not there.
+const NO_OBJECT: [&str; 2] = ["NoSuchKey", "BlobNotFound"];
 /// What a store says of the bytes that it has taken, in the words they were announced in.
 const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"];
 
@@ -27,6 +29,8 @@ const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme
 #[derive(Debug, thiserror::Error)]
 #[error("{code}: {message}")]
 pub(super) struct Refusal {
+    /// The status of its answer.
+    pub status: u16,
     /// For example `AccessDenied`.
     pub code: String,
     /// Its sentence.
@@ -127,8 +131,9 @@ impl HttpService for Service {
         let (parts, body) = response.into_parts();
         let bytes = body.bytes().await?;
         match answer(&bytes) {
-            Some(answer) if parts.status != 404 || answer.code != "NoSuchKey" => {
+            Some(answer) if parts.status != 404 || !NO_OBJECT.contains(&answer.code.as_str()) => {
                 let refusal = Refusal {
+                    status: parts.status.as_u16(),
                     code: answer.code,
                     message: answer.message,
                 };

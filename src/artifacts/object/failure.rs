@@ -29,11 +29,13 @@ pub enum ObjectFailure {
     #[error("the store cannot be reached or cannot answer at present: {}", innermost(.0))]
     Unavailable(#[source] object_store::Error),
     /// It does not know us.
-    #[error(
-        "the store does not accept the credentials ({0}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the \
-         settings' access key and secret key"
-    )]
-    Credentials(String),
+    #[error("the store does not accept the credentials ({said}): check {check}")]
+    Credentials {
+        /// Its own words.
+        said: String,
+        /// Where the credentials come from.
+        check: &'static str,
+    },
     /// There are none.
     #[error(
         "no credentials were found for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the \
@@ -68,7 +70,7 @@ impl ObjectFailure {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_)
-            | Self::Credentials(_)
+            | Self::Credentials { .. }
             | Self::NoCredentials(_)
             | Self::Clock(_)
             | Self::Bucket(_)
@@ -86,17 +88,21 @@ impl From<object_store::Error> for ObjectFailure {
             return Self::NoCredentials(error);
         }
         if let Some(refusal) = find::<Refusal>(&error) {
-            let said = refusal.to_string();
+            let (said, check) = (refusal.to_string(), credentials_of(&error));
             return match refusal.code.as_str() {
                 "RequestTimeTooSkewed" => Self::Clock(said),
                 "NoSuchBucket" | "ContainerNotFound" => Self::Bucket(said),
-                "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" => Self::PartsGone(said),
+                "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "InvalidBlockList" => {
+                    Self::PartsGone(said)
+                }
                 "BadDigest"
                 | "XAmzContentSHA256Mismatch"
                 | "Md5Mismatch"
                 | "XAmzContentChecksumMismatch"
                 | "RequestTimeout" => Self::Unavailable(error),
-                code if KEYS.contains(&code) => Self::Credentials(said),
+                code if KEYS.contains(&code) || refusal.status == 401 => {
+                    Self::Credentials { said, check }
+                }
                 code if code.starts_with("AccessDenied") || code.starts_with("Authorization") => {
                     Self::Forbidden(said)
                 }
@@ -108,12 +114,31 @@ impl From<object_store::Error> for ObjectFailure {
         }
         match &error {
             E::PermissionDenied { source, .. } => Self::Forbidden(source.to_string()),
-            E::Unauthenticated { source, .. } => Self::Credentials(source.to_string()),
+            E::Unauthenticated { source, .. } => Self::Credentials {
+                said: source.to_string(),
+                check: credentials_of(&error),
+            },
             E::Generic { .. } | E::JoinError { .. } | E::NotFound { .. } => {
                 Self::Unavailable(error)
             }
             _ => Self::Refused(error),
         }
+    }
+}
+
+/// Where the credentials for the store of an error come from, as the reader is told it.
+fn credentials_of(error: &object_store::Error) -> &'static str {
+    match error {
+        object_store::Error::Generic { store: "GCS", .. } => "GOOGLE_APPLICATION_CREDENTIALS",
+        object_store::Error::Generic {
+            store: "MicrosoftAzure",
+            ..
+        } => "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+        object_store::Error::Generic { .. } => {
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the settings' access key and secret key"
+        }
+        // These do not say whose they are.
+        _ => "the keys or the token",
     }
 }
 

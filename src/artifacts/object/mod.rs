@@ -56,6 +56,8 @@ pub(super) struct ObjectArtifacts {
     prefix: String,
     uri: String,
     content_type: Option<String>,
+    /// False where an upload in parts cannot be told the type of what it brings (Azure).
+    types_of_parts: bool,
     /// How unfinished uploads are listed, where the store can.
     listing: Option<Listing>,
 }
@@ -139,6 +141,7 @@ impl ObjectArtifacts {
             prefix: place.prefix.clone(),
             uri: place.as_str().to_owned(),
             content_type,
+            types_of_parts: place.cloud != Cloud::Azure,
             listing,
         })
     }

@@ -14,7 +14,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use object_store::{PutMultipartOptions, PutPayload, multipart::PartId, path::Path as Key};
+use object_store::{
+    Attributes, PutMultipartOptions, PutPayload, multipart::PartId, path::Path as Key,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{ObjectArtifacts, ObjectFailure, read};
@@ -164,7 +166,10 @@ impl ObjectArtifacts {
             }
         }
         let options = PutMultipartOptions {
-            attributes: self.attributes(upload.path),
+            attributes: match self.types_of_parts {
+                true => self.attributes(upload.path),
+                false => Attributes::new(),
+            },
             ..PutMultipartOptions::default()
         };
         let begun = self.creating.create_multipart_opts(&key, options).await;
