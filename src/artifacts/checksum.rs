@@ -148,7 +148,7 @@ mod tests {
         for (name, value) in [
             (
                 "x-amz-checksum-sha256",
-                "FeKw08M4kewnn7CJwqqU+9rxRnhfd8hy6znSiVgTW8U=",
+                "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=",
             ),
             ("x-amz-checksum-crc64nvme", "rosUhgoRmXg="),
             ("x-amz-checksum-crc32c", "4waSgw=="),
