@@ -148,9 +148,9 @@ mod tests {
         for (name, value) in [
             (
                 "x-amz-checksum-sha256",
-                "FeKw08M4kewnn7CJwqqU+9rxRnhfd8hy6znSiVgTW8U=",
+                "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=",
             ),
-            ("x-amz-checksum-crc64nvme", "rosUhgoRmXg="),
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
             ("x-amz-checksum-crc32c", "4waSgw=="),
             ("x-amz-checksum-crc32", "y/Q5Jg=="),
             ("etag", "\"25f9e794323b453885f5181f1b624d0b\""),
