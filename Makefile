@@ -85,7 +85,7 @@ $(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt requirements/s3.txt requirem
 	python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/s3.txt
 	if command -v npm >/dev/null; then \
 		npm install --silent --global --prefix $(VENV) --ignore-scripts --no-audit --no-fund \
-			$$(grep -v '^#' requirements/npm.txt); \
+			$$(grep -v '^#' requirements/npm.txt) || echo "azurite cannot be installed: its tests are skipped"; \
 	fi
 	touch $@
 
