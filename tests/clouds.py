@@ -65,13 +65,6 @@ class Google(MotoServer):
         self.start()
         self.create_bucket(bucket)
 
-    def forget_parts(self, bucket: str, key: str) -> None:
-        """Forget what was sent of an object that is not complete."""
-        client = self.client()
-        for upload in client.list_multipart_uploads(Bucket=bucket)["Uploads"]:
-            assert upload["Key"] == key
-            client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
-
 
 class Azure(Server):
     """Azurite, which verifies signatures. The tests themselves come with one of another kind (a SAS)."""

@@ -13,7 +13,7 @@ import pytest
 import clouds
 from heimdall_tracking import ArtifactNotFoundError, MLflowTracker
 from helpers import PATIENCE_S, clean_environment, contents, wait_until
-from s3_proxy import S3Proxy
+from s3_proxy import S3Proxy, begins
 
 MIB = 1 << 20
 NAMES = [
@@ -186,12 +186,21 @@ def test_parts_that_the_store_has_forgotten_are_sent_again(cloud, proxy, make, b
     tracker = make(bucket)
     run_id = tracker.start_run()
     content = os.urandom(20 * MIB)
-    proxy.strike("hold", cloud.completes)
-    tracker.log_artifact(write(tmp_path / "large", content), "")
-    wait_until(lambda: proxy.seen(cloud.completes), "all parts have arrived")
-    cloud.forget_parts(bucket, f"{place(run_id)}/large")
-    proxy.heal()
-    tracker.flush(PATIENCE_S)
+    file = write(tmp_path / "large", content)
+    if isinstance(cloud, clouds.Google):
+        # moto stumbles over an upload that it does not know: the proxy says what a store says. Twice, as the
+        # upload is asked for once more before it is given up.
+        proxy.strike("refuse", cloud.completes, times=2, status=404, code="NoSuchUpload")
+        tracker.log_artifact(file, "")
+        tracker.flush(PATIENCE_S)
+        assert len(proxy.seen(begins)) == 2
+    else:
+        proxy.strike("hold", cloud.completes)
+        tracker.log_artifact(file, "")
+        wait_until(lambda: proxy.seen(cloud.completes), "all parts have arrived")
+        cloud.forget_parts(bucket, f"{place(run_id)}/large")
+        proxy.heal()
+        tracker.flush(PATIENCE_S)
     assert cloud.objects(bucket, place(run_id)) == {"large": content}
 
 
@@ -239,13 +248,18 @@ def test_artifacts_of_a_deleted_run_go_and_others_stay(cloud, make, bucket, uri,
     assert cloud.keys(bucket) == [key for key in before if kept in key]
 
 
-def test_keys_that_azure_does_not_know_are_told_and_waited_for(cloud, make, bucket, monkeypatch, caplog):
-    if isinstance(cloud, clouds.Google):
-        pytest.skip("moto asks nobody who he is")
-    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "AAAA")
+def test_keys_that_are_not_known_are_told_and_waited_for(cloud, proxy, make, bucket, caplog):
+    # moto asks nobody who he is, and to a wrong signature Azurite says what Azure does where a known user may
+    # not do a thing (AuthorizationFailure): the proxy says it in the words of the clouds.
+    google = isinstance(cloud, clouds.Google)
+    status, code = (401, "AuthenticationRequired") if google else (403, "AuthenticationFailed")
+    proxy.strike("refuse", status=status, code=code)
     tracker = make(bucket)
-    tracker.start_run()
+    run_id = tracker.start_run()
     tracker.log_text("a", "a.txt")
-    told(tracker, caplog, "AZURE_STORAGE_ACCOUNT_KEY")
-    assert "does not accept the credentials" in caplog.text
+    told(tracker, caplog, "does not accept the credentials")
+    assert ("GOOGLE_APPLICATION_CREDENTIALS" if google else "AZURE_STORAGE_ACCOUNT_KEY") in caplog.text
     assert cloud.keys(bucket) == []
+    proxy.heal()
+    tracker.flush(PATIENCE_S)
+    assert cloud.objects(bucket, place(run_id)) == {"a.txt": b"a"}
