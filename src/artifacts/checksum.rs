@@ -1,10 +1,14 @@
 //! Checksums of whole files: what a store of objects tells of one, and whether the bytes that arrived are those.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
+use futures_util::{Stream, TryStreamExt, stream};
 use md5::{Digest as _, Md5};
 use reqwest::header::{ETAG, HeaderMap};
 use ring::digest::{Context, SHA256};
+
+use super::ArtifactError;
 
 /// What a store says that a file has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +71,26 @@ impl Checksum {
         })
     }
 
+    /// The bytes of a whole file, with an error at their end unless they have this checksum.
+    pub(super) fn compared<S: Stream<Item = Result<Bytes, ArtifactError>>>(
+        self,
+        content: S,
+        damaged: impl FnOnce(String) -> ArtifactError,
+    ) -> impl Stream<Item = Result<Bytes, ArtifactError>> {
+        let begun = (Box::pin(content), self.sum(), damaged);
+        stream::try_unfold(begun, |(mut content, mut sum, damaged)| async move {
+            match content.try_next().await? {
+                Some(chunk) => {
+                    sum.update(&chunk);
+                    Ok(Some((chunk, (content, sum, damaged))))
+                }
+                None => sum.compare().map(|()| None).map_err(damaged),
+            }
+        })
+    }
+
     /// Begins to compare.
-    pub(super) fn sum(self) -> Sum {
+    fn sum(self) -> Sum {
         let crc = |algorithm| State::Crc(Box::new(crc_fast::Digest::new(algorithm)));
         let state = match self.kind {
             Kind::Sha256 => State::Sha256(Context::new(&SHA256)),
@@ -85,7 +107,7 @@ impl Checksum {
 }
 
 /// Bytes as they come, to be compared with a checksum.
-pub(super) struct Sum {
+struct Sum {
     expected: Checksum,
     state: State,
 }
@@ -97,7 +119,7 @@ enum State {
 }
 
 impl Sum {
-    pub fn update(&mut self, bytes: &[u8]) {
+    fn update(&mut self, bytes: &[u8]) {
         match &mut self.state {
             State::Sha256(state) => state.update(bytes),
             State::Crc(state) => state.update(bytes),
@@ -106,7 +128,7 @@ impl Sum {
     }
 
     /// What differs, if the bytes are others.
-    pub fn compare(self) -> Result<(), String> {
+    fn compare(self) -> Result<(), String> {
         let Checksum { kind, value } = self.expected;
         let found = match self.state {
             State::Sha256(state) => state.finish().as_ref().to_vec(),

@@ -17,21 +17,21 @@ use std::{
 };
 
 use bytes::BytesMut;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 
-use super::{ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, pieces};
+use super::{
+    ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, damaged, pieces,
+};
 use crate::{delivery::retry::Backoff, record::ArtifactPath};
 
 /// Length of a range.
 const RANGE: u64 = 8 << 20;
 /// Bytes that are read or written at a time.
 const CHUNK: u64 = 1 << 20;
-/// Ranges, and files that are none, on their way at a time, of all files together.
+/// Ranges, and files that are none, on their way at a time, of all files together; also files that are begun.
 const TOGETHER: usize = 16;
-/// Files that are begun at a time.
-const FILES: usize = 16;
 /// Attempts at a range while the store cannot answer.
 const ATTEMPTS: usize = 6;
 
@@ -65,7 +65,7 @@ pub async fn download(
         async move { fetch(&*store, &info, &root, &room).await }
     });
     stream::iter(fetches)
-        .buffer_unordered(FILES)
+        .buffer_unordered(TOGETHER)
         .try_collect::<Vec<()>>()
         .await?;
     let target = below(&root, path);
@@ -175,14 +175,6 @@ async fn arrive(
     }
 }
 
-fn damaged(store: &dyn ArtifactStore, path: &ArtifactPath, reason: String) -> ArtifactError {
-    ArtifactError::Damaged {
-        artifact: path.as_str().to_owned(),
-        store: store.uri(),
-        reason,
-    }
-}
-
 /// Reads what has arrived of a file in pieces, and compares it with the checksum of the whole.
 async fn compare(
     store: &dyn ArtifactStore,
@@ -193,12 +185,9 @@ async fn compare(
 ) -> Result<(), ArtifactError> {
     let failed = |source| io_error(path, part, source);
     let file = Arc::new(File::open(part).map_err(failed)?);
-    let mut content = pin!(pieces(file, 0..length, CHUNK));
-    let mut sum = checksum.sum();
-    while let Some(chunk) = content.try_next().await.map_err(failed)? {
-        sum.update(&chunk);
-    }
-    sum.compare().map_err(|reason| damaged(store, path, reason))
+    let content = pieces(file, 0..length, CHUNK).map_err(failed);
+    let content = checksum.compared(content, |reason| damaged(store, path, reason));
+    pin!(content).try_for_each(|_| future::ready(Ok(()))).await
 }
 
 /// The folder of a file below `root`, made where it is not there. A link in its place is not followed: it could lead

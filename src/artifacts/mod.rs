@@ -351,6 +351,14 @@ async fn gone(store: &dyn ArtifactStore, upload: &Upload<'_>) -> Result<(), Arti
     }
 }
 
+fn damaged(store: &dyn ArtifactStore, path: &ArtifactPath, reason: String) -> ArtifactError {
+    ArtifactError::Damaged {
+        artifact: path.as_str().to_owned(),
+        store: store.uri(),
+        reason,
+    }
+}
+
 fn staged_lost(file: &Path, path: &ArtifactPath) -> ArtifactError {
     ArtifactError::StagedLost {
         staged: file.to_owned(),

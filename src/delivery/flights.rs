@@ -1,6 +1,6 @@
 //! Uploads that wait or are on their way while the records behind them are delivered.
 //!
-//! They hold up nothing but the end of their run. The position moves behind it when it has landed: what comes
+//! They hold up nothing but the end of their run. The position moves behind one when it has landed: what comes
 //! after it is written again where the process dies before, which changes nothing.
 
 use std::{
@@ -51,7 +51,6 @@ pub(super) struct Landed {
 struct Flight {
     run: RunId,
     path: Option<ArtifactPath>,
-    weight: u64,
     size: u64,
     sent: Arc<AtomicU64>,
 }
@@ -142,9 +141,10 @@ impl Flights {
             (record.run(), record.artifact_path())
         });
         let next = places.position(|place| taken.insert(place))?;
-        let weight: u64 = self.in_air.values().map(|flight| flight.weight).sum();
-        let needed = weight_of(&self.queue[next].entry.record);
-        let has_room = self.in_air.is_empty() || weight + needed <= MEMORY;
+        let weight = |size: u64| size.min(OF_ONE);
+        let held: u64 = self.in_air.values().map(|it| weight(it.size)).sum();
+        let has_room =
+            self.in_air.is_empty() || held + weight(size(&self.queue[next].entry.record)) <= MEMORY;
         if has_room {
             self.queue.remove(next)
         } else {
@@ -159,7 +159,6 @@ impl Flights {
         let flight = Flight {
             run: placed.entry.record.run(),
             path: placed.entry.record.artifact_path().cloned(),
-            weight: weight_of(&placed.entry.record),
             size,
             sent: Arc::clone(&sent),
         };
@@ -233,11 +232,6 @@ fn held(placed: &Placed) -> usize {
         _ => 0,
     };
     size_of::<Placed>() + content
-}
-
-/// Bytes that an upload has in memory.
-fn weight_of(record: &Record) -> u64 {
-    size(record).min(OF_ONE)
 }
 
 fn size(record: &Record) -> u64 {

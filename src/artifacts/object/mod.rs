@@ -10,7 +10,7 @@ use std::{fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, future, stream};
+use futures_util::{StreamExt, TryStreamExt, future};
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult,
     ObjectStore, ObjectStoreExt, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
@@ -24,7 +24,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, Unfinished, Upload,
-    buffers::Buffers, gone, staged,
+    buffers::Buffers, damaged, gone, staged,
 };
 use crate::{
     config::{Cloud, ObjectUri, S3Access, S3Config},
@@ -194,18 +194,10 @@ impl ObjectArtifacts {
         let found = self.reading.get_opts(&self.key(path)?, options).await;
         found.map_err(|error| match error {
             object_store::Error::Precondition { .. } => {
-                self.damaged(path, "it was replaced while it was read".to_owned())
+                damaged(self, path, "it was replaced while it was read".to_owned())
             }
             error => self.failed(path, error),
         })
-    }
-
-    fn damaged(&self, path: &ArtifactPath, reason: String) -> ArtifactError {
-        ArtifactError::Damaged {
-            artifact: path.as_str().to_owned(),
-            store: self.uri.clone(),
-            reason,
-        }
     }
 
     fn attributes(&self, path: &ArtifactPath) -> Attributes {
@@ -348,7 +340,7 @@ impl ArtifactStore for ObjectArtifacts {
                     store,
                     reason,
                 };
-                Ok(compared(content.boxed(), checksum, damaged))
+                Ok(checksum.compared(content, damaged).boxed())
             }
             None => Ok(content.boxed()),
         }
@@ -435,25 +427,6 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Header
         headers.insert(name, value);
     }
     Ok(headers)
-}
-
-/// The bytes of a whole file, with an error at their end unless they have the checksum.
-fn compared(
-    content: Content,
-    checksum: Checksum,
-    damaged: impl FnOnce(String) -> ArtifactError + Send + 'static,
-) -> Content {
-    let begun = (content, checksum.sum(), damaged);
-    stream::try_unfold(begun, |(mut content, mut sum, damaged)| async move {
-        match content.try_next().await? {
-            Some(chunk) => {
-                sum.update(&chunk);
-                Ok(Some((chunk, (content, sum, damaged))))
-            }
-            None => sum.compare().map(|()| None).map_err(damaged),
-        }
-    })
-    .boxed()
 }
 
 /// A part of the file of an upload.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ObjectArtifacts, ObjectFailure, read};
 use crate::{
-    artifacts::{ArtifactError, Upload, buffers::Buffers, has},
+    artifacts::{ArtifactError, Upload, buffers::Buffers, damaged, has},
     record::ArtifactPath,
 };
 
@@ -254,7 +254,7 @@ impl ObjectArtifacts {
         if !has(self, &upload).await? {
             note.remove();
             let reason = format!("it has not the {} bytes that were sent", upload.size);
-            return Err(self.damaged(upload.path, reason));
+            return Err(damaged(self, upload.path, reason));
         }
         note.remove();
         Ok(())
