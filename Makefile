@@ -29,11 +29,13 @@ test-rust: $(STAMPS)/torch
 	cargo test --workspace --locked
 
 # Most tests wait for servers and processes of their own: four files at a time keep two cores busy.
+PYTEST := python -m pytest -n 4 --dist loadfile
+
 test-python: setup $(STAMPS)/dev
-	python -m pytest -n 4 --dist loadfile
+	$(PYTEST)
 
 test-compat: setup $(STAMPS)/dev  ## Try every MLflow release that is supported, not just two of them
-	HEIMDALL_COMPAT=all python -m pytest -n 4 --dist loadfile tests/compat
+	HEIMDALL_COMPAT=all $(PYTEST) tests/compat
 
 test-kills: setup $(STAMPS)/dev  ## Kill a logging process 2,000 times and count what is lost; HEIMDALL_KILLS says how often
 	python tests/faults/kills.py

@@ -34,7 +34,7 @@ def heimdall_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name.startswith(TRACKING_VARIABLES) and name != "MLFLOW_DISABLE_TELEMETRY":
             monkeypatch.delenv(name)
     for module, place in (("_tracking_service", "_tracking_uri"), ("_model_registry", "_registry_uri")):
-        # Stock code in this process remembers what it was told last, and prefers it to the environment.
+        # Stock code in this process remembers what `tracker.client` has told it last, and prefers it.
         if stock := sys.modules.get(f"mlflow.tracking.{module}.utils"):
             monkeypatch.setattr(stock, place, None)
     monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))

@@ -36,6 +36,13 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def write(path: Path, content: bytes = b"content") -> Path:
+    """Write a file, with the folders that lead to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path in it."""
     files = (path for path in folder.rglob("*") if path.is_file())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import json
 import shutil
@@ -92,7 +93,12 @@ class Server:
 
     def read(self, bucket: str, key: str) -> bytes:
         """What is in an object."""
-        return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return self._reader.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        # boto3 takes longer to make a client than to read an object.
+        return self.client()
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
         """The objects below a prefix, by what follows it in their keys."""

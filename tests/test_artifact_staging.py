@@ -14,18 +14,12 @@ import pytest
 import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError, UndeliveredError
-from helpers import PATIENCE_S, contents, wait_until
+from helpers import PATIENCE_S, contents, wait_until, write
 from s3_proxy import S3Proxy, puts
 
 MIB = 1 << 20
 # Sent by one request, and in parts.
 LENGTHS = [5, 3 * MIB, 20 * MIB]
-
-
-def write(path: Path, content: bytes = b"content") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture

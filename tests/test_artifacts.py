@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
-from helpers import contents
+from helpers import contents, write
 
 UNUSUAL_NAMES = [".hidden", "with blank.txt", "ünïcode 漢字", "no_ending", "a..b", "colon:name", "x" * 200]
 
@@ -30,12 +30,6 @@ def download(tracker, client, run_id, tmp_path):
         return contents(target)
 
     return download
-
-
-def write(path: Path, content: bytes = b"content") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\xff\r\n", os.urandom(3_000_001)], ids=len)

@@ -12,7 +12,7 @@ import pytest
 
 import clouds
 from heimdall_tracking import ArtifactNotFoundError, MLflowTracker
-from helpers import PATIENCE_S, clean_environment, contents, wait_until
+from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
 from s3_proxy import S3Proxy, begins
 
 MIB = 1 << 20
@@ -86,12 +86,6 @@ def make(cloud, uri: str) -> Iterator[Callable[[str], MLflowTracker]]:
 
 def place(run_id: str) -> str:
     return f"pre fix/é+&/{run_id}/artifacts"
-
-
-def write(path: Path, content: bytes = b"content") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture

@@ -19,17 +19,11 @@ from heimdall_tracking import (
     RunStateError,
 )
 from heimdall_tracking.errors import ArtifactError
-from helpers import PATIENCE_S, contents, wait_until
+from helpers import PATIENCE_S, contents, wait_until, write
 from s3_proxy import S3Proxy, of
 
 RANGE = 8 << 20
 NAMES = ("notes/é + 1.txt", ".hidden/x", "empty", "deep/" + "d/" * 20 + "file")
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture(params=["local", "server", "s3"])

@@ -76,7 +76,6 @@ def test_a_stock_models_uri_downloads_what_was_logged(tracker, uri, run_id, tmp_
     tracker.register_model("m", f"runs:/{run_id}/models/m")
     tracker.transition_model_stage("m", 1, "Production")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
     target = tmp_path / "downloaded"
     target.mkdir()
     download_artifacts(artifact_uri=f"models:/m/{version}", dst_path=str(target))

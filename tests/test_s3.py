@@ -21,7 +21,15 @@ import pytest
 import s3
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
 from heimdall_tracking.errors import ConfigurationError
-from helpers import PATIENCE_S, certificate_in, clean_environment, contents, memory_of_an_upload, wait_until
+from helpers import (
+    PATIENCE_S,
+    certificate_in,
+    clean_environment,
+    contents,
+    memory_of_an_upload,
+    wait_until,
+    write,
+)
 from s3_proxy import S3Proxy, begins, of, parts, puts
 
 MIB = 1 << 20
@@ -55,12 +63,6 @@ ODD_NAMES = [
     "<a>",
     "a,b;c",
 ]
-
-
-def write(path: Path, content: bytes = b"content") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture

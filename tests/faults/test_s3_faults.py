@@ -17,18 +17,12 @@ import pytest
 import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
-from helpers import PATIENCE_S, clean_environment, contents, wait_until
+from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
 from s3_proxy import S3Proxy, any_request, begins, completes, of, parts, puts
 
 SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 MIB = 1 << 20
 PART = 8 * MIB
-
-
-def write(path: Path, content: bytes = b"content") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture
