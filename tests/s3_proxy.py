@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import select
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -166,7 +167,7 @@ class S3Proxy:
         cut: end the connection in the middle of the answer.
         lose answer: reset the connection when the server has done what was asked.
         delay: wait `seconds`.
-        hold: wait until the network is healed.
+        hold: wait until the network is healed; a client that died meanwhile has asked nothing.
         """
         fault = Fault(name, chooses, times, after, details)
         self.faults.append(fault)
@@ -216,6 +217,10 @@ class S3Proxy:
             case "hold":
                 with self.changed:
                     self.changed.wait_for(lambda: not self.faults)
+                # What a client had sent before it died may lie in the sockets as a whole.
+                body = iter(list(body))
+                if has_hung_up(handler):
+                    return
             case "reset":
                 for _ in body:
                     if request.received >= details.get("at", 0):
@@ -275,6 +280,12 @@ def damaged(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Pieces with one bit of the first that is none of its own."""
     for number, piece in enumerate(pieces):
         yield bytes([piece[0] ^ 1]) + piece[1:] if number == 0 and piece else piece
+
+
+def has_hung_up(handler: BaseHTTPRequestHandler) -> bool:
+    poll = select.poll()
+    poll.register(handler.connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
