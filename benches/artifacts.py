@@ -1,10 +1,11 @@
 """How fast files go to the stores and come back, beside boto3 and the stock client, in turns.
 
-Run it with `make bench`, or `python benches/artifacts.py [large|local|many|proxy|ranges|files]… [--mib 1024]
+Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files]… [--mib 1024]
 [--files 2000] [--bytes 20000] [--rounds 5]` in an environment that has all of them and SeaweedFS. Written
 down are medians and ranges.
 
 * large: one file to S3, beside boto3's `upload_file` with its defaults (10 threads, parts of 8 MiB).
+* tls: the same over https, as most stores are reached.
 * local: the same into a local folder, beside the stock client's copy.
 * many: a folder of small files to S3, beside the stock client's `log_artifacts` and boto3 in 10 threads.
 * proxy: the same by the artifact proxy of a `mlflow server`, beside the stock client.
@@ -12,7 +13,8 @@ down are medians and ranges.
 
 Each figure is of a process of its own, which has imported and connected when the clock starts; "processor" is
 what that process used, in seconds, "MiB" what it grew by at most, "blocked" how long the caller was kept. The
-servers run on the same machine and take their share of it: the time that passes is theirs as well.
+servers run on the same machine and take their share of it: the time that passes is theirs as well. What S3 keeps is in
+memory where there is room for it (/dev/shm): another machine's store does not share our disk.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import s3
 from helpers import clean_environment, free_port, serving
 
-CASES = ["large", "local", "many", "proxy", "ranges", "files"]
+CASES = ["large", "tls", "local", "many", "proxy", "ranges", "files"]
 
 
 # What a process of its own does.
@@ -161,6 +163,13 @@ PEERS: dict[str, Callable[[str, dict[str, str], Measured], None]] = {
 # The bench itself.
 
 
+def place_of_stores(mib: int) -> Path | None:
+    """Where an S3 server keeps its files: in memory if that has room for some large ones."""
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 6 * mib << 20
+    return memory if has_room else None
+
+
 class Bench:
     """Sources, servers and what is measured with them."""
 
@@ -246,8 +255,17 @@ class Bench:
         assert sorted(it["Size"] for it in items) == sorted(sizes)
 
     def run_large(self) -> None:
+        self.large_to("S3")
+
+    def run_tls(self) -> None:
+        plain = self.server
+        with s3.running(place_of_stores(self.options.mib), tls=True) as self.server:
+            self.large_to("S3 over https")
+        self.server = plain
+
+    def large_to(self, where: str) -> None:
         self.in_turns(
-            f"one file of {self.options.mib} MiB to S3",
+            f"one file of {self.options.mib} MiB to {where}",
             {
                 "heimdall": lambda: self.upload("heimdall", "copy", self.large),
                 "heimdall, immutable=True": lambda: self.upload("heimdall", "immutable", self.large),
@@ -373,7 +391,10 @@ def main() -> None:
         peer, work, task = options.measure
         PEERS[peer](work, json.loads(task), Measured())
         return
-    with tempfile.TemporaryDirectory(prefix="bench") as folder, s3.running() as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench") as folder,
+        s3.running(place_of_stores(options.mib)) as server,
+    ):
         bench = Bench(Path(folder), server, options)
         bench.prepare()
         for case in options.cases or CASES:

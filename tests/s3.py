@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers import PATIENCE_S, clean_environment, free_port, wait_until
+from helpers import PATIENCE_S, certificate_in, clean_environment, free_port, wait_until
 
 ACCESS_KEY = "heimdall"
 # What a signature, a URL or a configuration file might trip over.
@@ -34,12 +34,13 @@ def die_with_the_tests() -> None:
 
 
 class Server:
-    """An S3 server on 127.0.0.1 with data in a temporary folder."""
+    """An S3 server on 127.0.0.1 with data in a temporary folder, below `place` if that is given."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="s3"))
+    def __init__(self, place: Path | None = None, tls: bool = False) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="s3", dir=place))
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.certificate = certificate_in(self.folder) if tls else None
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self.log = self.folder / "log"
         self.process: subprocess.Popen | None = None
         self._buckets = itertools.count()
@@ -47,12 +48,15 @@ class Server:
     @property
     def variables(self) -> dict[str, str]:
         """What finds the server for boto3, MLflow and a tracker."""
-        return {
+        variables = {
             "MLFLOW_S3_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": REGION,
         }
+        if self.certificate:
+            variables["AWS_CA_BUNDLE"] = str(self.certificate[0])
+        return variables
 
     def client(self, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY, **config: Any) -> Any:
         """boto3's client, with all rights unless it is given other keys."""
@@ -70,6 +74,7 @@ class Server:
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
             region_name=REGION,
+            verify=str(self.certificate[0]) if self.certificate else None,
             config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}, **config),
         )
 
@@ -183,6 +188,10 @@ class S3Server(Server):
             f"{part}.port.grpc": free_port() for part in ("s3", "master", "volume", "filer", "admin")
         }
         self.ports |= {f"{part}.port": free_port() for part in ("master", "volume", "filer", "admin")}
+        tls: list[str] = []
+        if self.certificate:
+            certificate, key = self.certificate
+            tls = [f"-s3.cert.file={certificate}", f"-s3.key.file={key}"]
         self.run(
             str(Path(sys.executable).with_name("weed")),
             "-logtostderr=true",
@@ -203,6 +212,7 @@ class S3Server(Server):
             "-admin.ui=false",
             "-master.telemetry=false",
             *(f"-{name}={port}" for name, port in self.ports.items()),
+            *tls,
         )
 
     def stop(self) -> None:
@@ -222,9 +232,9 @@ class MotoServer(Server):
 
 
 @contextlib.contextmanager
-def running() -> Iterator[S3Server]:
+def running(place: Path | None = None, tls: bool = False) -> Iterator[S3Server]:
     """Run SeaweedFS for a `with` block."""
-    server = S3Server()
+    server = S3Server(place, tls)
     try:
         server.start()
         yield server

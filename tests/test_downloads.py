@@ -193,10 +193,13 @@ def test_a_file_that_stays_damaged_is_told_and_never_there(far, tmp_path, size, 
     assert list((tmp_path / "ours").iterdir()) == []
 
 
-def test_what_was_logged_in_one_request_is_compared(far, tmp_path):
-    far.tracker.log_artifact(write(tmp_path / "file", b"content"), "").wait()
+@pytest.mark.parametrize(
+    ("size", "checksum"), [(1000, "Sha256"), (17 << 20, "Crc64Nvme")], ids=["in one request", "in parts"]
+)
+def test_what_was_logged_is_compared(far, tmp_path, size, checksum):
+    far.tracker.log_artifact(write(tmp_path / "file", os.urandom(size)), "").wait()
     far.proxy.strike("damage answer", of("file", "GET"))
-    with pytest.raises(ArtifactError, match="Sha256 of what has arrived"):
+    with pytest.raises(ArtifactError, match=f"{checksum} of what has arrived"):
         far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -160,12 +161,15 @@ def test_moto_has_the_same(s3_tracker, moto_server, tmp_path):
     for number, name in enumerate([*PLAIN_NAMES, *ODD_NAMES]):
         write(source / name, b"x" * number)
     write(source / "large", os.urandom(2 * PART + WHOLE))
-    tracker = s3_tracker(bucket, moto_server)
-    with tracker.run() as run:
-        tracker.log_artifacts_dir(source, "")
-    tracker.flush(PATIENCE_S)
+    with S3Proxy(moto_server.port) as proxy:
+        tracker = s3_tracker(bucket, proxy)
+        with tracker.run() as run:
+            tracker.log_artifacts_dir(source, "")
+        tracker.flush(PATIENCE_S)
     assert moto_server.objects(bucket, f"runs/{run.run_id}/artifacts") == contents(source)
     assert moto_server.unfinished(bucket) == []
+    # It does not compare checksums of parts: what it is left with are those whose payload is signed.
+    assert all("x-amz-checksum-sha256" in it.headers for it in proxy.seen(parts)[-4:])
 
 
 def test_a_file_logged_again_replaces_the_one_before(run, tmp_path):
@@ -283,9 +287,21 @@ def test_every_object_and_every_part_has_a_checksum(s3_tracker, s3_server, proxy
     tracker.log_artifact(write(tmp_path / "small", b"x"), "")
     tracker.log_artifact(write(tmp_path / "large", os.urandom(WHOLE + 1)), "")
     tracker.flush(PATIENCE_S)
-    sent = proxy.seen(puts)
-    assert len(sent) == 4
-    assert all(any(name.startswith("x-amz-checksum-") for name in it.headers) for it in sent)
+    [small, *of_large] = proxy.seen(puts)
+    assert len(of_large) == 3
+    assert "x-amz-checksum-sha256" in small.headers
+    assert all("x-amz-checksum-crc64nvme" in it.headers for it in of_large)
+    # Nobody else sees to it that what is sent in the clear is what arrives.
+    assert all(len(it.headers["x-amz-content-sha256"]) == 64 for it in (small, *of_large))
+
+
+def test_an_object_in_parts_has_a_checksum_of_the_whole(run, s3_server, tmp_path):
+    run.tracker.log_artifact(write(tmp_path / "large", os.urandom(WHOLE + 1)), "")
+    run.tracker.flush(PATIENCE_S)
+    key = f"{run.place}/large"
+    head = s3_server.client().head_object(Bucket=run.bucket, Key=key, ChecksumMode="ENABLED")
+    assert head["ChecksumType"] == "FULL_OBJECT"
+    assert len(base64.b64decode(head["ChecksumCRC64NVME"])) == 8
 
 
 def test_the_extra_arguments_of_mlflow_go_with_every_object(
@@ -672,6 +688,21 @@ def test_a_certificate_of_the_ca_bundle_is_trusted(
     assert len(s3_server.keys(bucket)) == len(tls_proxy.seen()) == 1
 
 
+def test_what_tls_protects_is_not_hashed_for_the_signature_as_well(
+    s3_tracker, s3_server, bucket, tls_proxy, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "cert.pem"))
+    tracker = s3_tracker(bucket, tls_proxy)
+    run_id = tracker.start_run()
+    content = os.urandom(WHOLE + 1)
+    tracker.log_artifact(write(tmp_path / "large", content), "")
+    tracker.flush(PATIENCE_S)
+    assert s3_server.objects(bucket, f"runs/{run_id}/artifacts") == {"large": content}
+    sent = tls_proxy.seen(parts)
+    assert {it.headers["x-amz-content-sha256"] for it in sent} == {"UNSIGNED-PAYLOAD"}
+    assert all("x-amz-checksum-crc64nvme" in it.headers for it in sent)
+
+
 def test_a_ca_bundle_that_is_none_is_named(s3_tracker, bucket, tls_proxy, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_CA_BUNDLE", str(write(tmp_path / "no.pem")))
     with pytest.raises(ConfigurationError, match=r"AWS_CA_BUNDLE.*no\.pem"):
@@ -684,9 +715,11 @@ def test_certificates_are_not_verified_where_the_user_says_so_who_is_warned(
     monkeypatch.setenv("MLFLOW_S3_IGNORE_TLS", "true")
     tracker = s3_tracker(bucket, tls_proxy)
     tracker.start_run()
-    tracker.log_artifact(write(tmp_path / "a.txt"), "")
+    tracker.log_artifact(write(tmp_path / "large", b"x" * (WHOLE + 1)), "")
     tracker.flush(PATIENCE_S)
     assert len(s3_server.keys(bucket)) == 1
+    # Whoever is in the way could change what is not signed.
+    assert all(len(it.headers["x-amz-content-sha256"]) == 64 for it in tls_proxy.seen(parts))
     assert sum("MLFLOW_S3_IGNORE_TLS" in record.getMessage() for record in caplog.records) == 1
 
 

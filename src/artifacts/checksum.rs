@@ -71,6 +71,33 @@ impl Checksum {
         })
     }
 
+    /// The CRC-64/NVME of a whole, from those of its parts in their order, as S3 writes them, and their lengths.
+    /// `None` where one is no such thing.
+    pub(super) fn of_parts(parts: impl IntoIterator<Item = (String, u64)>) -> Option<Self> {
+        let kind = Kind::Crc64Nvme;
+        let mut whole = 0;
+        for (text, length) in parts {
+            let value = BASE64_STANDARD.decode(text).ok()?;
+            let part = u64::from_be_bytes(value.try_into().ok()?);
+            whole = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, part, length);
+        }
+        let value = whole.to_be_bytes().to_vec();
+        Some(Self { kind, value })
+    }
+
+    /// What differs, if both are of one kind and of other bytes.
+    pub(super) fn contradicts(&self, stored: &Self) -> Option<String> {
+        let differs = self.kind == stored.kind && self.value != stored.value;
+        differs.then(|| {
+            format!(
+                "{:?} of what was sent is {}, and that of what is stored {}",
+                self.kind,
+                BASE64_STANDARD.encode(&self.value),
+                BASE64_STANDARD.encode(&stored.value)
+            )
+        })
+    }
+
     /// The bytes of a whole file, with an error at their end unless they have this checksum.
     pub(super) fn compared<S: Stream<Item = Result<Bytes, ArtifactError>>>(
         self,
@@ -184,6 +211,35 @@ mod tests {
                 sum.update(&bytes.as_bytes()[4..]);
                 assert_eq!(sum.compare().is_ok(), is_same, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn checksums_of_parts_add_up_to_that_of_the_whole() {
+        let digits = b"123456789";
+        let of = |bytes: &[u8]| {
+            let sum = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes);
+            (
+                BASE64_STANDARD.encode(sum.to_be_bytes()),
+                bytes.len() as u64,
+            )
+        };
+        let whole = told(&[("x-amz-checksum-crc64nvme", "rosUhgp5mIg=")]).unwrap();
+        for cuts in [&[9][..], &[0, 9], &[1, 9], &[4, 4, 9], &[2, 5, 8, 9]] {
+            let starts = [0].into_iter().chain(cuts.iter().copied());
+            let parts = starts
+                .zip(cuts)
+                .map(|(start, end)| of(&digits[start..*end]));
+            assert_eq!(Checksum::of_parts(parts), Some(whole.clone()), "{cuts:?}");
+        }
+        let other = Checksum::of_parts([of(b"123456788")]).unwrap();
+        assert!(other.contradicts(&whole).unwrap().contains("rosUhgp5mIg="));
+        let of_other_kind = told(&[("x-amz-checksum-crc32", "y/Q5Jg==")]).unwrap();
+        for stored in [&other, &of_other_kind] {
+            assert_eq!(other.contradicts(stored), None);
+        }
+        for text in ["", "y/Q5Jg==", "!"] {
+            assert_eq!(Checksum::of_parts([(text.to_owned(), 9)]), None);
         }
     }
 

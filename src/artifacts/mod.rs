@@ -56,6 +56,11 @@ impl Upload<'_> {
     pub(crate) fn count(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    /// Begins to count anew.
+    pub(crate) fn begin_anew(&self) {
+        self.sent.store(0, Ordering::Relaxed);
+    }
 }
 
 /// A file or folder in a store.

@@ -18,7 +18,7 @@ import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
 from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
-from s3_proxy import S3Proxy, any_request, begins, completes, of, parts, puts
+from s3_proxy import Request, S3Proxy, any_request, begins, completes, of, parts, puts
 
 SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 MIB = 1 << 20
@@ -233,12 +233,53 @@ def test_a_storm_of_faults_costs_nothing(far):
     far.check(nameless=len(begun))
 
 
+# Stores that know or permit less.
+
+
+def adds_up(request: Request) -> bool:
+    """Whether it has to do with checksums of parts that add up to that of the whole."""
+    headers = request.headers
+    return "x-amz-checksum-crc64nvme" in headers or headers.get("x-amz-checksum-algorithm") == "CRC64NVME"
+
+
+@pytest.mark.parametrize("step", [begins, parts], ids=["begin", "part"])
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "InvalidRequest"), (501, "NotImplemented")], ids="{}".format
+)
+def test_a_store_that_does_not_know_checksums_that_add_up_gets_others(far, step, status, code):
+    refusal = far.proxy.strike("refuse", lambda it: step(it) and adds_up(it), status=status, code=code)
+    far.log("first", os.urandom(20 * MIB)).wait(PATIENCE_S)
+    asked = refusal.met
+    far.log("second", os.urandom(20 * MIB))
+    far.check()
+    assert refusal.met == asked >= 1
+    taken = [it for it in far.proxy.seen(parts) if it.status == 200]
+    assert len(taken) == 6
+    assert all("x-amz-checksum-sha256" in it.headers for it in taken)
+
+
+def test_who_may_not_read_checksums_may_send_all_the_same(far):
+    refusal = far.proxy.strike(
+        "refuse", lambda it: "x-amz-checksum-mode" in it.headers, status=403, code="AccessDenied"
+    )
+    far.log("large", os.urandom(20 * MIB))
+    far.check()
+    assert refusal.struck == 1
+
+
 # Stores that lie.
 
+# A CRC-64/NVME, of no bytes.
+NOTHING = "AAAAAAAAAAA="
 
-@pytest.mark.parametrize("size", [1000, 20 * MIB], ids=["whole", "in parts"])
-def test_an_answer_with_another_checksum_is_never_taken(far, caplog, size):
-    lie = far.proxy.strike("lie", puts, headers={"x-amz-checksum-sha256": "A" * 43 + "="})
+
+@pytest.mark.parametrize(
+    ("size", "header"),
+    [(1000, {"x-amz-checksum-sha256": "A" * 43 + "="}), (20 * MIB, {"x-amz-checksum-crc64nvme": NOTHING})],
+    ids=["whole", "in parts"],
+)
+def test_an_answer_with_another_checksum_is_never_taken(far, caplog, size, header):
+    lie = far.proxy.strike("lie", puts, headers=header)
     upload = far.log("file", os.urandom(size))
     wait_until(far.is_told(caplog, "degraded", "sent"), "the lie is told")
     assert not upload.done
@@ -253,6 +294,15 @@ def test_a_part_with_another_etag_does_not_become_an_object_that_is_incomplete(f
     far.proxy.strike("lie", parts, 2, headers={"ETag": '"00000000000000000000000000000000"'})
     far.log("large", os.urandom(40 * MIB))
     far.check()
+
+
+def test_parts_that_have_become_other_bytes_are_told_and_kept(far, heimdall_dir):
+    far.proxy.strike("lie", of("large", "HEAD"), headers={"x-amz-checksum-crc64nvme": NOTHING})
+    content = os.urandom(20 * MIB)
+    upload = far.log("large", content)
+    with pytest.raises(ArtifactError, match=f"damaged.*Crc64Nvme.*{NOTHING}"):
+        upload.wait(PATIENCE_S)
+    assert content in contents(heimdall_dir / "dead_letter").values()
 
 
 def test_bytes_that_are_damaged_on_their_way_never_become_an_object(far):

@@ -110,14 +110,14 @@ struct Service(reqwest::Client);
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let sent = checksum(request.headers());
+        let sent = checksum(request.headers(), &CHECKSUMS);
         let mut response = self.0.call(request).await?;
         if let Some(checksum) = Checksum::told(response.headers()) {
             response.extensions_mut().insert(checksum);
         }
         if let Some((name, sent)) = sent
             && response.status().is_success()
-            && let Some((_, found)) = checksum(response.headers())
+            && let Some((_, found)) = checksum(response.headers(), &[name])
             && found != sent
         {
             let lie = OtherChecksum { name, sent, found };
@@ -125,7 +125,7 @@ impl HttpService for Service {
             return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
         }
         // These say more by their code than by their status; the rest is understood and retried by the caller.
-        if !matches!(response.status().as_u16(), 400 | 401 | 403 | 404) {
+        if !matches!(response.status().as_u16(), 400 | 401 | 403 | 404 | 501) {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
@@ -147,9 +147,9 @@ impl HttpService for Service {
     }
 }
 
-/// The checksum that a request announces or an answer confirms.
-fn checksum(headers: &HeaderMap) -> Option<(&'static str, String)> {
-    CHECKSUMS.iter().find_map(|name| {
+/// The checksum that a request announces or an answer confirms, by one of these names.
+fn checksum(headers: &HeaderMap, names: &[&'static str]) -> Option<(&'static str, String)> {
+    names.iter().find_map(|name| {
         let value = headers.get(*name)?.to_str().ok()?;
         Some((*name, value.to_owned()))
     })

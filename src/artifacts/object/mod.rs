@@ -6,7 +6,12 @@ mod failure;
 mod parts;
 mod unfinished;
 
-use std::{fs::File, ops::Range, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    ops::Range,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +19,7 @@ use futures_util::{StreamExt, TryStreamExt, future};
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult,
     ObjectStore, ObjectStoreExt, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
-    aws::{self, AmazonS3Builder, AwsCredential},
+    aws::{self, AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
     multipart::MultipartStore,
@@ -45,14 +50,26 @@ const WHOLE: u64 = 16 << 20;
 trait Objects: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Objects for T {}
 
+/// How objects come to be.
+#[derive(Clone, Debug)]
+struct Writing {
+    /// With what is said of new objects.
+    creating: Arc<dyn Objects>,
+    /// Without, as parts are sent.
+    parts: Arc<dyn Objects>,
+}
+
 /// The objects of a bucket whose keys begin with a prefix.
 #[derive(Debug)]
 pub(super) struct ObjectArtifacts {
     store: Arc<dyn Objects>,
     /// The same, with the wish to be told checksums: whoever only writes may not be allowed to have them.
     reading: Arc<dyn Objects>,
-    /// The same, with what is said of new objects.
-    creating: Arc<dyn Objects>,
+    writing: Writing,
+    /// The same with checksums that those of parts add up to, where the store may know of such.
+    summing: Option<Writing>,
+    /// It does not.
+    sums_refused: AtomicBool,
     prefix: String,
     uri: String,
     content_type: Option<String>,
@@ -70,9 +87,9 @@ impl ObjectArtifacts {
     pub fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Error> {
         let refuse = |reason: String| Error::configuration("artifact URI", place.as_str(), reason);
         let not_built = |error: object_store::Error| refuse(error.to_string());
-        let (mut content_type, mut listing) = (None, None);
-        type Stores = [Arc<dyn Objects>; 3];
-        let [store, reading, creating]: Stores = match place.cloud {
+        let (mut content_type, mut listing, mut summing) = (None, None, None);
+        type Stores = (Arc<dyn Objects>, Arc<dyn Objects>, Writing);
+        let (store, reading, writing): Stores = match place.cloud {
             Cloud::S3 => {
                 let access = S3Access::new(s3)?;
                 let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
@@ -102,7 +119,19 @@ impl ObjectArtifacts {
                 )
                 .map_err(refuse)?;
                 of_new.extend(all.clone());
-                let creating = with_credentials(build(of_new)).map_err(not_built)?;
+                let sum = |builder| with_checksums_that_add_up(builder, access.insecure_tls);
+                let written = |headers: &HeaderMap| -> object_store::Result<[Arc<AmazonS3>; 2]> {
+                    let plain = with_credentials(build(headers.clone()))?;
+                    let summing = with_credentials(sum(build(headers.clone())))?;
+                    Ok([Arc::new(plain), Arc::new(summing)])
+                };
+                let [creating, creating_sums] = written(&of_new).map_err(not_built)?;
+                let [parts, parts_of_sums] = written(&all).map_err(not_built)?;
+                summing = Some(Writing {
+                    creating: creating_sums,
+                    parts: parts_of_sums,
+                });
+                let writing = Writing { creating, parts };
                 let mut of_reads = all.clone();
                 of_reads.extend(
                     headers([("x-amz-checksum-mode", "ENABLED")].into_iter()).map_err(refuse)?,
@@ -110,7 +139,7 @@ impl ObjectArtifacts {
                 let reading = with_credentials(build(of_reads)).map_err(not_built)?;
                 content_type = access.content_type;
                 listing = Some(Listing::new(&store, &connector, all).map_err(not_built)?);
-                [Arc::new(store), Arc::new(reading), Arc::new(creating)]
+                (Arc::new(store), Arc::new(reading), writing)
             }
             Cloud::Google => {
                 let store = GoogleCloudStorageBuilder::from_env()
@@ -119,8 +148,7 @@ impl ObjectArtifacts {
                     .with_http_connector(Connector::new(false, None).map_err(refuse)?)
                     .build()
                     .map_err(not_built)?;
-                let store: Arc<dyn Objects> = Arc::new(store);
-                [Arc::clone(&store), Arc::clone(&store), store]
+                alike(store)
             }
             Cloud::Azure => {
                 let store = MicrosoftAzureBuilder::from_env()
@@ -130,14 +158,15 @@ impl ObjectArtifacts {
                     .with_http_connector(Connector::new(false, None).map_err(refuse)?)
                     .build()
                     .map_err(not_built)?;
-                let store: Arc<dyn Objects> = Arc::new(store);
-                [Arc::clone(&store), Arc::clone(&store), store]
+                alike(store)
             }
         };
         Ok(Self {
             store,
             reading,
-            creating,
+            writing,
+            summing,
+            sums_refused: AtomicBool::new(false),
             prefix: place.prefix.clone(),
             uri: place.as_str().to_owned(),
             content_type,
@@ -218,6 +247,7 @@ impl ObjectArtifacts {
         };
         let key = self.key(upload.path)?;
         let put = self
+            .writing
             .creating
             .put_opts(&key, PutPayload::from_bytes(content), options);
         put.await.map_err(|error| self.failed(upload.path, error))?;
@@ -402,6 +432,27 @@ fn s3_builder(place: &ObjectUri, access: &S3Access, connector: &Connector) -> Am
         builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
     }
     builder
+}
+
+/// CRC-64/NVME, of which a store makes that of the whole when the parts are put together. What TLS protects on its way
+/// is not hashed for the signature as well, as AWS's own clients have it.
+fn with_checksums_that_add_up(builder: AmazonS3Builder, insecure_tls: bool) -> AmazonS3Builder {
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let is_private = endpoint.is_none_or(|url| url.starts_with("https://")) && !insecure_tls;
+    let builder = builder.with_checksum_algorithm(aws::Checksum::CRC64NVME);
+    match is_private {
+        true => builder.with_unsigned_payload(true),
+        false => builder,
+    }
+}
+
+fn alike<T: Objects>(store: T) -> (Arc<dyn Objects>, Arc<dyn Objects>, Writing) {
+    let store: Arc<dyn Objects> = Arc::new(store);
+    let writing = Writing {
+        creating: Arc::clone(&store),
+        parts: Arc::clone(&store),
+    };
+    (Arc::clone(&store), store, writing)
 }
 
 /// A request is tried again a few times at once; what takes longer is for the courier, who tells the user.

@@ -2,6 +2,8 @@
 //!
 //! What has been sent is noted beside the staged file, a line for each part. A process that comes later goes on with
 //! the same upload at the store and sends what is missing.
+//!
+//! Parts have checksums that add up to one of the whole, where the store knows them; else each has its SHA-256.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +15,16 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use object_store::{
     Attributes, PutMultipartOptions, PutPayload, multipart::PartId, path::Path as Key,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectArtifacts, ObjectFailure, read};
+use super::{ObjectArtifacts, ObjectFailure, Writing, read};
 use crate::{
-    artifacts::{ArtifactError, Upload, buffers::Buffers, damaged, has},
+    artifacts::{ArtifactError, ArtifactStore, Checksum, Upload, buffers::Buffers, damaged, has},
     record::ArtifactPath,
 };
 
@@ -32,6 +35,17 @@ const MAX_PARTS: u64 = 10_000;
 /// Bytes that are on their way at a time.
 const IN_FLIGHT: u64 = 32 << 20;
 
+/// What the store compares each part with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Sums {
+    /// Nothing, or what says nothing of the whole.
+    #[default]
+    OfParts,
+    /// CRC-64/NVME: the store makes that of the whole of them.
+    OfTheWhole,
+}
+
 /// First line of a note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Begun {
@@ -40,6 +54,20 @@ struct Begun {
     size: u64,
     part: u64,
     upload: String,
+    #[serde(default)]
+    sums: Sums,
+}
+
+/// What a store has said of a part that it took.
+#[derive(Deserialize)]
+struct Taken {
+    checksum_crc64nvme: Option<String>,
+}
+
+/// The CRC-64/NVME of a part by which the store has taken it.
+fn sum_of(part: &PartId) -> Option<String> {
+    let taken: Taken = quick_xml::de::from_str(&part.content_id).ok()?;
+    taken.checksum_crc64nvme
 }
 
 /// Line of a part that was sent.
@@ -126,10 +154,20 @@ impl Note {
         }
     }
 
-    fn remove(self) {
+    fn remove(&self) {
         if let Some(path) = &self.path {
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// The checksum of the whole; `None` while parts are missing, or where they have none that add up.
+    fn sum_of_all(&self) -> Option<Checksum> {
+        let ranges = self.ranges();
+        let parts = ranges.into_iter().enumerate().map(|(part, range)| {
+            let sum = sum_of(self.sent.get(&part)?)?;
+            Some((sum, range.end - range.start))
+        });
+        Checksum::of_parts(parts.collect::<Option<Vec<_>>>()?)
     }
 
     fn ranges(&self) -> Vec<Range<u64>> {
@@ -150,21 +188,54 @@ impl ObjectArtifacts {
         let path = upload
             .resume
             .map(|place| note_path(place, &self.uri, key.as_ref()));
-        if let Some(note) = Note::found(path.as_deref(), &key, upload.size) {
-            match self.go_on(upload, &file, &key, note).await {
-                Err(ArtifactError::Object { source, .. })
-                    if matches!(*source, ObjectFailure::PartsGone(_)) =>
-                {
+        let found = Note::found(path.as_deref(), &key, upload.size);
+        let mut is_from_before = found.is_some();
+        let mut note = match found {
+            Some(note) => note,
+            None => self.begin(upload, &key, path.as_deref()).await?,
+        };
+        loop {
+            let Err(error) = self.go_on(upload, &file, &key, &mut note).await else {
+                note.remove();
+                return Ok(());
+            };
+            match failure(&error) {
+                Some(ObjectFailure::PartsGone(_)) if is_from_before => {
                     // Completed before a kill that came before the note of it, or swept away.
-                    if has(self, &upload).await? {
-                        remove(path.as_deref());
-                        return Ok(());
+                    match self.has_all(&upload, &note).await {
+                        Ok(false) => {}
+                        Err(error) if error.is_transient() => return Err(error),
+                        there => {
+                            note.remove();
+                            return there.map(|_| ());
+                        }
                     }
-                    remove(path.as_deref());
                 }
-                settled => return settled,
+                Some(ObjectFailure::SumUnknown(_)) => {
+                    self.sums_refused.store(true, Ordering::Relaxed);
+                    self.give_up_parts(&key, &note).await;
+                }
+                _ if error.is_transient() => return Err(error),
+                _ => {
+                    self.give_up_parts(&key, &note).await;
+                    note.remove();
+                    return Err(error);
+                }
             }
+            note.remove();
+            upload.begin_anew();
+            is_from_before = false;
+            note = self.begin(upload, &key, path.as_deref()).await?;
         }
+    }
+
+    /// Begins an upload at the store.
+    async fn begin(
+        &self,
+        upload: Upload<'_>,
+        key: &Key,
+        path: Option<&Path>,
+    ) -> Result<Note, ArtifactError> {
         let options = PutMultipartOptions {
             attributes: match self.types_of_parts {
                 true => self.attributes(upload.path),
@@ -172,16 +243,77 @@ impl ObjectArtifacts {
             },
             ..PutMultipartOptions::default()
         };
-        let begun = self.creating.create_multipart_opts(&key, options).await;
-        let id = begun.map_err(|error| self.failed(upload.path, error))?;
-        let begun = Begun {
-            key: key.as_ref().to_owned(),
-            size: upload.size,
-            part: PART.max(upload.size.div_ceil(MAX_PARTS)),
-            upload: id,
+        let create = async |writing: &Writing| {
+            let begun = writing
+                .creating
+                .create_multipart_opts(key, options.clone())
+                .await;
+            begun.map_err(|error| self.failed(upload.path, error))
         };
-        self.go_on(upload, &file, &key, Note::begin(path.as_deref(), begun))
+        let note = |sums, id| {
+            let begun = Begun {
+                key: key.as_ref().to_owned(),
+                size: upload.size,
+                part: PART.max(upload.size.div_ceil(MAX_PARTS)),
+                upload: id,
+                sums,
+            };
+            Note::begin(path, begun)
+        };
+        let is_refused = self.sums_refused.load(Ordering::Relaxed);
+        if let Some(summing) = self.summing.as_ref().filter(|_| !is_refused) {
+            match create(summing).await {
+                Ok(id) => return Ok(note(Sums::OfTheWhole, id)),
+                Err(error) if failure(&error).is_some_and(|it| it.not_understood().is_some()) => {}
+                Err(error) => return Err(error),
+            }
+            let id = create(&self.writing).await?;
+            self.sums_refused.store(true, Ordering::Relaxed);
+            return Ok(note(Sums::OfParts, id));
+        }
+        Ok(note(Sums::OfParts, create(&self.writing).await?))
+    }
+
+    /// Nothing of it is needed any more; what stays all the same, `gc` finds.
+    async fn give_up_parts(&self, key: &Key, note: &Note) {
+        let _ = self.store.abort_multipart(key, &note.begun.upload).await;
+    }
+
+    /// Sends a part, and says by what the store knows it.
+    async fn send(
+        &self,
+        upload: Upload<'_>,
+        key: &Key,
+        begun: &Begun,
+        part: usize,
+        content: Bytes,
+    ) -> Result<PartId, ArtifactError> {
+        let summing = self.summing.as_ref();
+        let writing = match begun.sums {
+            Sums::OfTheWhole => summing.unwrap_or(&self.writing),
+            Sums::OfParts => &self.writing,
+        };
+        let payload = PutPayload::from_bytes(content);
+        let sent = writing
+            .parts
+            .put_part(key, &begun.upload, part, payload)
             .await
+            .map_err(|error| self.part_failed(upload.path, error));
+        let refusal = match &sent {
+            _ if begun.sums == Sums::OfParts => None,
+            Err(error) => failure(error).and_then(ObjectFailure::not_understood),
+            // Whoever does not confirm it has not compared it.
+            Ok(sent) if sum_of(sent).is_none() => Some("it says nothing of it".to_owned()),
+            Ok(_) => None,
+        };
+        match refusal {
+            Some(said) => Err(ArtifactError::Object {
+                artifact: upload.path.as_str().to_owned(),
+                store: self.uri.clone(),
+                source: Box::new(ObjectFailure::SumUnknown(said)),
+            }),
+            None => sent,
+        }
     }
 
     /// Sends the parts that are missing, and makes one file of all.
@@ -190,10 +322,10 @@ impl ObjectArtifacts {
         upload: Upload<'_>,
         file: &File,
         key: &Key,
-        mut note: Note,
+        note: &mut Note,
     ) -> Result<(), ArtifactError> {
         let ranges = note.ranges();
-        let id = note.begun.upload.clone();
+        let begun = note.begun.clone();
         let missing: Vec<usize> = (0..ranges.len())
             .filter(|part| !note.sent.contains_key(part))
             .collect();
@@ -208,7 +340,7 @@ impl ObjectArtifacts {
         let (stop, buffers) = (AtomicBool::new(false), Buffers::default());
         let mut parts = stream::iter(missing)
             .map(|part| {
-                let (range, id, stop, buffers) = (ranges[part].clone(), &id, &stop, &buffers);
+                let (range, begun, stop, buffers) = (ranges[part].clone(), &begun, &stop, &buffers);
                 async move {
                     if stop.load(Ordering::Relaxed) {
                         return Ok(None);
@@ -220,15 +352,13 @@ impl ObjectArtifacts {
                         source,
                     })?;
                     let content = read(upload, opened, range, buffers).await?;
-                    let payload = PutPayload::from_bytes(content);
-                    let sent = self.store.put_part(key, id, part, payload).await;
-                    let sent = sent.map_err(|error| self.part_failed(upload.path, error))?;
+                    let sent = self.send(upload, key, begun, part, content).await?;
                     upload.count(length);
                     Ok(Some((part, sent)))
                 }
             })
             .buffer_unordered(together);
-        let mut failure: Option<ArtifactError> = None;
+        let mut failed: Option<ArtifactError> = None;
         while let Some(sent) = parts.next().await {
             match sent {
                 Ok(Some((part, sent))) => note.add(part, sent),
@@ -236,28 +366,43 @@ impl ObjectArtifacts {
                 // Those on their way arrive: they are not sent again.
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
-                    failure.get_or_insert(error);
+                    failed.get_or_insert(error);
                 }
             }
         }
         drop(parts);
-        if let Some(error) = failure {
-            if !error.is_transient() {
-                let _ = self.store.abort_multipart(key, &id).await;
-                note.remove();
-            }
+        if let Some(error) = failed {
             return Err(error);
         }
         let all: Vec<PartId> = note.sent.values().cloned().collect();
-        let completed = self.store.complete_multipart(key, &id, all).await;
+        let completed = self.store.complete_multipart(key, &begun.upload, all).await;
         completed.map_err(|error| self.part_failed(upload.path, error))?;
-        if !has(self, &upload).await? {
-            note.remove();
-            let reason = format!("it has not the {} bytes that were sent", upload.size);
-            return Err(damaged(self, upload.path, reason));
+        match self.has_all(&upload, note).await? {
+            true => Ok(()),
+            false => {
+                let reason = format!("it has not the {} bytes that were sent", upload.size);
+                Err(damaged(self, upload.path, reason))
+            }
         }
-        note.remove();
-        Ok(())
+    }
+
+    /// Whether the store has a file of that length at the place; an error where it has other bytes than were sent.
+    async fn has_all(&self, upload: &Upload<'_>, note: &Note) -> Result<bool, ArtifactError> {
+        if !has(self, upload).await? {
+            return Ok(false);
+        }
+        let Some(sent) = note.sum_of_all() else {
+            return Ok(true);
+        };
+        match self.checksum(upload.path, None).await {
+            Ok(stored) => match stored.and_then(|stored| sent.contradicts(&stored)) {
+                Some(reason) => Err(damaged(self, upload.path, reason)),
+                None => Ok(true),
+            },
+            // Whoever only writes may not be allowed to ask for it.
+            Err(error) if !error.is_transient() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// In an upload in parts, what is not there is the upload.
@@ -278,9 +423,10 @@ impl ObjectArtifacts {
     }
 }
 
-fn remove(path: Option<&Path>) {
-    if let Some(path) = path {
-        let _ = fs::remove_file(path);
+fn failure(error: &ArtifactError) -> Option<&ObjectFailure> {
+    match error {
+        ArtifactError::Object { source, .. } => Some(source),
+        _ => None,
     }
 }
 
@@ -302,6 +448,7 @@ mod tests {
             size: 20,
             part: 8,
             upload: "u".into(),
+            sums: Sums::OfTheWhole,
         }
     }
 
