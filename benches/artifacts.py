@@ -1,8 +1,8 @@
 """How fast files go to the stores and come back, beside boto3 and the stock client, in turns.
 
-Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files]… [--mib 1024]
-[--files 2000] [--bytes 20000] [--rounds 5]` in an environment that has all of them and SeaweedFS. Written
-down are medians and ranges.
+Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files]…
+[--mib 1024] [--files 2000] [--bytes 20000] [--rounds 5]` in an environment that has all of them and
+SeaweedFS. Written down are medians and ranges.
 
 * large: one file to S3, beside boto3's `upload_file` with its defaults (10 threads, parts of 8 MiB).
 * tls: the same over https, as most stores are reached.
@@ -13,8 +13,8 @@ down are medians and ranges.
 
 Each figure is of a process of its own, which has imported and connected when the clock starts; "processor" is
 what that process used, in seconds, "MiB" what it grew by at most, "blocked" how long the caller was kept. The
-servers run on the same machine and take their share of it: the time that passes is theirs as well. What S3 keeps is in
-memory where there is room for it (/dev/shm): another machine's store does not share our disk.
+servers run on the same machine and take their share of it: the time that passes is theirs as well. What S3
+keeps is in memory where there is room for it (/dev/shm): another machine's store does not share our disk.
 """
 
 from __future__ import annotations
