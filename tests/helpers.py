@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 # How long a test waits for something that normally takes a moment. Only a defect makes it last.
-PATIENCE_S = 60
+PATIENCE_S = 120
 TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_", "AZURE_", "GOOGLE_", "POSTGRES_", "PG")
 
 
