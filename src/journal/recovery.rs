@@ -74,8 +74,10 @@ fn sweep(heimdall_dir: &Path) {
             Ok(lock) => (is_old || dir.join(MANIFEST).exists()) && lock.try_lock().is_ok(),
             Err(_) => is_old,
         };
-        if is_gone || (is_hidden && is_dead) {
+        if is_gone {
             let _ = fs::remove_dir_all(dir);
+        } else if is_hidden && is_dead {
+            home::remove(&dir);
         }
     }
 }
