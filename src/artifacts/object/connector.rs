@@ -111,6 +111,7 @@ struct Service(reqwest::Client);
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let sent = checksum(request.headers(), &CHECKSUMS);
+        let has_sum = sent.is_some() || request.headers().contains_key("x-amz-checksum-algorithm");
         let mut response = self.0.call(request).await?;
         if let Some(checksum) = Checksum::told(response.headers()) {
             response.extensions_mut().insert(checksum);
@@ -125,7 +126,13 @@ impl HttpService for Service {
             return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
         }
         // These say more by their code than by their status; the rest is understood and retried by the caller.
-        if !matches!(response.status().as_u16(), 400 | 401 | 403 | 404 | 501) {
+        let tells = match response.status().as_u16() {
+            400 | 401 | 403 | 404 => true,
+            // What a store has not learned it does not learn meanwhile.
+            501 => has_sum,
+            _ => false,
+        };
+        if !tells {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();

@@ -60,9 +60,9 @@ pub enum ObjectFailure {
     /// An upload in parts that the store no longer knows.
     #[error("the store no longer knows the parts that were sent ({0})")]
     PartsGone(String),
-    /// It does not know the checksum that it was sent.
-    #[error("the store does not know CRC-64/NVME ({0})")]
-    SumUnknown(String),
+    /// It does not know the checksum that it was sent, or makes another of the whole.
+    #[error("the store does not know CRC-64/NVME as it is")]
+    SumUnknown,
     /// It refuses for another reason.
     #[error("the store refuses this: {0}")]
     Refused(#[source] object_store::Error),
@@ -79,17 +79,17 @@ impl ObjectFailure {
             | Self::Bucket(_)
             | Self::Checksum(_)
             | Self::PartsGone(_) => true,
-            Self::Forbidden(_) | Self::SumUnknown(_) | Self::Refused(_) => false,
+            Self::Forbidden(_) | Self::SumUnknown | Self::Refused(_) => false,
         }
     }
 
-    /// What the store says where it sees no sense in the request, as one does that knows less than the sender.
-    pub(super) fn not_understood(&self) -> Option<String> {
+    /// Whether the store sees no sense in the request, as one does that knows less than the sender.
+    pub(super) fn is_not_understood(&self) -> bool {
         match self {
-            Self::Refused(error) => find::<Refusal>(error)
-                .filter(|refusal| matches!(refusal.status, 400 | 501))
-                .map(Refusal::to_string),
-            _ => None,
+            Self::Refused(error) => {
+                find::<Refusal>(error).is_some_and(|refusal| matches!(refusal.status, 400 | 501))
+            }
+            _ => false,
         }
     }
 }

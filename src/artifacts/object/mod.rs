@@ -6,12 +6,7 @@ mod failure;
 mod parts;
 mod unfinished;
 
-use std::{
-    fs::File,
-    ops::Range,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, future};
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult,
     ObjectStore, ObjectStoreExt, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
-    aws::{self, AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
+    aws::{self, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
     multipart::MultipartStore,
@@ -50,13 +45,14 @@ const WHOLE: u64 = 16 << 20;
 trait Objects: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Objects for T {}
 
-/// How objects come to be.
-#[derive(Clone, Debug)]
-struct Writing {
+/// How uploads in parts are sent whose checksums add up to one of the whole.
+#[derive(Debug)]
+struct Summing {
     /// With what is said of new objects.
     creating: Arc<dyn Objects>,
-    /// Without, as parts are sent.
     parts: Arc<dyn Objects>,
+    /// By what it is remembered that a store does not know such checksums.
+    place: String,
 }
 
 /// The objects of a bucket whose keys begin with a prefix.
@@ -65,11 +61,9 @@ pub(super) struct ObjectArtifacts {
     store: Arc<dyn Objects>,
     /// The same, with the wish to be told checksums: whoever only writes may not be allowed to have them.
     reading: Arc<dyn Objects>,
-    writing: Writing,
-    /// The same with checksums that those of parts add up to, where the store may know of such.
-    summing: Option<Writing>,
-    /// It does not.
-    sums_refused: AtomicBool,
+    /// The same, with what is said of new objects.
+    creating: Arc<dyn Objects>,
+    summing: Option<Summing>,
     prefix: String,
     uri: String,
     content_type: Option<String>,
@@ -88,8 +82,8 @@ impl ObjectArtifacts {
         let refuse = |reason: String| Error::configuration("artifact URI", place.as_str(), reason);
         let not_built = |error: object_store::Error| refuse(error.to_string());
         let (mut content_type, mut listing, mut summing) = (None, None, None);
-        type Stores = (Arc<dyn Objects>, Arc<dyn Objects>, Writing);
-        let (store, reading, writing): Stores = match place.cloud {
+        type Stores = [Arc<dyn Objects>; 3];
+        let [store, reading, creating]: Stores = match place.cloud {
             Cloud::S3 => {
                 let access = S3Access::new(s3)?;
                 let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
@@ -119,19 +113,17 @@ impl ObjectArtifacts {
                 )
                 .map_err(refuse)?;
                 of_new.extend(all.clone());
-                let sum = |builder| with_checksums_that_add_up(builder, access.insecure_tls);
-                let written = |headers: &HeaderMap| -> object_store::Result<[Arc<AmazonS3>; 2]> {
-                    let plain = with_credentials(build(headers.clone()))?;
-                    let summing = with_credentials(sum(build(headers.clone())))?;
-                    Ok([Arc::new(plain), Arc::new(summing)])
+                let sum = |headers: &HeaderMap| {
+                    let builder = build(headers.clone());
+                    with_credentials(with_checksums_that_add_up(builder, access.insecure_tls))
                 };
-                let [creating, creating_sums] = written(&of_new).map_err(not_built)?;
-                let [parts, parts_of_sums] = written(&all).map_err(not_built)?;
-                summing = Some(Writing {
-                    creating: creating_sums,
-                    parts: parts_of_sums,
+                let endpoint = access.endpoint_url.as_deref().unwrap_or_default();
+                summing = Some(Summing {
+                    creating: Arc::new(sum(&of_new).map_err(not_built)?),
+                    parts: Arc::new(sum(&all).map_err(not_built)?),
+                    place: format!("{endpoint} {}", place.bucket),
                 });
-                let writing = Writing { creating, parts };
+                let creating = with_credentials(build(of_new)).map_err(not_built)?;
                 let mut of_reads = all.clone();
                 of_reads.extend(
                     headers([("x-amz-checksum-mode", "ENABLED")].into_iter()).map_err(refuse)?,
@@ -139,7 +131,7 @@ impl ObjectArtifacts {
                 let reading = with_credentials(build(of_reads)).map_err(not_built)?;
                 content_type = access.content_type;
                 listing = Some(Listing::new(&store, &connector, all).map_err(not_built)?);
-                (Arc::new(store), Arc::new(reading), writing)
+                [Arc::new(store), Arc::new(reading), Arc::new(creating)]
             }
             Cloud::Google => {
                 let store = GoogleCloudStorageBuilder::from_env()
@@ -164,9 +156,8 @@ impl ObjectArtifacts {
         Ok(Self {
             store,
             reading,
-            writing,
+            creating,
             summing,
-            sums_refused: AtomicBool::new(false),
             prefix: place.prefix.clone(),
             uri: place.as_str().to_owned(),
             content_type,
@@ -247,7 +238,6 @@ impl ObjectArtifacts {
         };
         let key = self.key(upload.path)?;
         let put = self
-            .writing
             .creating
             .put_opts(&key, PutPayload::from_bytes(content), options);
         put.await.map_err(|error| self.failed(upload.path, error))?;
@@ -417,6 +407,11 @@ fn s3_builder(place: &ObjectUri, access: &S3Access, connector: &Connector) -> Am
         // Stores beside AWS have no host name for each bucket.
         builder = builder
             .with_endpoint(endpoint.trim_end_matches('/'))
+            // Else AWS_ENDPOINT_URL_S3 comes before it.
+            .with_config(
+                AmazonS3ConfigKey::S3Endpoint,
+                endpoint.trim_end_matches('/'),
+            )
             .with_virtual_hosted_style_request(false);
     }
     if let Some(keys) = &access.keys {
@@ -446,13 +441,9 @@ fn with_checksums_that_add_up(builder: AmazonS3Builder, insecure_tls: bool) -> A
     }
 }
 
-fn alike<T: Objects>(store: T) -> (Arc<dyn Objects>, Arc<dyn Objects>, Writing) {
+fn alike<T: Objects>(store: T) -> [Arc<dyn Objects>; 3] {
     let store: Arc<dyn Objects> = Arc::new(store);
-    let writing = Writing {
-        creating: Arc::clone(&store),
-        parts: Arc::clone(&store),
-    };
-    (Arc::clone(&store), store, writing)
+    [Arc::clone(&store), Arc::clone(&store), store]
 }
 
 /// A request is tried again a few times at once; what takes longer is for the courier, who tells the user.

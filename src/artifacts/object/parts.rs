@@ -6,25 +6,28 @@
 //! Parts have checksums that add up to one of the whole, where the store knows them; else each has its SHA-256.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, File, OpenOptions},
     io::Write,
     ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use object_store::{
-    Attributes, PutMultipartOptions, PutPayload, multipart::PartId, path::Path as Key,
+    Attributes, GetOptions, PutMultipartOptions, PutPayload, multipart::PartId, path::Path as Key,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectArtifacts, ObjectFailure, Writing, read};
+use super::{ObjectArtifacts, ObjectFailure, Objects, Summing, read};
 use crate::{
-    artifacts::{ArtifactError, ArtifactStore, Checksum, Upload, buffers::Buffers, damaged, has},
+    artifacts::{ArtifactError, ArtifactStore, Checksum, Upload, buffers::Buffers, damaged},
     record::ArtifactPath,
 };
 
@@ -56,6 +59,22 @@ struct Begun {
     upload: String,
     #[serde(default)]
     sums: Sums,
+}
+
+/// Places whose store does not know checksums that add up, for all runs of this process.
+fn refused() -> MutexGuard<'static, HashSet<String>> {
+    static REFUSED: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+    REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is found where a file was put.
+enum Found {
+    /// What was sent, by its checksum.
+    Same,
+    /// What may be it: it is as long, or nobody is told.
+    Perhaps,
+    /// Nothing, or something else.
+    Other,
 }
 
 /// What a store has said of a part that it took.
@@ -192,49 +211,49 @@ impl ObjectArtifacts {
         let mut is_from_before = found.is_some();
         let mut note = match found {
             Some(note) => note,
-            None => self.begin(upload, &key, path.as_deref()).await?,
+            None => self.begin(upload, &key, path.as_deref(), true).await?,
         };
         loop {
             let Err(error) = self.go_on(upload, &file, &key, &mut note).await else {
                 note.remove();
                 return Ok(());
             };
-            match failure(&error) {
+            let begins_anew = match failure(&error) {
+                // Completed before a kill that came before the note of it, or swept away.
                 Some(ObjectFailure::PartsGone(_)) if is_from_before => {
-                    // Completed before a kill that came before the note of it, or swept away.
-                    match self.has_all(&upload, &note).await {
-                        Ok(false) => {}
-                        Err(error) if error.is_transient() => return Err(error),
-                        there => {
-                            note.remove();
-                            return there.map(|_| ());
-                        }
+                    let has_all = note.sent.len() == note.ranges().len();
+                    if has_all && matches!(self.find(&upload, &note, None).await?, Found::Same) {
+                        note.remove();
+                        return Ok(());
                     }
+                    true
                 }
-                Some(ObjectFailure::SumUnknown(_)) => {
-                    self.sums_refused.store(true, Ordering::Relaxed);
-                    self.give_up_parts(&key, &note).await;
+                Some(ObjectFailure::SumUnknown) => {
+                    self.remember_refusal();
+                    true
                 }
                 _ if error.is_transient() => return Err(error),
-                _ => {
-                    self.give_up_parts(&key, &note).await;
-                    note.remove();
-                    return Err(error);
-                }
-            }
+                _ => false,
+            };
             note.remove();
+            // What stays of it all the same, `gc` finds.
+            let _ = self.store.abort_multipart(&key, &note.begun.upload).await;
+            if !begins_anew {
+                return Err(error);
+            }
             upload.begin_anew();
             is_from_before = false;
-            note = self.begin(upload, &key, path.as_deref()).await?;
+            note = self.begin(upload, &key, path.as_deref(), false).await?;
         }
     }
 
-    /// Begins an upload at the store.
+    /// Begins an upload at the store, with checksums that add up if it may and the store knows them.
     async fn begin(
         &self,
         upload: Upload<'_>,
         key: &Key,
         path: Option<&Path>,
+        may_sum: bool,
     ) -> Result<Note, ArtifactError> {
         let options = PutMultipartOptions {
             attributes: match self.types_of_parts {
@@ -243,40 +262,59 @@ impl ObjectArtifacts {
             },
             ..PutMultipartOptions::default()
         };
-        let create = async |writing: &Writing| {
-            let begun = writing
-                .creating
-                .create_multipart_opts(key, options.clone())
-                .await;
+        let create = async |creating: &dyn Objects| {
+            let begun = creating.create_multipart_opts(key, options.clone()).await;
             begun.map_err(|error| self.failed(upload.path, error))
         };
-        let note = |sums, id| {
-            let begun = Begun {
-                key: key.as_ref().to_owned(),
-                size: upload.size,
-                part: PART.max(upload.size.div_ceil(MAX_PARTS)),
-                upload: id,
-                sums,
-            };
-            Note::begin(path, begun)
-        };
-        let is_refused = self.sums_refused.load(Ordering::Relaxed);
-        if let Some(summing) = self.summing.as_ref().filter(|_| !is_refused) {
-            match create(summing).await {
-                Ok(id) => return Ok(note(Sums::OfTheWhole, id)),
-                Err(error) if failure(&error).is_some_and(|it| it.not_understood().is_some()) => {}
+        let knows = |summing: &&Summing| may_sum && !refused().contains(&summing.place);
+        let summing = self.summing.as_ref().filter(knows);
+        let summed = match summing {
+            None => None,
+            Some(summing) => match create(&*summing.creating).await {
+                Ok(id) => Some(id),
+                // Some buckets forbid payloads that are not signed.
+                Err(error)
+                    if failure(&error).is_some_and(|it| {
+                        it.is_not_understood() || matches!(it, ObjectFailure::Forbidden(_))
+                    }) =>
+                {
+                    None
+                }
                 Err(error) => return Err(error),
+            },
+        };
+        let (sums, id) = match summed {
+            Some(id) => (Sums::OfTheWhole, id),
+            None => {
+                let id = create(&*self.creating).await?;
+                if summing.is_some() {
+                    self.remember_refusal();
+                }
+                (Sums::OfParts, id)
             }
-            let id = create(&self.writing).await?;
-            self.sums_refused.store(true, Ordering::Relaxed);
-            return Ok(note(Sums::OfParts, id));
-        }
-        Ok(note(Sums::OfParts, create(&self.writing).await?))
+        };
+        let begun = Begun {
+            key: key.as_ref().to_owned(),
+            size: upload.size,
+            part: PART.max(upload.size.div_ceil(MAX_PARTS)),
+            upload: id,
+            sums,
+        };
+        Ok(Note::begin(path, begun))
     }
 
-    /// Nothing of it is needed any more; what stays all the same, `gc` finds.
-    async fn give_up_parts(&self, key: &Key, note: &Note) {
-        let _ = self.store.abort_multipart(key, &note.begun.upload).await;
+    fn remember_refusal(&self) {
+        if let Some(summing) = &self.summing {
+            refused().insert(summing.place.clone());
+        }
+    }
+
+    fn sum_unknown(&self, path: &ArtifactPath) -> ArtifactError {
+        ArtifactError::Object {
+            artifact: path.as_str().to_owned(),
+            store: self.uri.clone(),
+            source: Box::new(ObjectFailure::SumUnknown),
+        }
     }
 
     /// Sends a part, and says by what the store knows it.
@@ -289,30 +327,19 @@ impl ObjectArtifacts {
         content: Bytes,
     ) -> Result<PartId, ArtifactError> {
         let summing = self.summing.as_ref();
-        let writing = match begun.sums {
-            Sums::OfTheWhole => summing.unwrap_or(&self.writing),
-            Sums::OfParts => &self.writing,
-        };
+        let summing = summing.filter(|_| begun.sums == Sums::OfTheWhole);
+        let store = summing.map_or(&self.store, |summing| &summing.parts);
         let payload = PutPayload::from_bytes(content);
-        let sent = writing
-            .parts
-            .put_part(key, &begun.upload, part, payload)
-            .await
-            .map_err(|error| self.part_failed(upload.path, error));
-        let refusal = match &sent {
-            _ if begun.sums == Sums::OfParts => None,
-            Err(error) => failure(error).and_then(ObjectFailure::not_understood),
+        let sent = store.put_part(key, &begun.upload, part, payload).await;
+        let sent = sent.map_err(|error| self.part_failed(upload.path, error));
+        let is_unknown = match &sent {
+            Err(error) => failure(error).is_some_and(ObjectFailure::is_not_understood),
             // Whoever does not confirm it has not compared it.
-            Ok(sent) if sum_of(sent).is_none() => Some("it says nothing of it".to_owned()),
-            Ok(_) => None,
+            Ok(sent) => sum_of(sent).is_none(),
         };
-        match refusal {
-            Some(said) => Err(ArtifactError::Object {
-                artifact: upload.path.as_str().to_owned(),
-                store: self.uri.clone(),
-                source: Box::new(ObjectFailure::SumUnknown(said)),
-            }),
-            None => sent,
+        match summing.is_some() && is_unknown {
+            true => Err(self.sum_unknown(upload.path)),
+            false => sent,
         }
     }
 
@@ -375,34 +402,65 @@ impl ObjectArtifacts {
             return Err(error);
         }
         let all: Vec<PartId> = note.sent.values().cloned().collect();
+        let adds_up = begun.sums == Sums::OfTheWhole;
         let completed = self.store.complete_multipart(key, &begun.upload, all).await;
-        completed.map_err(|error| self.part_failed(upload.path, error))?;
-        match self.has_all(&upload, note).await? {
-            true => Ok(()),
-            false => {
+        let completed = match completed.map_err(|error| self.part_failed(upload.path, error)) {
+            Err(error) if adds_up && failure(&error).is_some_and(|it| it.is_not_understood()) => {
+                return Err(self.sum_unknown(upload.path));
+            }
+            completed => completed?,
+        };
+        match self.find(&upload, note, completed.e_tag).await? {
+            Found::Same | Found::Perhaps => Ok(()),
+            // Damaged, or the store adds otherwise: without sums both come out right.
+            Found::Other if adds_up => Err(self.sum_unknown(upload.path)),
+            Found::Other => {
                 let reason = format!("it has not the {} bytes that were sent", upload.size);
                 Err(damaged(self, upload.path, reason))
             }
         }
     }
 
-    /// Whether the store has a file of that length at the place; an error where it has other bytes than were sent.
-    async fn has_all(&self, upload: &Upload<'_>, note: &Note) -> Result<bool, ArtifactError> {
-        if !has(self, upload).await? {
-            return Ok(false);
-        }
-        let Some(sent) = note.sum_of_all() else {
-            return Ok(true);
+    /// What the store has at the place of an upload, of that version if one is given.
+    async fn find(
+        &self,
+        upload: &Upload<'_>,
+        note: &Note,
+        version: Option<String>,
+    ) -> Result<Found, ArtifactError> {
+        let options = GetOptions {
+            head: true,
+            if_match: version,
+            ..GetOptions::default()
         };
-        match self.checksum(upload.path, None).await {
-            Ok(stored) => match stored.and_then(|stored| sent.contradicts(&stored)) {
-                Some(reason) => Err(damaged(self, upload.path, reason)),
-                None => Ok(true),
+        let is_forbidden =
+            |error: &ArtifactError| matches!(failure(error), Some(ObjectFailure::Forbidden(_)));
+        let (size, stored) = match self.get(upload.path, options).await {
+            Ok(found) => {
+                let stored = found.extensions.get::<Checksum>().cloned();
+                (found.meta.size, stored)
+            }
+            // Whoever only writes may not be allowed to be told checksums, or anything.
+            Err(error) if is_forbidden(&error) => match self.head(upload.path).await {
+                Ok(state) => (state.size, None),
+                Err(error) if is_forbidden(&error) => return Ok(Found::Perhaps),
+                Err(error) => return Err(error),
             },
-            // Whoever only writes may not be allowed to ask for it.
-            Err(error) if !error.is_transient() => Ok(true),
-            Err(error) => Err(error),
-        }
+            Err(ArtifactError::NotFound { .. }) => return Ok(Found::Other),
+            // Somebody has put another there since.
+            Err(ArtifactError::Damaged { .. }) => return Ok(Found::Perhaps),
+            Err(error) => return Err(error),
+        };
+        let agrees = note
+            .sum_of_all()
+            .zip(stored)
+            .and_then(|(sent, stored)| sent.agrees(&stored));
+        Ok(match agrees {
+            _ if size != upload.size => Found::Other,
+            Some(true) => Found::Same,
+            Some(false) => Found::Other,
+            None => Found::Perhaps,
+        })
     }
 
     /// In an upload in parts, what is not there is the upload.
