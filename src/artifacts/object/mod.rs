@@ -195,14 +195,20 @@ impl ObjectArtifacts {
     }
 
     fn failed(&self, path: &ArtifactPath, error: object_store::Error) -> ArtifactError {
-        let (artifact, store) = (path.as_str().to_owned(), self.uri.clone());
         if missing(&error) {
-            return ArtifactError::NotFound { artifact, store };
+            return ArtifactError::NotFound {
+                artifact: path.as_str().to_owned(),
+                store: self.uri.clone(),
+            };
         }
+        self.not_done(path, error.into())
+    }
+
+    fn not_done(&self, path: &ArtifactPath, why: ObjectFailure) -> ArtifactError {
         ArtifactError::Object {
-            artifact,
-            store,
-            source: Box::new(error.into()),
+            artifact: path.as_str().to_owned(),
+            store: self.uri.clone(),
+            source: Box::new(why),
         }
     }
 

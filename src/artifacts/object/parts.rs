@@ -273,13 +273,7 @@ impl ObjectArtifacts {
             Some(summing) => match create(&*summing.creating).await {
                 Ok(id) => Some(id),
                 // Some buckets forbid payloads that are not signed.
-                Err(error)
-                    if failure(&error).is_some_and(|it| {
-                        it.is_not_understood() || matches!(it, ObjectFailure::Forbidden(_))
-                    }) =>
-                {
-                    None
-                }
+                Err(error) if is_not_understood(&error) || is_forbidden(&error) => None,
                 Err(error) => return Err(error),
             },
         };
@@ -309,14 +303,6 @@ impl ObjectArtifacts {
         }
     }
 
-    fn sum_unknown(&self, path: &ArtifactPath) -> ArtifactError {
-        ArtifactError::Object {
-            artifact: path.as_str().to_owned(),
-            store: self.uri.clone(),
-            source: Box::new(ObjectFailure::SumUnknown),
-        }
-    }
-
     /// Sends a part, and says by what the store knows it.
     async fn send(
         &self,
@@ -333,12 +319,12 @@ impl ObjectArtifacts {
         let sent = store.put_part(key, &begun.upload, part, payload).await;
         let sent = sent.map_err(|error| self.part_failed(upload.path, error));
         let is_unknown = match &sent {
-            Err(error) => failure(error).is_some_and(ObjectFailure::is_not_understood),
+            Err(error) => is_not_understood(error),
             // Whoever does not confirm it has not compared it.
             Ok(sent) => sum_of(sent).is_none(),
         };
         match summing.is_some() && is_unknown {
-            true => Err(self.sum_unknown(upload.path)),
+            true => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
             false => sent,
         }
     }
@@ -405,15 +391,15 @@ impl ObjectArtifacts {
         let adds_up = begun.sums == Sums::OfTheWhole;
         let completed = self.store.complete_multipart(key, &begun.upload, all).await;
         let completed = match completed.map_err(|error| self.part_failed(upload.path, error)) {
-            Err(error) if adds_up && failure(&error).is_some_and(|it| it.is_not_understood()) => {
-                return Err(self.sum_unknown(upload.path));
+            Err(error) if adds_up && is_not_understood(&error) => {
+                return Err(self.not_done(upload.path, ObjectFailure::SumUnknown));
             }
             completed => completed?,
         };
         match self.find(&upload, note, completed.e_tag).await? {
             Found::Same | Found::Perhaps => Ok(()),
             // Damaged, or the store adds otherwise: without sums both come out right.
-            Found::Other if adds_up => Err(self.sum_unknown(upload.path)),
+            Found::Other if adds_up => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
             Found::Other => {
                 let reason = format!("it has not the {} bytes that were sent", upload.size);
                 Err(damaged(self, upload.path, reason))
@@ -433,8 +419,6 @@ impl ObjectArtifacts {
             if_match: version,
             ..GetOptions::default()
         };
-        let is_forbidden =
-            |error: &ArtifactError| matches!(failure(error), Some(ObjectFailure::Forbidden(_)));
         let (size, stored) = match self.get(upload.path, options).await {
             Ok(found) => {
                 let stored = found.extensions.get::<Checksum>().cloned();
@@ -473,11 +457,7 @@ impl ObjectArtifacts {
             true => ObjectFailure::PartsGone(error.to_string()),
             false => ObjectFailure::from(error),
         };
-        ArtifactError::Object {
-            artifact: path.as_str().to_owned(),
-            store: self.uri.clone(),
-            source: Box::new(source),
-        }
+        self.not_done(path, source)
     }
 }
 
@@ -486,6 +466,14 @@ fn failure(error: &ArtifactError) -> Option<&ObjectFailure> {
         ArtifactError::Object { source, .. } => Some(source),
         _ => None,
     }
+}
+
+fn is_not_understood(error: &ArtifactError) -> bool {
+    failure(error).is_some_and(ObjectFailure::is_not_understood)
+}
+
+fn is_forbidden(error: &ArtifactError) -> bool {
+    matches!(failure(error), Some(ObjectFailure::Forbidden(_)))
 }
 
 /// Each place that a staged file goes to has a note of its own.
