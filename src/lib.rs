@@ -21,6 +21,7 @@ pub mod artifacts;
 pub mod companion;
 pub mod config;
 pub mod context;
+mod copying;
 pub mod delivery;
 pub mod environment;
 pub mod error;

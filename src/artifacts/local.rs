@@ -15,7 +15,7 @@ use super::{
     ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, pieces,
     staged, staged_lost,
 };
-use crate::record::ArtifactPath;
+use crate::{copying, record::ArtifactPath};
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 4 << 20;
@@ -314,7 +314,7 @@ fn put(
     let is_linked = can_link && fs::hard_link(file, &part).is_ok();
     let moved = match is_linked {
         true => Ok(0),
-        false => fs::copy(file, &part),
+        false => copying::copy(file, &part),
     };
     let moved = moved.and_then(|_| fs::rename(&part, &target));
     // Renaming a link to the same file leaves both.

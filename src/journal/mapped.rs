@@ -23,17 +23,11 @@ impl Map {
     /// Those of the file system: no room, above all.
     #[cfg(target_os = "linux")]
     pub fn new(file: &File, length: u64) -> io::Result<Option<Self>> {
-        use std::os::fd::AsRawFd;
-        let size = i64::try_from(length).map_err(io::Error::other)?;
-        // SAFETY: the descriptor is open for as long as `file` is, and no memory is handed over.
-        #[allow(unsafe_code)]
-        let reserved = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) };
-        if reserved != 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(None),
-                _ => Err(error),
-            };
+        use rustix::{fs::FallocateFlags, io::Errno};
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
+            Err(error) => return Err(error.into()),
         }
         let length = usize::try_from(length).map_err(io::Error::other)?;
         // SAFETY: nobody else writes to the file, whose folder is locked; who reads it, reads through the file and

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{Durability, Journal, JournalError, Room, home::sync_folder};
+use crate::copying;
 
 /// What has become of a file to upload.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Journal {
     pub fn stage_file(&self, file: &Path, beyond_limits: bool) -> Result<Staged, JournalError> {
         let unreadable = |source| unreadable(file, source);
         let size = length(file).map_err(unreadable)?;
-        let staged = self.stage(size, beyond_limits, |target| fs::copy(file, target))?;
+        let staged = self.stage(size, beyond_limits, |target| copying::copy(file, target))?;
         match &staged {
             // It is the file that cannot be read, then.
             Staged::Refused(_) => File::open(file).map(|_| staged).map_err(unreadable),
