@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Error,
+    error::{Error, shorten},
     run::{DatasetInput, RunId, RunStatus},
 };
 
@@ -335,11 +335,13 @@ impl ArtifactPath {
             return Ok(Self::root());
         }
         if !is_normalised(text) || text.contains('\\') || text.chars().any(char::is_control) {
-            return Err(Error::invalid(
-                "artifact path",
-                text,
-                "it must be a relative path below the run's artifacts, with '/' between its parts and no '.' or '..'",
-            ));
+            // The words before the semicolon are MLflow's.
+            let reason = format!(
+                "Invalid artifact path: '{}'; it must be a relative path below the run's artifacts, with '/' between its \
+                 parts and no '.' or '..'",
+                shorten(text)
+            );
+            return Err(Error::invalid("artifact path", text, reason));
         }
         Ok(Self(text.to_owned()))
     }

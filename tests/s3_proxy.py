@@ -159,6 +159,7 @@ class S3Proxy:
         """Do something to the requests that are chosen.
 
         refuse: answer `status` and `code` without asking the server.
+        answer: answer 200 and `body`, a document, without asking the server.
         reset: reset the connection when `at` bytes of the body have come.
         damage: change a byte of the body before the server gets it.
         damage answer: change a byte of what the server answers.
@@ -232,6 +233,11 @@ class S3Proxy:
                     pass
                 refuse(handler, request, **details)
                 return
+            case "answer":
+                for _ in body:
+                    pass
+                answer_with(handler, request, 200, details["body"])
+                return
             case "damage":
                 body = damaged(body)
         connection = http.client.HTTPConnection("127.0.0.1", self.to)
@@ -294,10 +300,12 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
 
 
 def refuse(handler: BaseHTTPRequestHandler, request: Request, status: int, code: str) -> None:
-    body = (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'
-        f"<Message>said by the proxy</Message><RequestId>1</RequestId></Error>"
-    ).encode()
+    error = f"<Error><Code>{code}</Code><Message>said by the proxy</Message><RequestId>1</RequestId></Error>"
+    answer_with(handler, request, status, error)
+
+
+def answer_with(handler: BaseHTTPRequestHandler, request: Request, status: int, document: str) -> None:
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{document}'.encode()
     request.status = status
     handler.send_response_only(status)
     handler.send_header("Content-Type", "application/xml")

@@ -265,6 +265,18 @@ def test_an_immutable_file_that_has_gone_arrives_from_the_same_disk(held):
     upload.wait(PATIENCE_S)
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_file_that_was_said_not_to_change_is_not_the_artifact_itself(tmp_path, uri, is_folder):
+    tracker = MLflowTracker(uri, str(tmp_path / "artifacts"), experiment_name="kept")
+    file = write(tmp_path / "out" / "last.ckpt", b"epoch 1")
+    with tracker.run() as run:
+        call = tracker.log_artifacts_dir if is_folder else tracker.log_artifact
+        call(file.parent if is_folder else file, "", immutable=True)
+    tracker.flush(PATIENCE_S)
+    file.write_bytes(b"epoch 2")
+    assert tracker.load_text(run.run_id, "last.ckpt") == "epoch 1"
+
+
 @pytest.mark.skipif(not another_disk(), reason="there is no second disk here")
 def test_an_immutable_file_on_another_disk_is_told_when_it_has_gone(held, caplog):
     with tempfile.TemporaryDirectory(dir=another_disk()) as folder:

@@ -28,6 +28,7 @@ from heimdall_tracking import (
     lifecycle,
 )
 from helpers import PATIENCE_S, clean_environment, free_port
+from s3_proxy import S3Proxy
 
 EXPERIMENT = "collected"
 
@@ -459,6 +460,77 @@ def test_a_run_that_waits_in_a_journal_stays(disk, start_script):
     assert "heimdall sync" in spared(report)[run_id]
 
 
+@pytest.mark.parametrize("damage", ["manifest", "records", "folder"])
+def test_nothing_goes_while_a_journal_cannot_be_read(disk, start_script, tmp_path, damage, heimdall):
+    process = start_script(
+        """
+        import os, sys
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(sys.argv[1], experiment_name=sys.argv[2])
+        run_id = tracker.start_run()
+        tracker.log_params({"a": 1})
+        tracker.flush()
+        print(run_id, tracker.status().journal, flush=True)
+        sys.stdin.readline()
+        tracker.log_text("a", "a.txt")
+        os._exit(0)
+        """,
+        disk.uri,
+        EXPERIMENT,
+    )
+    run_id, journal = process.stdout.readline().split()
+    process.communicate("go on\n", timeout=PATIENCE_S)
+    stock(disk).delete_run(run_id)
+    folder = Path(journal)
+    if damage == "manifest":
+        (folder / "manifest.json").write_text('{"pid": 1')
+    elif damage == "records":
+        segment = max(folder.glob("*.segment"))
+        content = bytearray(segment.read_bytes())
+        content[len(content) // 4 :] = os.urandom(len(content) - len(content) // 4)
+        segment.write_bytes(content)
+    else:
+        journals, folder = folder.parent, folder.parent.parent
+        journals.rename(folder / "elsewhere")
+        journals.write_text("no folder")
+    before = disk.artifacts.files()
+    with pytest.raises(ConfigurationError, match="it may have records of any run") as told:
+        collect_garbage(disk.uri, delete=True)
+    assert str(folder) in str(told.value)
+    assert disk.artifacts.files() == before
+
+
+def test_a_folder_of_journals_that_is_not_there_is_refused(disk, tmp_path):
+    started(disk)
+    with pytest.raises(ConfigurationError, match="there is no such folder"):
+        collect_garbage(disk.uri, heimdall_dir=tmp_path / "typo")
+
+
+def test_unfinished_uploads_below_a_prefix_are_found_on_a_store_that_lists_whole_buckets(
+    s3_tracker, s3_server, s3_bucket, uri, monkeypatch
+):
+    with S3Proxy(s3_server.port) as proxy:
+        place = SimpleNamespace(uri=uri, artifacts=Bucket(s3_server, s3_bucket))
+        run_id = logged(started(place))
+        artifacts = stock(place).get_run(run_id).info.artifact_uri
+        prefix = artifacts.removeprefix(f"s3://{s3_bucket}/")
+        keys = [f"{prefix}/big.bin", "beside/big.bin"]
+        for key in keys:
+            s3_server.client().create_multipart_upload(Bucket=s3_bucket, Key=key)
+        # As MinIO answers: a prefix is a whole key.
+        proxy.strike(
+            "answer",
+            lambda request: "uploads" in request.query and bool(request.query.get("prefix")),
+            body="<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
+        )
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", proxy.url)
+        report = collect_garbage(uri, uploads_older_than=0, delete=True)
+    assert report.complete
+    assert found(report) == [("unfinished upload", run_id)]
+    left = s3_server.client().list_multipart_uploads(Bucket=s3_bucket)["Uploads"]
+    assert [upload["Key"] for upload in left] == keys[1:]
+
+
 def test_unfinished_uploads_to_s3_are_given_up_when_they_are_old(uri, s3_server, s3_bucket):
     place = SimpleNamespace(uri=uri, artifacts=Bucket(s3_server, s3_bucket))
     tracker = started(place)
@@ -638,6 +710,22 @@ def test_the_largest_are_the_best_where_that_is_said(disk):
     assert found(report) == [("unkept run", low)]
     report = collect_garbage(disk.uri, experiments=[EXPERIMENT], keep_best=1, metric="accuracy")
     assert found(report) == [("unkept run", high)]
+
+
+def test_all_but_the_registered_go_where_only_those_are_kept(disk, heimdall):
+    tracker = started(disk)
+    kept, goes = (logged(tracker) for _ in range(2))
+    tracker.register_model(f"runs:/{kept}/model", "net")
+    done = heimdall("gc", "--uri", disk.uri, "--experiment", EXPERIMENT, "--keep-registered", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [item["run_id"] for item in json.loads(done.stdout)["items"]] == [goes]
+    report = collect_garbage(disk.uri, experiments=[EXPERIMENT], keep_registered=True, delete=True)
+    assert found(report) == [("unkept run", goes)]
+    assert list(spared(report)) == [kept]
+    assert stock_files(stock(disk), kept) != []
+    assert stock_files(stock(disk), goes) == []
+    with pytest.raises(ConfigurationError, match="experiment"):
+        collect_garbage(disk.uri, keep_registered=True)
 
 
 def test_runs_can_go_instead_of_artifacts_and_are_restored(disk):

@@ -1481,6 +1481,7 @@ def collect_garbage(
     metric: str | None = None,
     maximize: bool = False,
     keep_newer_than: float | None = None,
+    keep_registered: bool = False,
     what: str = "artifacts",
     purge: bool = False,
     delete: bool = False,
@@ -1505,6 +1506,7 @@ def collect_garbage(
         metric: What says which are the best.
         maximize: Whether large values are good.
         keep_newer_than: Runs that ended so many seconds ago or less are kept.
+        keep_registered: A rule as well, alone or with others: runs that are not registered go.
         what: What goes of a run that no rule keeps: `artifacts` or `runs`.
         purge: Whether deleted runs are removed from the database for good.
         delete: Whether what is found is deleted.
@@ -1512,7 +1514,8 @@ def collect_garbage(
         artifact_server: Address of the tracking server that keeps a database's artifacts.
 
     Raises:
-        ConfigurationError: The store cannot be opened, cannot purge, or rules have no experiments.
+        ConfigurationError: The store cannot be opened, cannot purge, rules have no experiments, there is no
+            `heimdall_dir`, or a journal in it cannot be read.
         InvalidInputError: An age, a rule or its metric is wrong.
         NotFoundError: There is no such experiment.
         StoreUnavailableError: The store does not answer.

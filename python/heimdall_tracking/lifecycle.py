@@ -136,6 +136,7 @@ def collect_garbage(
     metric: str | None = None,
     maximize: bool = False,
     keep_newer_than: Age | None = None,
+    keep_registered: bool = False,
     what: Literal["artifacts", "runs"] = "artifacts",
     purge: bool = False,
     delete: bool = False,
@@ -163,6 +164,8 @@ def collect_garbage(
         metric: The metric by whose latest value runs are the best.
         maximize: Whether large values of it are good, not small ones.
         keep_newer_than: A rule: runs that ended within this time are kept. Needs `experiments`.
+        keep_registered: A rule: runs that a registered version is of or points to are kept. Other rules keep
+            them as well; alone, it lets all others go. Needs `experiments`.
         what: What goes of an ended run that no rule keeps: its `artifacts`, or the `runs`, which are
             marked as deleted and can be restored.
         purge: Whether deleted runs go for good with their params, metrics and tags, as by `mlflow gc`.
@@ -178,7 +181,8 @@ def collect_garbage(
         What goes or has gone, what stays although it looked like garbage, and the totals.
 
     Raises:
-        ConfigurationError: The store cannot be opened or cannot purge, or rules have no experiments.
+        ConfigurationError: The store cannot be opened or cannot purge, rules have no experiments, there is no
+            `heimdall_dir`, or a journal in it cannot be read.
         InvalidInputError: An age or a rule is wrong, or no run has the metric.
         NotFoundError: There is no such experiment.
         StoreUnavailableError: The store does not answer.
@@ -208,6 +212,7 @@ def collect_garbage(
         metric,
         maximize,
         None if keep_newer_than is None else seconds(keep_newer_than),
+        keep_registered,
         what,
         purge,
         delete,

@@ -6,10 +6,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fs::{self, File},
+    io,
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
@@ -18,11 +18,12 @@ use std::{
 
 use bytes::BytesMut;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
-use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 
 use super::{
-    ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, damaged, pieces,
+    ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, damaged,
+    landing::{Begun, Landing},
+    pieces,
 };
 use crate::{delivery::retry::Backoff, record::ArtifactPath};
 
@@ -118,14 +119,11 @@ async fn fetch(
     let folder = folder_of(root, &info.path)?;
     let target = below(root, &info.path);
     let failed = |source| io_error(&info.path, &target, source);
-    let hash = crc32fast::hash(info.path.as_str().as_bytes());
-    let part = folder.join(format!(".heimdall-{hash:08x}.part"));
-    let note = folder.join(format!(".heimdall-{hash:08x}.note"));
+    let landing = Landing::take(&folder, &info.path).map_err(failed)?;
     let attempt = async || {
-        let arrived = arrive(store, info, &part, &note, room).await;
+        let arrived = arrive(store, info, &landing, room).await;
         if let Err(ArtifactError::Damaged { .. }) = &arrived {
-            // What there is of it is of no use.
-            let _ = (fs::remove_file(&part), fs::remove_file(&note));
+            landing.clear();
         }
         arrived
     };
@@ -134,17 +132,14 @@ async fn fetch(
         Err(ArtifactError::Damaged { .. }) => attempt().await?,
         settled => settled?,
     }
-    fs::rename(&part, &target).map_err(failed)?;
-    let _ = fs::remove_file(&note);
-    Ok(())
+    landing.publish(&target).map_err(failed)
 }
 
 /// Fetches a file to beside its place, and compares it with what the store says of it.
 async fn arrive(
     store: &dyn ArtifactStore,
     info: &FileInfo,
-    part: &Path,
-    note: &Path,
+    landing: &Landing,
     room: &Semaphore,
 ) -> Result<(), ArtifactError> {
     let size = info.size.unwrap_or_default();
@@ -154,16 +149,16 @@ async fn arrive(
     };
     let length = match state {
         Some(state) if state.version.is_some() => {
-            let length = fetch_in_ranges(store, &info.path, &state, part, note, room).await?;
+            let length = fetch_in_ranges(store, &info.path, &state, landing, room).await?;
             let version = state.version.as_deref();
             let checksum = patiently(|| store.checksum(&info.path, version)).await?;
             if let Some(checksum) = checksum {
-                compare(store, &info.path, part, length, checksum).await?;
+                compare(store, &info.path, landing.part(), length, checksum).await?;
             }
             length
         }
         // What cannot be told apart from another version cannot be fetched in pieces.
-        _ => fetch_whole(store, info, part, room).await?,
+        _ => fetch_whole(store, info, landing, room).await?,
     };
     match length == size {
         true => Ok(()),
@@ -217,31 +212,16 @@ fn folder_of(root: &Path, path: &ArtifactPath) -> Result<PathBuf, ArtifactError>
     Ok(folder)
 }
 
-/// Opens a file of ours; a link in its place is not followed.
-fn open(path: &Path, is_new: bool) -> io::Result<File> {
-    if is_new {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        return OpenOptions::new().write(true).create_new(true).open(path);
-    }
-    OpenOptions::new()
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-}
-
 async fn fetch_whole(
     store: &dyn ArtifactStore,
     info: &FileInfo,
-    part: &Path,
+    landing: &Landing,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
     let _permit = room.acquire().await;
     patiently(|| async {
-        let failed = |source| io_error(&info.path, part, source);
-        let file = open(part, true).map_err(failed)?;
+        let failed = |source| io_error(&info.path, landing.part(), source);
+        let file = landing.create().map_err(failed)?;
         let mut file = tokio::fs::File::from_std(file);
         let mut content = store.read(&info.path, None, None).await?;
         let mut length = 0;
@@ -256,41 +236,19 @@ async fn fetch_whole(
     .await
 }
 
-/// First line of the note of an interrupted download.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Begun {
-    size: u64,
-    version: String,
-}
-
 async fn fetch_in_ranges(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
     state: &FileState,
-    part: &Path,
-    note: &Path,
+    landing: &Landing,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
-    let failed = |source| io_error(path, part, source);
+    let failed = |source| io_error(path, landing.part(), source);
     let begun = Begun {
         size: state.size,
         version: state.version.clone().unwrap_or_default(),
     };
-    let done = match fs::symlink_metadata(part) {
-        Ok(metadata) if metadata.is_file() && metadata.len() == state.size => noted(note, &begun),
-        _ => None,
-    };
-    let is_new = done.is_none();
-    let done = done.unwrap_or_default();
-    let file = open(part, is_new).map_err(failed)?;
-    if is_new {
-        file.set_len(state.size).map_err(failed)?;
-        let line = serde_json::to_string(&begun).unwrap_or_default();
-        let mut new = open(note, true).map_err(failed)?;
-        new.write_all(format!("{line}\n").as_bytes())
-            .map_err(failed)?;
-    }
-    let mut notes = OpenOptions::new().append(true).open(note).map_err(failed)?;
+    let (file, done) = landing.go_on(&begun).map_err(failed)?;
     let file = Arc::new(file);
     let version = state.version.as_deref();
     let missing = (0..state.size.div_ceil(RANGE)).filter(|number| !done.contains(number));
@@ -317,20 +275,9 @@ async fn fetch_in_ranges(
     });
     let mut ranges = stream::iter(ranges).buffer_unordered(TOGETHER);
     while let Some(number) = ranges.next().await {
-        // A note that a full disk does not take is a range that is fetched again.
-        let _ = notes.write_all(format!("{}\n", number?).as_bytes());
+        landing.add(number?);
     }
     Ok(state.size)
-}
-
-/// The ranges that an interrupted download of the same file has.
-fn noted(note: &Path, begun: &Begun) -> Option<BTreeSet<u64>> {
-    let text = fs::read_to_string(note).ok()?;
-    // What follows the last line's end was torn.
-    let (whole, _) = text.rsplit_once('\n')?;
-    let mut lines = whole.lines();
-    let found: Begun = serde_json::from_str(lines.next()?).ok()?;
-    (found == *begun).then(|| lines.filter_map(|line| line.parse().ok()).collect())
 }
 
 /// Writes what comes of a range to its place, and returns its length. Nothing is written behind the range.

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     ops::Range,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::UNIX_EPOCH,
@@ -310,8 +311,10 @@ fn put(
     // path: what a kill leaves of it, the next attempt takes away.
     let part = folder.join(part_name(path));
     let _ = fs::remove_file(&part);
-    // A copy of ours on the same file system needs not be copied again.
-    let is_linked = can_link && fs::hard_link(file, &part).is_ok();
+    // A copy of ours on the same file system needs not be copied again; one that has another name is a caller's own file,
+    // who may change it later.
+    let has_one_name = || fs::metadata(file).is_ok_and(|metadata| metadata.nlink() == 1);
+    let is_linked = can_link && has_one_name() && fs::hard_link(file, &part).is_ok();
     let moved = match is_linked {
         true => Ok(0),
         false => copying::copy(file, &part),

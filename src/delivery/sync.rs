@@ -50,6 +50,7 @@ pub struct Found {
 /// The journals below `heimdall_dir`, oldest first. Reads them all; waits on the disk.
 pub fn journals(heimdall_dir: &Path) -> Vec<Found> {
     recovery::folders(heimdall_dir)
+        .unwrap_or_default()
         .into_iter()
         .filter_map(|dir| {
             let manifest = recovery::manifest(&dir)?;

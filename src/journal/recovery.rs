@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -83,9 +84,13 @@ fn sweep(heimdall_dir: &Path) {
 }
 
 /// The folders of all journals below `heimdall_dir`, oldest first, whether their processes live or not.
-pub fn folders(heimdall_dir: &Path) -> Vec<PathBuf> {
-    let Ok(folders) = fs::read_dir(root(heimdall_dir)) else {
-        return Vec::new();
+///
+/// # Errors
+/// Those of the file system, but for a folder that is not there: that has none.
+pub fn folders(heimdall_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let folders = match fs::read_dir(root(heimdall_dir)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        folders => folders?,
     };
     let mut dirs: Vec<PathBuf> = folders
         .filter_map(|folder| Some(folder.ok()?.path()))
@@ -95,19 +100,25 @@ pub fn folders(heimdall_dir: &Path) -> Vec<PathBuf> {
         })
         .collect();
     dirs.sort();
-    dirs
+    Ok(dirs)
 }
 
 /// The journals below `heimdall_dir` whose processes are gone and that `wanted` wants, oldest first.
 pub fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec<Abandoned> {
     sweep(heimdall_dir);
     folders(heimdall_dir)
+        .unwrap_or_default()
         .iter()
         .filter_map(|dir| take(dir, &wanted))
         .collect()
 }
 
-/// What the journal in `dir` is for.
+/// Whether the journal in `dir` is one, and neither half made nor half removed.
+pub fn has_manifest(dir: &Path) -> bool {
+    dir.join(MANIFEST).exists()
+}
+
+/// What the journal in `dir` is for; `None` where that is damaged.
 pub fn manifest(dir: &Path) -> Option<Manifest> {
     serde_json::from_slice(&fs::read(dir.join(MANIFEST)).ok()?).ok()
 }

@@ -320,8 +320,8 @@ impl Collection {
     }
 
     /// What must not be touched, as it is now.
-    async fn guard_now(&self) -> Result<Guard, StoreError> {
-        let mut guard = Guard::new(journaled(&self.order.heimdall_dir));
+    async fn guard_now(&self) -> Result<Guard> {
+        let mut guard = Guard::new(journaled(&self.order.heimdall_dir)?);
         for registry in &self.registries {
             for version in registry.version_files().await? {
                 guard.add_version(&version);
@@ -671,28 +671,57 @@ fn item_of(run: &RunInfo, experiment: &Experiment, kind: Kind, reason: String) -
 
 /// Runs that the journals below a folder have records of or hold open, and whether the journal's process lives. Waits
 /// on the disk.
-fn journaled(heimdall_dir: &Path) -> BTreeMap<String, bool> {
+///
+/// # Errors
+/// [`Error::Configuration`] where one cannot be read: it may be of any run.
+fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
+    let unreadable = |dir: &Path, reason: String| {
+        Error::configuration(
+            "journal",
+            &dir.display().to_string(),
+            format!(
+                "it may have records of any run, and cannot be read ({reason}): deliver it with `heimdall sync`, or \
+                 move it away"
+            ),
+        )
+    };
     let mut runs = BTreeMap::new();
-    for dir in recovery::folders(heimdall_dir) {
-        let Some(manifest) = recovery::manifest(&dir) else {
-            continue;
-        };
-        let is_alive = recovery::is_alive(&dir);
-        let mut add = |run: String| *runs.entry(run).or_default() |= is_alive;
-        for destination in 0..manifest.destinations.len() {
-            let open = reader::saved(&dir, destination).open_runs;
-            open.into_keys().for_each(&mut add);
-            let mut reader = Reader::peeking(&dir, destination);
-            let end = recovery::end(&dir);
-            while let Ok(batch) = reader.read(end) {
-                if batch.entries.is_empty() {
-                    break;
-                }
-                for placed in &batch.entries {
-                    add(placed.entry.record.run().to_string());
+    let dirs = recovery::folders(heimdall_dir);
+    for dir in dirs.map_err(|error| unreadable(heimdall_dir, error.to_string()))? {
+        match runs_of(&dir) {
+            Ok(found) => {
+                let is_alive = recovery::is_alive(&dir);
+                for run in found {
+                    *runs.entry(run).or_default() |= is_alive;
                 }
             }
+            // Delivered meanwhile.
+            Err(_) if !recovery::has_manifest(&dir) => {}
+            Err(reason) => return Err(unreadable(&dir, reason)),
         }
     }
-    runs
+    Ok(runs)
+}
+
+/// Runs that a journal has records of or holds open; the reason where it cannot be read.
+fn runs_of(dir: &Path) -> Result<Vec<String>, String> {
+    let manifest = recovery::manifest(dir).ok_or("its manifest.json is damaged")?;
+    let mut runs = Vec::new();
+    for destination in 0..manifest.destinations.len() {
+        runs.extend(reader::saved(dir, destination).open_runs.into_keys());
+        let mut reader = Reader::peeking(dir, destination);
+        let end = recovery::end(dir);
+        loop {
+            let batch = reader.read(end).map_err(|error| error.to_string())?;
+            if let Some(damage) = batch.damage.first() {
+                return Err(damage.to_string());
+            }
+            if batch.entries.is_empty() {
+                break;
+            }
+            let entries = batch.entries.iter();
+            runs.extend(entries.map(|placed| placed.entry.record.run().to_string()));
+        }
+    }
+    Ok(runs)
 }

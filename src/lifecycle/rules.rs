@@ -109,6 +109,8 @@ pub struct Retention {
     pub best: Option<KeepBest>,
     /// Runs that ended within this time are kept.
     pub newer_than: Option<Duration>,
+    /// Registered runs are kept, which they are by any rules: alone it is the rule by which all others go.
+    pub registered: bool,
     /// What goes of the others.
     pub what: What,
 }
@@ -166,6 +168,9 @@ pub fn unkept<'a>(runs: &'a [RunInfo], rules: &Retention, now: i64) -> Vec<(&'a 
                 continue;
             }
             reasons.push(format!("it ended {} ago", shown(age)));
+        }
+        if reasons.is_empty() && rules.registered {
+            reasons.push("no registered version is of it".to_owned());
         }
         // Where there is no rule, nothing goes.
         if !reasons.is_empty() {
@@ -335,6 +340,11 @@ mod tests {
             ..min
         };
         assert_eq!(ids(&both), [1, 3]);
+        let registered = Retention {
+            registered: true,
+            ..Retention::default()
+        };
+        assert_eq!(ids(&registered), [1, 2, 3, 5]);
         assert!(
             ids(&Retention::default()).is_empty(),
             "no rule, nothing goes"
@@ -458,6 +468,7 @@ mod tests {
                     best: if maximize { Best::Max } else { Best::Min },
                 }),
                 newer_than: newer_than.map(Duration::from_secs),
+                registered: false,
                 what: What::Runs,
             };
             let go: Vec<&str> = unkept(&runs, &rules, 100_000)

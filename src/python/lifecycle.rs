@@ -19,7 +19,8 @@ use crate::{
 #[pyfunction]
 #[pyo3(signature = (tracking_uri, registry_uri=None, s3_endpoint_url=None, s3_access_key_id=None,
     s3_secret_access_key=None, experiments=None, older_than=0.0, uploads_older_than=86_400.0, orphans=false,
-    keep_best=None, metric=None, maximize=false, keep_newer_than=None, what="artifacts", purge=false,
+    keep_best=None, metric=None, maximize=false, keep_newer_than=None, keep_registered=false,
+    what="artifacts", purge=false,
     delete=false, heimdall_dir=None, artifact_server=None))]
 #[expect(clippy::too_many_arguments, reason = "what Python gives by keywords")]
 pub fn collect_garbage<'py>(
@@ -37,6 +38,7 @@ pub fn collect_garbage<'py>(
     metric: Option<String>,
     maximize: bool,
     keep_newer_than: Option<f64>,
+    keep_registered: bool,
     what: &str,
     purge: bool,
     delete: bool,
@@ -58,12 +60,30 @@ pub fn collect_garbage<'py>(
                 access_key_id: s3_access_key_id.map(Secret::from),
                 secret_access_key: s3_secret_access_key.map(Secret::from),
             },
-            heimdall_dir: heimdall_dir.unwrap_or_else(config::heimdall_dir),
+            heimdall_dir: match heimdall_dir {
+                // A typing error must not look like a folder without journals.
+                Some(dir) if !dir.is_dir() => {
+                    return Err(Error::configuration(
+                        "folder of journals",
+                        &dir.display().to_string(),
+                        "there is no such folder",
+                    ));
+                }
+                Some(dir) => dir,
+                None => config::heimdall_dir(),
+            },
             experiments: experiments.unwrap_or_default(),
             older_than: age("older_than", older_than)?,
             uploads_older_than: age("uploads_older_than", uploads_older_than)?,
             orphans,
-            retention: retention(keep_best, metric, maximize, keep_newer_than, what)?,
+            retention: retention(
+                keep_best,
+                metric,
+                maximize,
+                keep_newer_than,
+                keep_registered,
+                what,
+            )?,
             purge,
             delete,
         })
@@ -86,6 +106,7 @@ fn retention(
     metric: Option<String>,
     maximize: bool,
     keep_newer_than: Option<f64>,
+    registered: bool,
     what: &str,
 ) -> Result<Option<Retention>> {
     let what = match what {
@@ -116,10 +137,11 @@ fn retention(
     };
     let newer_than = keep_newer_than.map(|seconds| age("keep_newer_than", seconds));
     let newer_than = newer_than.transpose()?;
-    let has_rules = best.is_some() || newer_than.is_some();
+    let has_rules = best.is_some() || newer_than.is_some() || registered;
     Ok(has_rules.then_some(Retention {
         best,
         newer_than,
+        registered,
         what,
     }))
 }

@@ -316,6 +316,16 @@ def test_a_part_with_another_etag_does_not_become_an_object_that_is_incomplete(f
     far.check()
 
 
+@pytest.mark.parametrize("has_sums", [True, False])
+def test_a_store_that_shows_a_file_later_than_it_takes_it_has_it(far, has_sums):
+    if not has_sums:
+        far.proxy.strike("refuse", begins, times=1, status=501, code="NotImplemented")
+    far.proxy.strike("refuse", of("late.bin", "HEAD"), status=404, code="NoSuchKey")
+    far.log("late.bin", os.urandom(2 * PART + 5))
+    far.check()
+    assert sorted(far.proxy.sent_parts()) == [1, 2, 3]
+
+
 def test_parts_that_have_become_other_bytes_are_sent_again(far):
     far.proxy.strike("lie", of("large", "HEAD"), headers={"x-amz-checksum-crc64nvme": NOTHING})
     far.log("large", os.urandom(20 * MIB))

@@ -69,8 +69,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     rules.add_argument(
         "--keep-registered",
         action="store_true",
-        default=True,
-        help="keep runs that registered versions are of or point to; always on",
+        help="keep runs that registered versions are of or point to, as all rules do; alone, all others go",
     )
     rules.add_argument(
         "--what",
@@ -95,6 +94,7 @@ def run(given: argparse.Namespace) -> int:
         metric=given.metric,
         maximize=given.maximize,
         keep_newer_than=given.keep_newer_than,
+        keep_registered=given.keep_registered,
         what=given.what,
         purge=given.purge,
         delete=given.delete,

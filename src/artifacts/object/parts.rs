@@ -10,7 +10,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write,
     ops::Range,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         LazyLock, Mutex, MutexGuard, PoisonError,
@@ -59,6 +59,9 @@ struct Begun {
     upload: String,
     #[serde(default)]
     sums: Sums,
+    /// When the file was changed last, in nanoseconds since 1970: one that is sent as it lies may be another by now.
+    #[serde(default)]
+    modified: i64,
 }
 
 /// Places whose store does not know checksums that add up, for all runs of this process.
@@ -73,7 +76,9 @@ enum Found {
     Same,
     /// What may be it: it is as long, or nobody is told.
     Perhaps,
-    /// Nothing, or something else.
+    /// Nothing.
+    Nothing,
+    /// Something else.
     Other,
 }
 
@@ -107,12 +112,13 @@ struct Note {
 
 impl Note {
     /// What an interrupted upload has left, if that was one of the same file to the same place.
-    fn found(path: Option<&Path>, key: &Key, size: u64) -> Option<Self> {
+    fn found(path: Option<&Path>, key: &Key, size: u64, modified: i64) -> Option<Self> {
         let path = path?;
         let text = fs::read_to_string(path).ok()?;
         let mut lines = text.lines();
         let begun: Begun = serde_json::from_str(lines.next()?).ok()?;
-        if begun.key != key.as_ref() || begun.size != size || begun.part == 0 {
+        let is_same = begun.key == key.as_ref() && begun.size == size;
+        if !is_same || begun.modified != modified || begun.part == 0 {
             return None;
         }
         // A line that a kill has torn is a part that is sent again.
@@ -207,11 +213,15 @@ impl ObjectArtifacts {
         let path = upload
             .resume
             .map(|place| note_path(place, &self.uri, key.as_ref()));
-        let found = Note::found(path.as_deref(), &key, upload.size);
+        let modified = modified(&file);
+        let found = Note::found(path.as_deref(), &key, upload.size, modified);
         let mut is_from_before = found.is_some();
         let mut note = match found {
             Some(note) => note,
-            None => self.begin(upload, &key, path.as_deref(), true).await?,
+            None => Note::begin(
+                path.as_deref(),
+                self.begin(upload, &key, modified, true).await?,
+            ),
         };
         loop {
             let Err(error) = self.go_on(upload, &file, &key, &mut note).await else {
@@ -243,7 +253,8 @@ impl ObjectArtifacts {
             }
             upload.begin_anew();
             is_from_before = false;
-            note = self.begin(upload, &key, path.as_deref(), false).await?;
+            let begun = self.begin(upload, &key, modified, false).await?;
+            note = Note::begin(path.as_deref(), begun);
         }
     }
 
@@ -252,9 +263,9 @@ impl ObjectArtifacts {
         &self,
         upload: Upload<'_>,
         key: &Key,
-        path: Option<&Path>,
+        modified: i64,
         may_sum: bool,
-    ) -> Result<Note, ArtifactError> {
+    ) -> Result<Begun, ArtifactError> {
         let options = PutMultipartOptions {
             attributes: match self.types_of_parts {
                 true => self.attributes(upload.path),
@@ -287,14 +298,14 @@ impl ObjectArtifacts {
                 (Sums::OfParts, id)
             }
         };
-        let begun = Begun {
+        Ok(Begun {
             key: key.as_ref().to_owned(),
             size: upload.size,
             part: PART.max(upload.size.div_ceil(MAX_PARTS)),
             upload: id,
             sums,
-        };
-        Ok(Note::begin(path, begun))
+            modified,
+        })
     }
 
     fn remember_refusal(&self) {
@@ -397,7 +408,9 @@ impl ObjectArtifacts {
             completed => completed?,
         };
         match self.find(&upload, note, completed.e_tag).await? {
-            Found::Same | Found::Perhaps => Ok(()),
+            // The store has said that it made a file of the parts: what has become of that since, or is not seen yet,
+            // is its own affair.
+            Found::Same | Found::Perhaps | Found::Nothing => Ok(()),
             // Damaged, or the store adds otherwise: without sums both come out right.
             Found::Other if adds_up => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
             Found::Other => {
@@ -430,7 +443,7 @@ impl ObjectArtifacts {
                 Err(error) if is_forbidden(&error) => return Ok(Found::Perhaps),
                 Err(error) => return Err(error),
             },
-            Err(ArtifactError::NotFound { .. }) => return Ok(Found::Other),
+            Err(ArtifactError::NotFound { .. }) => return Ok(Found::Nothing),
             // Somebody has put another there since.
             Err(ArtifactError::Damaged { .. }) => return Ok(Found::Perhaps),
             Err(error) => return Err(error),
@@ -476,6 +489,15 @@ fn is_forbidden(error: &ArtifactError) -> bool {
     matches!(failure(error), Some(ObjectFailure::Forbidden(_)))
 }
 
+/// When a file was changed last, in nanoseconds since 1970; 0 where the disk does not say.
+fn modified(file: &File) -> i64 {
+    file.metadata().map_or(0, |it| {
+        it.mtime()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(it.mtime_nsec())
+    })
+}
+
 /// Each place that a staged file goes to has a note of its own.
 fn note_path(place: &Path, store: &str, key: &str) -> PathBuf {
     let hash = crc32fast::hash(format!("{store}\n{key}").as_bytes());
@@ -495,6 +517,7 @@ mod tests {
             part: 8,
             upload: "u".into(),
             sums: Sums::OfTheWhole,
+            modified: 7,
         }
     }
 
@@ -512,7 +535,7 @@ mod tests {
         text.push_str("{\"part\":1,\"id\":\"ta");
         fs::write(&path, text).unwrap();
         let key = Key::parse("p/a").unwrap();
-        let mut found = Note::found(Some(&path), &key, 20).unwrap();
+        let mut found = Note::found(Some(&path), &key, 20, 7).unwrap();
         assert_eq!(found.sent.keys().copied().collect::<Vec<_>>(), [0, 2]);
         found.add(
             1,
@@ -520,10 +543,12 @@ mod tests {
                 content_id: "t".into(),
             },
         );
-        let found = Note::found(Some(&path), &key, 20).unwrap();
+        let found = Note::found(Some(&path), &key, 20, 7).unwrap();
         assert_eq!((found.sent.len(), &found.begun), (3, &begun()));
-        assert!(Note::found(Some(&path), &key, 21).is_none());
-        assert!(Note::found(Some(&path), &Key::parse("p/b").unwrap(), 20).is_none());
+        let other = Key::parse("p/b").unwrap();
+        for (key, size, modified) in [(&key, 21, 7), (&key, 20, 8), (&other, 20, 7)] {
+            assert!(Note::found(Some(&path), key, size, modified).is_none());
+        }
         found.remove();
         assert!(!path.exists());
     }

@@ -205,8 +205,13 @@ impl ObjectArtifacts {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
-        let begun = listing.uploads(&prefix).await;
-        let begun = begun.map_err(|error| self.failed(&root, error))?;
+        let failed = |error| self.failed(&root, error);
+        let mut begun = listing.uploads(&prefix).await.map_err(failed)?;
+        // MinIO takes a prefix for a whole key: <https://github.com/minio/minio/issues/20989>.
+        if begun.is_empty() && !prefix.is_empty() {
+            begun = listing.uploads("").await.unwrap_or_default();
+            begun.retain(|upload| upload.key.starts_with(&prefix));
+        }
         let found = stream::iter(begun)
             .map(|begun| self.described(listing, begun))
             .buffered(TOGETHER)
