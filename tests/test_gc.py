@@ -715,7 +715,7 @@ def test_the_largest_are_the_best_where_that_is_said(disk):
 def test_all_but_the_registered_go_where_only_those_are_kept(disk, heimdall):
     tracker = started(disk)
     kept, goes = (logged(tracker) for _ in range(2))
-    tracker.register_model(f"runs:/{kept}/model", "net")
+    tracker.register_model("net", f"runs:/{kept}/model")
     done = heimdall("gc", "--uri", disk.uri, "--experiment", EXPERIMENT, "--keep-registered", "--json")
     assert done.returncode == 0, done.stderr
     assert [item["run_id"] for item in json.loads(done.stdout)["items"]] == [goes]
