@@ -276,12 +276,13 @@ def test_a_store_that_cannot_complete_what_adds_up_gets_others(far):
     assert [adds_up(it) for it in far.proxy.seen(parts)] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.parametrize("status", [403, 400, 405, 501])
 @pytest.mark.parametrize("what", ["checksums", "anything"])
-def test_who_may_only_write_may_send_all_the_same(far, what):
+def test_who_may_only_write_may_send_all_the_same(far, what, status):
     def looks(request: Request) -> bool:
         return request.method == "HEAD" and (what == "anything" or "x-amz-checksum-mode" in request.headers)
 
-    refusal = far.proxy.strike("refuse", looks, status=403, code="AccessDenied")
+    refusal = far.proxy.strike("refuse", looks, status=status, code="AccessDenied")
     far.log("large", os.urandom(20 * MIB))
     far.check()
     assert refusal.struck >= 1

@@ -10,7 +10,7 @@ use object_store::{
         HttpResponseBody, HttpService,
     },
 };
-use reqwest::header::HeaderMap;
+use reqwest::{Method, header::HeaderMap};
 use serde::Deserialize;
 
 use crate::{artifacts::Checksum, tls};
@@ -112,6 +112,7 @@ impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let sent = checksum(request.headers(), &CHECKSUMS);
         let has_sum = sent.is_some() || request.headers().contains_key("x-amz-checksum-algorithm");
+        let is_head = request.method() == Method::HEAD;
         let mut response = self.0.call(request).await?;
         if let Some(checksum) = Checksum::told(response.headers()) {
             response.extensions_mut().insert(checksum);
@@ -125,8 +126,18 @@ impl HttpService for Service {
             // What was damaged on its way is sent again.
             return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
         }
+        let status = response.status();
+        // There is nothing to read in an answer to HEAD, and it is as final.
+        if is_head && matches!(status.as_u16(), 400 | 405 | 501) {
+            let refusal = Refusal {
+                status: status.as_u16(),
+                code: status.canonical_reason().unwrap_or_default().to_owned(),
+                message: "in answer to HEAD".to_owned(),
+            };
+            return Err(HttpError::new(HttpErrorKind::Unknown, refusal));
+        }
         // These say more by their code than by their status; the rest is understood and retried by the caller.
-        let tells = match response.status().as_u16() {
+        let tells = match status.as_u16() {
             400 | 401 | 403 | 404 => true,
             // What a store has not learned it does not learn meanwhile.
             501 => has_sum,

@@ -86,9 +86,8 @@ impl ObjectFailure {
     /// Whether the store sees no sense in the request, as one does that knows less than the sender.
     pub(super) fn is_not_understood(&self) -> bool {
         match self {
-            Self::Refused(error) => {
-                find::<Refusal>(error).is_some_and(|refusal| matches!(refusal.status, 400 | 501))
-            }
+            Self::Refused(error) => find::<Refusal>(error)
+                .is_some_and(|refusal| matches!(refusal.status, 400 | 405 | 501)),
             _ => false,
         }
     }

@@ -438,9 +438,10 @@ impl ObjectArtifacts {
                 (found.meta.size, stored)
             }
             // Whoever only writes may not be allowed to be told checksums, or anything.
-            Err(error) if is_forbidden(&error) => match self.head(upload.path).await {
+            Err(error) if tells_nothing(&error) => match self.head(upload.path).await {
                 Ok(state) => (state.size, None),
-                Err(error) if is_forbidden(&error) => return Ok(Found::Perhaps),
+                Err(error) if tells_nothing(&error) => return Ok(Found::Perhaps),
+                Err(ArtifactError::NotFound { .. }) => return Ok(Found::Nothing),
                 Err(error) => return Err(error),
             },
             Err(ArtifactError::NotFound { .. }) => return Ok(Found::Nothing),
@@ -483,6 +484,11 @@ fn failure(error: &ArtifactError) -> Option<&ObjectFailure> {
 
 fn is_not_understood(error: &ArtifactError) -> bool {
     failure(error).is_some_and(ObjectFailure::is_not_understood)
+}
+
+/// Whether a store does not say what it has, and will not later.
+fn tells_nothing(error: &ArtifactError) -> bool {
+    is_forbidden(error) || is_not_understood(error)
 }
 
 fn is_forbidden(error: &ArtifactError) -> bool {
