@@ -20,6 +20,7 @@ from heimdall_tracking import (
     ExportError,
     InvalidInputError,
     MissingPackageError,
+    MLflowTracker,
     NotFoundError,
 )
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
@@ -254,6 +255,38 @@ def test_a_traced_model_is_exported_from_its_uri(tracker, net, folder_of):
         np.testing.assert_allclose(
             said_by(folder_of(done), SPECTROGRAMS)[0], expected_of(net)[0], rtol=0, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("form", ["file:{}", "file://{}"])
+def test_a_local_model_and_a_local_checkpoint_are_exported_by_their_file_uris(
+    tracker, net, folder_of, tmp_path, form
+):
+    with tracker.run():
+        folder = folder_of(tracker.log_model(net, input_example=SPECTROGRAMS))
+    checkpoint = tmp_path / "last 1.ckpt"
+    torch.save(net.state_dict(), checkpoint)
+    escaped = str(checkpoint).replace(" ", "%20")
+    for source, module in [(form.format(folder), None), (form.format(escaped), LocalizationNet)]:
+        done = tracker.export_onnx(source, module=module, model_name=None)
+        assert done.source_run_id is None
+        np.testing.assert_allclose(
+            said_by(folder_of(done), SPECTROGRAMS)[0], expected_of(net)[0], rtol=0, atol=1e-5
+        )
+    with pytest.raises(ArtifactNotFoundError, match="no run, checkpoint or folder"):
+        tracker.export_onnx(form.format("/gone.ckpt"))
+
+
+def test_what_a_tracking_server_keeps_is_exported_by_its_artifact_uri(tracking_server, net):
+    tracker = MLflowTracker(tracking_server, experiment_name="exports")
+    with tracker.run() as run:
+        tracker.log_model(net, input_example=SPECTROGRAMS)
+    tracker.flush()
+    place = tracker.get_run(run.run_id).artifact_uri
+    assert place.startswith("mlflow-artifacts:/")
+    done = tracker.export_onnx(f"{place}/model", model_name=None)
+    session = tracker.load_model(f"{tracker.get_run(done.run_id).artifact_uri}/onnx")
+    found = session.run(["positions"], {"mel_spectrogram": SPECTROGRAMS.numpy()})[0]
+    np.testing.assert_allclose(found, expected_of(net)[0], rtol=0, atol=1e-5)
 
 
 def test_a_lightning_checkpoint_is_exported_with_the_network_it_is_of(tracker, net, folder_of, tmp_path):

@@ -162,7 +162,7 @@ def _find(
         source = best["run_id"]
     if not isinstance(source, (str, PathLike)):
         return _of_module(source, None)
-    path = load.local_folder(source)
+    path = load.local_path(source)
     if path is not None and path.is_file():
         return _of_checkpoint(path, module, None)
     if path is not None and path.is_dir():
