@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -244,17 +245,86 @@ def test_an_active_run_gets_the_export(tracker, net):
     assert (done.run_id, done.version, done.stage) == (run.run_id, None, None)
 
 
-def test_a_traced_model_is_exported_from_its_uri(tracker, net, folder_of):
+@pytest.fixture
+def came_from(tracker):
+    def came_from(export) -> list[str | None]:
+        """The three places that name the run of the training."""
+        tags = tracker.get_run(export.run_id).tags
+        return [export.source_run_id, export.metadata["mlflow_run_id"], tags.get("mlflow.parentRunId")]
+
+    return came_from
+
+
+def test_a_traced_model_is_exported_from_its_uri(tracker, net, folder_of, came_from):
     with tracker.run():
         info = tracker.log_model(
             net, input_example=SPECTROGRAMS, serialization="torchscript", registered_model_name="trained"
         )
-    for source in (info.model_uri, "models:/trained/1", info.run_id):
+    for source in (info.model_uri, info.model_uri.replace("runs:/", "runs://"), info.run_id):
         done = tracker.export_onnx(source, model_name=None)
         assert done.metadata["model_type"] == "LocalizationNet"
+        assert came_from(done) == [info.run_id] * 3
         np.testing.assert_allclose(
             said_by(folder_of(done), SPECTROGRAMS)[0], expected_of(net)[0], rtol=0, atol=1e-5
         )
+
+
+def test_a_version_is_exported_as_of_the_run_that_made_it(tracker, came_from):
+    made = []
+    for stage in ("Production", "Staging"):
+        with tracker.run() as run:
+            info = tracker.log_model(nn.Linear(4, 2), registered_model_name="m")
+        tracker.transition_model_stage("m", info.registered_model_version, stage)
+        made.append(run.run_id)
+    tracker.set_model_alias("m", "champion", "1")
+    for uri, run_id in [
+        ("models:/m/1", made[0]),
+        ("models:/m/2", made[1]),
+        ("models:/m@champion", made[0]),
+        ("models:/m@latest", made[1]),
+        ("models:/m/latest", made[1]),
+        ("models:/m/Production", made[0]),
+        ("models:/m/staging/", made[1]),
+    ]:
+        done = tracker.export_onnx(uri, input_example=torch.ones(1, 4), model_name=None)
+        assert came_from(done) == [run_id] * 3, uri
+    for missing in ("models:/m/3", "models:/m/Archived", "models:/m@nobody", "models:/nothing/1"):
+        with pytest.raises(NotFoundError):
+            tracker.export_onnx(missing, model_name=None)
+
+
+def test_a_checkpoint_inside_a_version_is_exported_as_of_its_run(tracker, net, tmp_path, came_from):
+    torch.save(net.state_dict(), tmp_path / "last.ckpt")
+    with tracker.run() as run:
+        tracker.log_artifact(tmp_path / "last.ckpt", "kept")
+    tracker.register_model("m", f"runs:/{run.run_id}/kept")
+    done = tracker.export_onnx("models:/m/1/last.ckpt", module=LocalizationNet, model_name=None)
+    assert came_from(done) == [run.run_id] * 3
+
+
+def test_a_version_whose_run_is_deleted_or_of_another_store_is_exported_below_no_run(
+    tracker, client, came_from, folder_of, tmp_path
+):
+    with tracker.run() as run:
+        info = tracker.log_model(nn.Linear(4, 2), registered_model_name="m")
+    elsewhere = shutil.copytree(folder_of(info), tmp_path / "elsewhere")
+    described = (elsewhere / "MLmodel").read_text()
+    (elsewhere / "MLmodel").write_text(described.replace(run.run_id, "0" * 32))
+    tracker.register_model("m", elsewhere)
+    client.delete_run(run.run_id)
+    for version, run_id in (("1", run.run_id), ("2", "0" * 32)):
+        done = tracker.export_onnx(f"models:/m/{version}", input_example=torch.ones(1, 4), model_name=None)
+        assert came_from(done) == [run_id, run_id, None]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_logged_model_of_mlflow_3_is_exported_as_of_its_run(tracker, fluent, came_from):
+    fluent.set_experiment("tests")
+    with fluent.start_run() as run:
+        logged = fluent.pytorch.log_model(nn.Linear(4, 2), name="model", serialization_format="pickle")
+    source = f"models:/{logged.model_id}"
+    done = tracker.export_onnx(source, input_example=torch.ones(1, 4), model_name=None)
+    assert came_from(done) == [run.info.run_id] * 3
 
 
 @pytest.mark.parametrize("form", ["file:{}", "file://{}"])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 import time
 import warnings
@@ -31,6 +32,8 @@ BATCHES = 5
 BATCH_SIZE = 8
 TOLERANCE = 1e-5
 METADATA = "metadata.json"
+# Name, then alias or number or stage, then what is below.
+VERSION = re.compile(r"models:/([^/]+?)(?:@([^/@]+)|/([^/]+))(?:/(.+))?")
 # What the localisation networks take and give.
 INPUT_NAME = "mel_spectrogram"
 INPUT_SHAPE = (3, 128, 32)
@@ -43,7 +46,8 @@ class OnnxExport:
 
     Attributes:
         run_id: Run that it is logged in.
-        source_run_id: Run that the network was trained in, where the source was one.
+        source_run_id: Run that the network was trained in: the source, or the one that its URI or version is
+            of.
         model_uri: `runs:/<run id>/<artifact path>`: a folder with `model.onnx` and `MLmodel`.
         model_name: Name that it is registered under; None where it is not.
         version: Its version there.
@@ -173,12 +177,36 @@ def _find(
     fetched = folder / "source"
     fetched.mkdir()
     if path is None:
-        run_id = text.split("/")[1] if text.startswith("runs:/") else None
-        local = Path(tracker.download_artifacts(text, dst=str(fetched)))
+        uri, below, run_id = _resolved(tracker, text)
+        local = Path(tracker.download_artifacts(uri, below, str(fetched)))
         if local.is_file():
             return _of_checkpoint(local, module, run_id)
-        return _of_folder(local, module, run_id)
+        found = _of_folder(local, module, run_id)
+        if run_id is None and text.startswith("models:") and (local / MLMODEL).is_file():
+            # What the registry does not say: a model that MLflow 3 has logged is no version of it.
+            found = dataclasses.replace(found, run_id=read_mlmodel(local).get("run_id"))
+        return found
     return _of_run(tracker, text, module, fetched)
+
+
+def _resolved(tracker: MLflowTracker, uri: str) -> tuple[str, str, str | None]:
+    """A URI with a version's number in place of its stage or alias, what is below it, and the run it is of."""
+    if uri.startswith("runs:"):
+        return uri, "", uri.removeprefix("runs:").strip("/").split("/")[0]
+    named = VERSION.fullmatch(uri.rstrip("/"))
+    if named is None:
+        return uri, "", None
+    name, alias, pick, path = named.groups()
+    if alias or pick.lower() == "latest":
+        version = tracker.get_model_version_by_alias(name, alias or pick)
+    elif pick.isdecimal():
+        version = tracker.get_model_version(name, pick)
+    else:
+        in_stage = tracker.get_latest_versions(name, [pick])
+        if not in_stage:
+            raise NotFoundError(f"the registered model {name!r} has no version in the stage {pick!r}")
+        version = in_stage[0]
+    return f"models:/{name}/{version.version}", path or "", version.run_id
 
 
 def _of_run(tracker: MLflowTracker, run_id: str, module: Any, folder: Path) -> Source:
@@ -519,5 +547,16 @@ def _logged(
     if tracker.active_run_id is not None:
         return logged()
     tags = {"phase": "export", "model": found.model_type or "unknown"}
-    with tracker.run("export-onnx", tags, parent_run_id=found.run_id):
+    with tracker.run("export-onnx", tags, parent_run_id=_parent(tracker, found.run_id)):
         return logged()
+
+
+def _parent(tracker: MLflowTracker, run_id: str | None) -> str | None:
+    """The run of the training, unless it is deleted or of another store than the registered version."""
+    if run_id is None:
+        return None
+    try:
+        is_active = tracker.get_run(run_id).lifecycle_stage == "active"
+    except NotFoundError:
+        return None
+    return run_id if is_active else None
