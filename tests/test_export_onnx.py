@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from heimdall_tracking import (
     MLflowTracker,
     NotFoundError,
 )
+from heimdall_tracking.models import export
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
 from helpers import clean_environment
 
@@ -442,6 +444,48 @@ def test_the_network_of_the_training_wheel_is_exported_from_itself_a_checkpoint_
         np.testing.assert_allclose(found[1], sigmas, rtol=1e-4)
         assert done.metadata["input_shape"] == [1, 29]
         assert done.metadata["model_type"] == "RssLocalizationNet"
+
+
+def shift(file: Path, output: str, distance: np.ndarray) -> None:
+    """Have the network in a file give one of its outputs off by a distance."""
+    model = onnx.load(file)
+    (node,) = [it for it in model.graph.node if output in it.output]
+    node.output[:] = [f"{it}_before" if it == output else it for it in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(distance, f"{output}_off"))
+    added = onnx.helper.make_node("Add", [f"{output}_before", f"{output}_off"], [output])
+    model.graph.node.append(added)
+    onnx.save(model, file)
+
+
+@pytest.mark.parametrize("output", ["positions", "uncertainties"])
+@pytest.mark.parametrize("scale_m", [1_000.0, 100.0])
+def test_degrees_and_metres_are_compared_in_the_unit_of_the_network(
+    tracker, trained, monkeypatch, output, scale_m
+):
+    model = RssLocalizationNet(trained[0].receivers, position_scale_m=scale_m, seed=1)
+    north = math.radians(6_371_000)
+    east = north * math.cos(math.radians(model.origin[0]))
+    metre = np.array([1 / north, 1 / east] if output == "positions" else [1.0, 1.0])
+    written = export._write
+
+    def export_off_by(units: float):
+        def write(*arguments):
+            written(*arguments)
+            shift(arguments[-1], output, units * scale_m * metre)
+
+        monkeypatch.setattr(export, "_write", write)
+        return tracker.export_onnx(model, model_name=None)
+
+    # It is recorded in the unit of the output.
+    measured = export_off_by(0.8e-5).metadata["inference_metrics"][f"{output}_mae"]
+    assert measured == pytest.approx(0.8e-5 * scale_m * metre.mean(), rel=0.1)
+    with pytest.raises(ExportError, match=rf"{output}' differs by 1\.[12]\d*e-05 .* 1e-05 is allowed"):
+        export_off_by(1.2e-5)
+
+
+def test_other_names_of_the_outputs_change_nothing_of_how_they_are_compared(tracker, trained):
+    done = tracker.export_onnx(trained[0], output_names=["where", "how_sure"], model_name=None)
+    assert done.metadata["inference_metrics"]["passed"] is True
 
 
 class Counting(nn.Module):

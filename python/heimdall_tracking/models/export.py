@@ -75,7 +75,8 @@ class Source:
     sample: Callable[[int, Any], Any] | None = None
     input_name: str | None = None
     output_names: Sequence[str] | None = None
-    tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Of each output: what a 1 of the network itself is in it, a number or one for each column.
+    units: Sequence[Any] = ()
 
 
 def export_onnx(
@@ -116,11 +117,8 @@ def export_onnx(
         input_names = [*named, *list(inputs.tensors)[len(named) :]]
         file = folder / onnx.WEIGHTS
         _write(found.module, inputs, input_names, list(outputs), opset, file)
-        limits = {
-            name: tolerance if tolerance is not None else found.tolerances.get(name, TOLERANCE)
-            for name in outputs
-        }
-        metrics = check(found, inputs, input_names, list(outputs), limits, file)
+        limit = TOLERANCE if tolerance is None else tolerance
+        metrics = check(found, inputs, input_names, list(outputs), limit, file)
         record = _record(found, inputs, outputs, backbone, file, metrics, opset)
         info = _logged(tracker, found, file, artifact_path, record)
     result = OnnxExport(
@@ -190,7 +188,7 @@ def _find(
 
 
 def _resolved(tracker: MLflowTracker, uri: str) -> tuple[str, str, str | None]:
-    """A URI with a version's number in place of its stage or alias, what is below it, and the run it is of."""
+    """A URI with a version's number in place of a stage or alias, what is below it, and the run it is of."""
     if uri.startswith("runs:"):
         return uri, "", uri.removeprefix("runs:").strip("/").split("/")[0]
     named = VERSION.fullmatch(uri.rstrip("/"))
@@ -330,8 +328,7 @@ def _of_module(model: Any, run_id: str | None) -> Source:
             sample=native.example,
             input_name="rss",
             output_names=native.output_names,
-            # They are metres; inside, the network counts in its own unit.
-            tolerances={"uncertainties": TOLERANCE * native.position_scale_m},
+            units=(native.degrees_per_unit.numpy(), native.position_scale_m),
         )
     model = pytorch.unwrapped(model)
     if not isinstance(model, torch.nn.Module):
@@ -403,17 +400,18 @@ def check(
     inputs: signature.Inputs,
     input_names: Sequence[str],
     output_names: Sequence[str],
-    tolerances: Mapping[str, float],
+    tolerance: float,
     file: Path,
 ) -> dict[str, Any]:
     """Compare an exported file with its module on random batches, and time both.
 
     Returns:
-        Mean absolute difference of each output, and milliseconds per batch. What is first is not timed.
+        Mean absolute difference of each output, in the unit of the output, and milliseconds per batch. What
+        is first is not timed.
 
     Raises:
-        ExportError: A difference is above its tolerance, a number is not finite in one of them alone, or the
-            batch axis is not free.
+        ExportError: A difference, in the unit that the network counts in, is not below the tolerance, a
+            number is not finite in one of them alone, or the batch axis is not free.
     """
     torch = need("torch", "export_onnx")
     numpy = need("numpy", "export_onnx")
@@ -425,7 +423,8 @@ def check(
             if onnx.shape_of(value)[:1] != [-1]:
                 raise ExportError(f"{value.name!r} has a fixed batch size, {onnx.shape_of(value)}")
         drawn = torch.Generator().manual_seed(1)
-        sums = dict.fromkeys(output_names, 0.0)
+        units = found.units or [1.0] * len(output_names)
+        measured, compared = dict.fromkeys(output_names, 0.0), dict.fromkeys(output_names, 0.0)
         seconds = {"onnx": 0.0, "pytorch": 0.0}
         # The first of each length makes plans and caches; a batch of one is what is served.
         for size, is_timed in [(1, False), (BATCH_SIZE, False), *[(BATCH_SIZE, True)] * BATCHES]:
@@ -440,35 +439,40 @@ def check(
                 seconds["onnx"] += middle - begun
                 seconds["pytorch"] += time.perf_counter() - middle
             expected, _ = signature.named_outputs(ours, output_names)
-            for (name, one), other in zip(expected.items(), theirs, strict=True):
+            for (name, one), other, unit in zip(expected.items(), theirs, units, strict=True):
                 array = signature.array(one)
                 if array.shape != other.shape:
                     raise ExportError(f"{name!r} has the shape {other.shape} and by torch {array.shape}")
                 difference = numpy.abs(array.astype(numpy.float64) - other.astype(numpy.float64))
                 difference = numpy.where(_same(numpy, array, other), 0.0, difference)
+                in_unit = float((difference / unit).mean())
                 if is_timed:
-                    sums[name] += float(difference.mean()) / BATCHES
-                elif not float(difference.mean()) < tolerances[name]:
-                    sums[name] = float("nan")
+                    measured[name] += float(difference.mean()) / BATCHES
+                    compared[name] += in_unit / BATCHES
+                else:
+                    _check_difference(name, in_unit, tolerance, f"a batch of {size}")
     except HeimdallError:
         raise
     except Exception as error:
         raise ExportError(f"the exported network does not run: {error}") from error
-    for name, difference in sums.items():
-        if not difference < tolerances[name]:
-            raise ExportError(
-                f"the exported network is another: {name!r} differs by {difference:.3g} on the mean of "
-                f"{BATCHES} batches of {BATCH_SIZE} random rows, and {tolerances[name]:.3g} is allowed; "
-                "nothing was logged"
-            )
+    for name, difference in compared.items():
+        _check_difference(name, difference, tolerance, f"the mean of {BATCHES} batches of {BATCH_SIZE}")
     milliseconds = {kind: 1000 * total / BATCHES for kind, total in seconds.items()}
     return {
-        **{f"{name}_mae": difference for name, difference in sums.items()},
+        **{f"{name}_mae": difference for name, difference in measured.items()},
         "inference_time_onnx_ms": milliseconds["onnx"],
         "inference_time_pytorch_ms": milliseconds["pytorch"],
         "speedup": milliseconds["pytorch"] / milliseconds["onnx"],
         "passed": True,
     }
+
+
+def _check_difference(name: str, difference: float, tolerance: float, where: str) -> None:
+    if not difference < tolerance:
+        raise ExportError(
+            f"the exported network is another: {name!r} differs by {difference:.3g} in the network's own "
+            f"unit on {where} random rows, and {tolerance:.3g} is allowed; nothing was logged"
+        )
 
 
 def _same(numpy: Any, one: Any, other: Any) -> Any:
