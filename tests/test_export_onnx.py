@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,7 @@ def test_the_metadata_is_stored_and_true(tracker, net, folder_of):
     metrics = record.pop("inference_metrics")
     assert record == {
         "model_type": "LocalizationNet",
+        "format": "onnx",
         "backbone": "convnext_atto",
         "input_shape": [1, 3, 128, 32],
         "output_names": ["positions", "uncertainties"],
@@ -187,6 +189,7 @@ def test_the_metadata_is_stored_and_true(tracker, net, folder_of):
         "mlflow_run_id": None,
         "pytorch_params": {"total": total, "trainable": total, "frozen": 0},
     }
+    assert datetime.fromisoformat(record["export_date"]).utcoffset() == timedelta(0)
     assert metrics["positions_mae"] < 1e-5
     assert metrics["uncertainties_mae"] < 1e-5
     assert metrics["passed"] is True

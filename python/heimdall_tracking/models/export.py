@@ -517,6 +517,7 @@ def _record(
             digest.update(chunk)
     return {
         "model_type": found.model_type,
+        "format": "onnx",
         "backbone": backbone or found.backbone,
         # As for one row.
         "input_shape": [1, *next(iter(inputs.tensors.values())).shape[1:]],
