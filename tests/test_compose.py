@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,29 @@ print(run.run_id)
         assert list(s3_server.objects(bucket).values()) == [b"found"]
         url = f"http://127.0.0.1:{port}/get-artifact?path=notes.txt&run_uuid={run_id}"
         assert urllib.request.urlopen(url).read() == b"found"
+
+
+def test_mlflow_answers_by_its_name_among_the_services_and_on_this_machine_and_by_no_other(tmp_path):
+    port = str(free_port())
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
+    variables = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": SERVICES["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"],
+    }
+    url = f"http://127.0.0.1:{port}"
+
+    def answer_to(host: str) -> int:
+        request = urllib.request.Request(
+            f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": host}
+        )
+        try:
+            return urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    # On this machine the port is what `MLFLOW_PORT` says, and behind 80 browsers leave it out.
+    known = ["mlflow:5000", "localhost:5000", "127.0.0.1:5000", "localhost:8080", "localhost", "127.0.0.1"]
+    unknown = ["elsewhere:5000", "mlflow.elsewhere:5000", "localhost.elsewhere:5000"]
+    with serving(command, url, tmp_path / "log", **variables):
+        assert {host: answer_to(host) for host in known} == dict.fromkeys(known, 200)
+        assert {host: answer_to(host) for host in unknown} == dict.fromkeys(unknown, 403)

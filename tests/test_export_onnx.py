@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,10 @@ from heimdall_tracking import (
     ExportError,
     InvalidInputError,
     MissingPackageError,
+    MLflowTracker,
     NotFoundError,
 )
+from heimdall_tracking.models import export
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
 from helpers import clean_environment
 
@@ -171,6 +176,7 @@ def test_the_metadata_is_stored_and_true(tracker, net, folder_of):
     metrics = record.pop("inference_metrics")
     assert record == {
         "model_type": "LocalizationNet",
+        "format": "onnx",
         "backbone": "convnext_atto",
         "input_shape": [1, 3, 128, 32],
         "output_names": ["positions", "uncertainties"],
@@ -183,6 +189,7 @@ def test_the_metadata_is_stored_and_true(tracker, net, folder_of):
         "mlflow_run_id": None,
         "pytorch_params": {"total": total, "trainable": total, "frozen": 0},
     }
+    assert datetime.fromisoformat(record["export_date"]).utcoffset() == timedelta(0)
     assert metrics["positions_mae"] < 1e-5
     assert metrics["uncertainties_mae"] < 1e-5
     assert metrics["passed"] is True
@@ -243,17 +250,118 @@ def test_an_active_run_gets_the_export(tracker, net):
     assert (done.run_id, done.version, done.stage) == (run.run_id, None, None)
 
 
-def test_a_traced_model_is_exported_from_its_uri(tracker, net, folder_of):
+@pytest.fixture
+def came_from(tracker):
+    def came_from(export) -> list[str | None]:
+        """The three places that name the run of the training."""
+        tags = tracker.get_run(export.run_id).tags
+        return [export.source_run_id, export.metadata["mlflow_run_id"], tags.get("mlflow.parentRunId")]
+
+    return came_from
+
+
+def test_a_traced_model_is_exported_from_its_uri(tracker, net, folder_of, came_from):
     with tracker.run():
         info = tracker.log_model(
             net, input_example=SPECTROGRAMS, serialization="torchscript", registered_model_name="trained"
         )
-    for source in (info.model_uri, "models:/trained/1", info.run_id):
+    for source in (info.model_uri, info.model_uri.replace("runs:/", "runs://"), info.run_id):
         done = tracker.export_onnx(source, model_name=None)
         assert done.metadata["model_type"] == "LocalizationNet"
+        assert came_from(done) == [info.run_id] * 3
         np.testing.assert_allclose(
             said_by(folder_of(done), SPECTROGRAMS)[0], expected_of(net)[0], rtol=0, atol=1e-5
         )
+
+
+def test_a_version_is_exported_as_of_the_run_that_made_it(tracker, came_from):
+    made = []
+    for stage in ("Production", "Staging"):
+        with tracker.run() as run:
+            info = tracker.log_model(nn.Linear(4, 2), registered_model_name="m")
+        tracker.transition_model_stage("m", info.registered_model_version, stage)
+        made.append(run.run_id)
+    tracker.set_model_alias("m", "champion", "1")
+    for uri, run_id in [
+        ("models:/m/1", made[0]),
+        ("models:/m/2", made[1]),
+        ("models:/m@champion", made[0]),
+        ("models:/m@latest", made[1]),
+        ("models:/m/latest", made[1]),
+        ("models:/m/Production", made[0]),
+        ("models:/m/staging/", made[1]),
+    ]:
+        done = tracker.export_onnx(uri, input_example=torch.ones(1, 4), model_name=None)
+        assert came_from(done) == [run_id] * 3, uri
+    for missing in ("models:/m/3", "models:/m/Archived", "models:/m@nobody", "models:/nothing/1"):
+        with pytest.raises(NotFoundError):
+            tracker.export_onnx(missing, model_name=None)
+
+
+def test_a_checkpoint_inside_a_version_is_exported_as_of_its_run(tracker, net, tmp_path, came_from):
+    torch.save(net.state_dict(), tmp_path / "last.ckpt")
+    with tracker.run() as run:
+        tracker.log_artifact(tmp_path / "last.ckpt", "kept")
+    tracker.register_model("m", f"runs:/{run.run_id}/kept")
+    done = tracker.export_onnx("models:/m/1/last.ckpt", module=LocalizationNet, model_name=None)
+    assert came_from(done) == [run.run_id] * 3
+
+
+def test_a_version_whose_run_is_deleted_or_of_another_store_is_exported_below_no_run(
+    tracker, client, came_from, folder_of, tmp_path
+):
+    with tracker.run() as run:
+        info = tracker.log_model(nn.Linear(4, 2), registered_model_name="m")
+    elsewhere = shutil.copytree(folder_of(info), tmp_path / "elsewhere")
+    described = (elsewhere / "MLmodel").read_text()
+    (elsewhere / "MLmodel").write_text(described.replace(run.run_id, "0" * 32))
+    tracker.register_model("m", elsewhere)
+    client.delete_run(run.run_id)
+    for version, run_id in (("1", run.run_id), ("2", "0" * 32)):
+        done = tracker.export_onnx(f"models:/m/{version}", input_example=torch.ones(1, 4), model_name=None)
+        assert came_from(done) == [run_id, run_id, None]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_logged_model_of_mlflow_3_is_exported_as_of_its_run(tracker, fluent, came_from):
+    fluent.set_experiment("tests")
+    with fluent.start_run() as run:
+        logged = fluent.pytorch.log_model(nn.Linear(4, 2), name="model", serialization_format="pickle")
+    source = f"models:/{logged.model_id}"
+    done = tracker.export_onnx(source, input_example=torch.ones(1, 4), model_name=None)
+    assert came_from(done) == [run.info.run_id] * 3
+
+
+@pytest.mark.parametrize("form", ["file:{}", "file://{}"])
+def test_a_local_model_and_a_local_checkpoint_are_exported_by_their_file_uris(
+    tracker, net, folder_of, tmp_path, form
+):
+    with tracker.run():
+        folder = folder_of(tracker.log_model(net, input_example=SPECTROGRAMS))
+    checkpoint = tmp_path / "last 1.ckpt"
+    torch.save(net.state_dict(), checkpoint)
+    escaped = str(checkpoint).replace(" ", "%20")
+    for source, module in [(form.format(folder), None), (form.format(escaped), LocalizationNet)]:
+        done = tracker.export_onnx(source, module=module, model_name=None)
+        assert done.source_run_id is None
+        np.testing.assert_allclose(
+            said_by(folder_of(done), SPECTROGRAMS)[0], expected_of(net)[0], rtol=0, atol=1e-5
+        )
+    with pytest.raises(ArtifactNotFoundError, match="no run, checkpoint or folder"):
+        tracker.export_onnx(form.format("/gone.ckpt"))
+
+
+def test_what_a_tracking_server_keeps_is_exported_by_its_artifact_uri(tracking_server, net):
+    tracker = MLflowTracker(tracking_server, experiment_name="exports")
+    with tracker.run() as run:
+        tracker.log_model(net, input_example=SPECTROGRAMS)
+    tracker.flush()
+    place = tracker.get_run(run.run_id).artifact_uri
+    assert place.startswith("mlflow-artifacts:/")
+    done = tracker.export_onnx(f"{place}/model", model_name=None)
+    session = tracker.load_model(f"{tracker.get_run(done.run_id).artifact_uri}/onnx")
+    found = session.run(["positions"], {"mel_spectrogram": SPECTROGRAMS.numpy()})[0]
+    np.testing.assert_allclose(found, expected_of(net)[0], rtol=0, atol=1e-5)
 
 
 def test_a_lightning_checkpoint_is_exported_with_the_network_it_is_of(tracker, net, folder_of, tmp_path):
@@ -339,6 +447,48 @@ def test_the_network_of_the_training_wheel_is_exported_from_itself_a_checkpoint_
         np.testing.assert_allclose(found[1], sigmas, rtol=1e-4)
         assert done.metadata["input_shape"] == [1, 29]
         assert done.metadata["model_type"] == "RssLocalizationNet"
+
+
+def shift(file: Path, output: str, distance: np.ndarray) -> None:
+    """Have the network in a file give one of its outputs off by a distance."""
+    model = onnx.load(file)
+    (node,) = [it for it in model.graph.node if output in it.output]
+    node.output[:] = [f"{it}_before" if it == output else it for it in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(distance, f"{output}_off"))
+    added = onnx.helper.make_node("Add", [f"{output}_before", f"{output}_off"], [output])
+    model.graph.node.append(added)
+    onnx.save(model, file)
+
+
+@pytest.mark.parametrize("output", ["positions", "uncertainties"])
+@pytest.mark.parametrize("scale_m", [1_000.0, 100.0])
+def test_degrees_and_metres_are_compared_in_the_unit_of_the_network(
+    tracker, trained, monkeypatch, output, scale_m
+):
+    model = RssLocalizationNet(trained[0].receivers, position_scale_m=scale_m, seed=1)
+    north = math.radians(6_371_000)
+    east = north * math.cos(math.radians(model.origin[0]))
+    metre = np.array([1 / north, 1 / east] if output == "positions" else [1.0, 1.0])
+    written = export._write
+
+    def export_off_by(units: float):
+        def write(*arguments):
+            written(*arguments)
+            shift(arguments[-1], output, units * scale_m * metre)
+
+        monkeypatch.setattr(export, "_write", write)
+        return tracker.export_onnx(model, model_name=None)
+
+    # It is recorded in the unit of the output.
+    measured = export_off_by(0.8e-5).metadata["inference_metrics"][f"{output}_mae"]
+    assert measured == pytest.approx(0.8e-5 * scale_m * metre.mean(), rel=0.1)
+    with pytest.raises(ExportError, match=rf"{output}' differs by 1\.[12]\d*e-05 .* 1e-05 is allowed"):
+        export_off_by(1.2e-5)
+
+
+def test_other_names_of_the_outputs_change_nothing_of_how_they_are_compared(tracker, trained):
+    done = tracker.export_onnx(trained[0], output_names=["where", "how_sure"], model_name=None)
+    assert done.metadata["inference_metrics"]["passed"] is True
 
 
 class Counting(nn.Module):

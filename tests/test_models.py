@@ -489,17 +489,56 @@ def test_a_model_is_registered_with_what_is_said_of_it(tracker, client, net):
 
 
 @pytest.mark.parametrize(
-    "form", ["models:/{name}/1", "models:/{name}/Production", "models:/{name}@champion", "{uri}"]
+    "form",
+    [
+        "models:/{name}/1",
+        "models:/{name}/Production",
+        "models:/{name}@champion",
+        "runs:/{run_id}/model",
+        "runs://{run_id}/model",
+        "file:{folder}",
+        "file://{folder}",
+        "file://localhost{folder}",
+    ],
 )
 def test_every_uri_of_a_model_loads_it(tracker, client, log, net, form):
-    info, _ = log(net, registered_model_name="heimdall-localization")
+    info, folder = log(net, registered_model_name="heimdall-localization")
     tracker.transition_model_stage("heimdall-localization", "1", "Production")
     client.set_registered_model_alias("heimdall-localization", "champion", "1")
-    source = form.format(name="heimdall-localization", uri=info.model_uri)
+    source = form.format(name="heimdall-localization", run_id=info.run_id, folder=folder)
     loaded = tracker.load_model(source)
     torch.testing.assert_close(loaded(ROWS), expected_of(net, ROWS), rtol=0, atol=0)
     again = heimdall_tracking.load_model(source, tracking_uri=tracker.tracking_uri)
     torch.testing.assert_close(again(ROWS), expected_of(net, ROWS), rtol=0, atol=0)
+
+
+def test_a_local_folder_is_found_by_its_escaped_uri_and_asks_no_store(log, net, tmp_path):
+    _, folder = log(net)
+    named = folder.rename(tmp_path / "é 1#100%: net")
+    for source in (named.as_uri(), named.as_uri().replace("file://", "file:"), named, str(named)):
+        loaded = heimdall_tracking.load_model(source, tracking_uri="no URI of a store")
+        torch.testing.assert_close(loaded(ROWS), expected_of(net, ROWS), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("source", ["file:model", "file://elsewhere/model", "file:"])
+def test_a_file_uri_without_an_absolute_path_is_refused(tracker, source):
+    with pytest.raises(InvalidInputError, match="absolute path"):
+        tracker.load_model(source)
+
+
+def test_what_a_tracking_server_keeps_is_loaded_by_its_artifact_uri(tracking_server, net):
+    tracker = MLflowTracker(tracking_server, experiment_name="models")
+    with tracker.run() as run:
+        info = tracker.log_model(net)
+    tracker.flush()
+    place = tracker.get_run(run.run_id).artifact_uri
+    assert place.startswith("mlflow-artifacts:/")
+    for source in (f"{place}/model", info.model_uri):
+        for loaded in (
+            tracker.load_model(source),
+            heimdall_tracking.load_model(source, tracking_uri=tracking_server),
+        ):
+            torch.testing.assert_close(loaded(ROWS), expected_of(net, ROWS), rtol=0, atol=0)
 
 
 def test_models_are_logged_and_loaded_without_mlflow(tracker, log, net, tmp_path, run_script, uri):

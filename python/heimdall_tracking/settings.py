@@ -47,7 +47,8 @@ class Settings:
             `POSTGRES_HOST` and, where they are set, `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD` and
             `POSTGRES_DB` name, else `sqlite:///mlflow.db`.
         mlflow_artifact_uri: Where artifacts of a new experiment go; `MLFLOW_ARTIFACT_URI`, else the
-            folder `mlruns` beside the database.
+            folder `mlruns` beside SQLite's file, with PostgreSQL in the working directory, and with a server
+            what it says.
         mlflow_backend_store_uri: Database behind the tracking URI; `MLFLOW_BACKEND_STORE_URI`. Must be the
             same as the tracking URI where both name a database.
         mlflow_registry_uri: Where models are registered; `MLFLOW_REGISTRY_URI`, else the tracking URI.

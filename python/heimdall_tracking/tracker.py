@@ -639,8 +639,9 @@ class MLflowTracker(_native.MLflowTracker):
                 `RssLocalizationNet`, else that of the parameter.
             output_names: Names of the outputs; default `positions` and `uncertainties` where there are two.
             opset: Version of ONNX's operators, 9 to 20.
-            tolerance: Mean absolute difference that is allowed; default 1e-5, for sigmas of an
-                `RssLocalizationNet`, which are metres, 1e-5 of its `position_scale_m`.
+            tolerance: Mean absolute difference of an output that is allowed, in the unit that the network
+                counts in: that of the output, for degrees and metres of an `RssLocalizationNet` its
+                `position_scale_m`; default 1e-5.
             artifact_path: Folder among the run's artifacts.
             model_name: Name to register it under; None registers nothing.
             stage: Stage of the version; None leaves it in none.

@@ -41,7 +41,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_argument("--input-name", metavar="NAME", help="name of the input")
     add_argument("--output-names", metavar="NAME,...", help="names of the outputs")
     add_argument("--opset", type=int, default=14, help="version of ONNX's operators (%(default)s)")
-    add_argument("--tolerance", type=float, help="mean absolute difference that is allowed (1e-5)")
+    add_argument(
+        "--tolerance",
+        type=float,
+        help="mean absolute difference that is allowed, in the unit of the network (1e-5)",
+    )
     add_argument("--backbone", help="name of the backbone, for the metadata")
     add_argument("--name", default="heimdall-localization-onnx", help="registered model (%(default)s)")
     add_argument("--stage", default="Staging", help="stage of the new version (%(default)s)")

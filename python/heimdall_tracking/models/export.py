@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 import time
 import warnings
@@ -31,6 +32,8 @@ BATCHES = 5
 BATCH_SIZE = 8
 TOLERANCE = 1e-5
 METADATA = "metadata.json"
+# Name, then alias or number or stage, then what is below.
+VERSION = re.compile(r"models:/([^/]+?)(?:@([^/@]+)|/([^/]+))(?:/(.+))?")
 # What the localisation networks take and give.
 INPUT_NAME = "mel_spectrogram"
 INPUT_SHAPE = (3, 128, 32)
@@ -43,7 +46,8 @@ class OnnxExport:
 
     Attributes:
         run_id: Run that it is logged in.
-        source_run_id: Run that the network was trained in, where the source was one.
+        source_run_id: Run that the network was trained in: the source, or the one that its URI or version is
+            of.
         model_uri: `runs:/<run id>/<artifact path>`: a folder with `model.onnx` and `MLmodel`.
         model_name: Name that it is registered under; None where it is not.
         version: Its version there.
@@ -71,7 +75,8 @@ class Source:
     sample: Callable[[int, Any], Any] | None = None
     input_name: str | None = None
     output_names: Sequence[str] | None = None
-    tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Of each output: what a 1 of the network itself is in it, a number or one for each column.
+    units: Sequence[Any] = ()
 
 
 def export_onnx(
@@ -112,11 +117,8 @@ def export_onnx(
         input_names = [*named, *list(inputs.tensors)[len(named) :]]
         file = folder / onnx.WEIGHTS
         _write(found.module, inputs, input_names, list(outputs), opset, file)
-        limits = {
-            name: tolerance if tolerance is not None else found.tolerances.get(name, TOLERANCE)
-            for name in outputs
-        }
-        metrics = check(found, inputs, input_names, list(outputs), limits, file)
+        limit = TOLERANCE if tolerance is None else tolerance
+        metrics = check(found, inputs, input_names, list(outputs), limit, file)
         record = _record(found, inputs, outputs, backbone, file, metrics, opset)
         info = _logged(tracker, found, file, artifact_path, record)
     result = OnnxExport(
@@ -162,7 +164,7 @@ def _find(
         source = best["run_id"]
     if not isinstance(source, (str, PathLike)):
         return _of_module(source, None)
-    path = load.local_folder(source)
+    path = load.local_path(source)
     if path is not None and path.is_file():
         return _of_checkpoint(path, module, None)
     if path is not None and path.is_dir():
@@ -173,12 +175,36 @@ def _find(
     fetched = folder / "source"
     fetched.mkdir()
     if path is None:
-        run_id = text.split("/")[1] if text.startswith("runs:/") else None
-        local = Path(tracker.download_artifacts(text, dst=str(fetched)))
+        uri, below, run_id = _resolved(tracker, text)
+        local = Path(tracker.download_artifacts(uri, below, str(fetched)))
         if local.is_file():
             return _of_checkpoint(local, module, run_id)
-        return _of_folder(local, module, run_id)
+        found = _of_folder(local, module, run_id)
+        if run_id is None and text.startswith("models:") and (local / MLMODEL).is_file():
+            # What the registry does not say: a model that MLflow 3 has logged is no version of it.
+            found = dataclasses.replace(found, run_id=read_mlmodel(local).get("run_id"))
+        return found
     return _of_run(tracker, text, module, fetched)
+
+
+def _resolved(tracker: MLflowTracker, uri: str) -> tuple[str, str, str | None]:
+    """A URI with a version's number in place of a stage or alias, what is below it, and the run it is of."""
+    if uri.startswith("runs:"):
+        return uri, "", uri.removeprefix("runs:").strip("/").split("/")[0]
+    named = VERSION.fullmatch(uri.rstrip("/"))
+    if named is None:
+        return uri, "", None
+    name, alias, pick, path = named.groups()
+    if alias or pick.lower() == "latest":
+        version = tracker.get_model_version_by_alias(name, alias or pick)
+    elif pick.isdecimal():
+        version = tracker.get_model_version(name, pick)
+    else:
+        in_stage = tracker.get_latest_versions(name, [pick])
+        if not in_stage:
+            raise NotFoundError(f"the registered model {name!r} has no version in the stage {pick!r}")
+        version = in_stage[0]
+    return f"models:/{name}/{version.version}", path or "", version.run_id
 
 
 def _of_run(tracker: MLflowTracker, run_id: str, module: Any, folder: Path) -> Source:
@@ -302,8 +328,7 @@ def _of_module(model: Any, run_id: str | None) -> Source:
             sample=native.example,
             input_name="rss",
             output_names=native.output_names,
-            # They are metres; inside, the network counts in its own unit.
-            tolerances={"uncertainties": TOLERANCE * native.position_scale_m},
+            units=(native.degrees_per_unit.numpy(), native.position_scale_m),
         )
     model = pytorch.unwrapped(model)
     if not isinstance(model, torch.nn.Module):
@@ -375,17 +400,18 @@ def check(
     inputs: signature.Inputs,
     input_names: Sequence[str],
     output_names: Sequence[str],
-    tolerances: Mapping[str, float],
+    tolerance: float,
     file: Path,
 ) -> dict[str, Any]:
     """Compare an exported file with its module on random batches, and time both.
 
     Returns:
-        Mean absolute difference of each output, and milliseconds per batch. What is first is not timed.
+        Mean absolute difference of each output, in the unit of the output, and milliseconds per batch. What
+        is first is not timed.
 
     Raises:
-        ExportError: A difference is above its tolerance, a number is not finite in one of them alone, or the
-            batch axis is not free.
+        ExportError: A difference, in the unit that the network counts in, is not below the tolerance, a
+            number is not finite in one of them alone, or the batch axis is not free.
     """
     torch = need("torch", "export_onnx")
     numpy = need("numpy", "export_onnx")
@@ -397,7 +423,8 @@ def check(
             if onnx.shape_of(value)[:1] != [-1]:
                 raise ExportError(f"{value.name!r} has a fixed batch size, {onnx.shape_of(value)}")
         drawn = torch.Generator().manual_seed(1)
-        sums = dict.fromkeys(output_names, 0.0)
+        units = found.units or [1.0] * len(output_names)
+        measured, compared = dict.fromkeys(output_names, 0.0), dict.fromkeys(output_names, 0.0)
         seconds = {"onnx": 0.0, "pytorch": 0.0}
         # The first of each length makes plans and caches; a batch of one is what is served.
         for size, is_timed in [(1, False), (BATCH_SIZE, False), *[(BATCH_SIZE, True)] * BATCHES]:
@@ -412,35 +439,40 @@ def check(
                 seconds["onnx"] += middle - begun
                 seconds["pytorch"] += time.perf_counter() - middle
             expected, _ = signature.named_outputs(ours, output_names)
-            for (name, one), other in zip(expected.items(), theirs, strict=True):
+            for (name, one), other, unit in zip(expected.items(), theirs, units, strict=True):
                 array = signature.array(one)
                 if array.shape != other.shape:
                     raise ExportError(f"{name!r} has the shape {other.shape} and by torch {array.shape}")
                 difference = numpy.abs(array.astype(numpy.float64) - other.astype(numpy.float64))
                 difference = numpy.where(_same(numpy, array, other), 0.0, difference)
+                in_unit = float((difference / unit).mean())
                 if is_timed:
-                    sums[name] += float(difference.mean()) / BATCHES
-                elif not float(difference.mean()) < tolerances[name]:
-                    sums[name] = float("nan")
+                    measured[name] += float(difference.mean()) / BATCHES
+                    compared[name] += in_unit / BATCHES
+                else:
+                    _check_difference(name, in_unit, tolerance, f"a batch of {size}")
     except HeimdallError:
         raise
     except Exception as error:
         raise ExportError(f"the exported network does not run: {error}") from error
-    for name, difference in sums.items():
-        if not difference < tolerances[name]:
-            raise ExportError(
-                f"the exported network is another: {name!r} differs by {difference:.3g} on the mean of "
-                f"{BATCHES} batches of {BATCH_SIZE} random rows, and {tolerances[name]:.3g} is allowed; "
-                "nothing was logged"
-            )
+    for name, difference in compared.items():
+        _check_difference(name, difference, tolerance, f"the mean of {BATCHES} batches of {BATCH_SIZE}")
     milliseconds = {kind: 1000 * total / BATCHES for kind, total in seconds.items()}
     return {
-        **{f"{name}_mae": difference for name, difference in sums.items()},
+        **{f"{name}_mae": difference for name, difference in measured.items()},
         "inference_time_onnx_ms": milliseconds["onnx"],
         "inference_time_pytorch_ms": milliseconds["pytorch"],
         "speedup": milliseconds["pytorch"] / milliseconds["onnx"],
         "passed": True,
     }
+
+
+def _check_difference(name: str, difference: float, tolerance: float, where: str) -> None:
+    if not difference < tolerance:
+        raise ExportError(
+            f"the exported network is another: {name!r} differs by {difference:.3g} in the network's own "
+            f"unit on {where} random rows, and {tolerance:.3g} is allowed; nothing was logged"
+        )
 
 
 def _same(numpy: Any, one: Any, other: Any) -> Any:
@@ -485,6 +517,7 @@ def _record(
             digest.update(chunk)
     return {
         "model_type": found.model_type,
+        "format": "onnx",
         "backbone": backbone or found.backbone,
         # As for one row.
         "input_shape": [1, *next(iter(inputs.tensors.values())).shape[1:]],
@@ -519,5 +552,16 @@ def _logged(
     if tracker.active_run_id is not None:
         return logged()
     tags = {"phase": "export", "model": found.model_type or "unknown"}
-    with tracker.run("export-onnx", tags, parent_run_id=found.run_id):
+    with tracker.run("export-onnx", tags, parent_run_id=_parent(tracker, found.run_id)):
         return logged()
+
+
+def _parent(tracker: MLflowTracker, run_id: str | None) -> str | None:
+    """The run of the training, unless it is deleted or of another store than the registered version."""
+    if run_id is None:
+        return None
+    try:
+        is_active = tracker.get_run(run_id).lifecycle_stage == "active"
+    except NotFoundError:
+        return None
+    return run_id if is_active else None

@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import zipfile
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote_to_bytes
 
 from .._optional import need
 from ..errors import InvalidInputError, NotFoundError, PermissionDeniedError
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ..tracker import MLflowTracker
 
 Flavor = Literal["pytorch", "onnx"]
+# One slash, as `mlflow-artifacts:` has it, is enough; a colon further back is part of a file's name.
+URI = re.compile(r"(models|runs|mlflow-artifacts):|[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def load_model(
@@ -40,7 +44,7 @@ def load_model(
 
     Args:
         source: `models:/<name>/<version or stage>`, `models:/<name>@<alias>`, `runs:/<run id>/<path>`, the
-            URI of a folder, or its local path.
+            URI of a folder (`s3://…`, `mlflow-artifacts:/…`, `file:///…`), or its local path.
         module: A `torch.nn.Module` of the model's layers. It gets the state dict that is in the folder, and
             nothing is unpickled.
         flavor: What to load where the folder has both: `pytorch` or `onnx`.
@@ -68,7 +72,7 @@ def load_model(
         >>> load_model("models:/lines/1", tracking_uri="sqlite:///mlflow.db")
         Linear(in_features=2, out_features=1, bias=True)
     """
-    local = local_folder(source)
+    local = local_path(source)
     if local is not None:
         return load_folder(local, module, flavor, device, allow_pickle)
     if tracker is None:
@@ -81,10 +85,19 @@ def load_model(
         return load_folder(folder, module, flavor, device, allow_pickle)
 
 
-def local_folder(source: str | PathLike[str]) -> Path | None:
-    """Return the folder that a source is, or None where it has to be downloaded first."""
+def local_path(source: str | PathLike[str]) -> Path | None:
+    """Return the path that a source is or that its `file:` URI names, or None where it has to be downloaded.
+
+    Raises:
+        InvalidInputError: A `file:` URI has no absolute path, or is of another host.
+    """
     text = fspath(source)
-    return None if text.startswith(("models:", "runs:")) or "://" in text else Path(text)
+    if text.startswith("file:"):
+        path = text.removeprefix("file:").removeprefix("//").removeprefix("localhost")
+        if not path.startswith("/"):
+            raise InvalidInputError(f"{text!r} is not valid: write file:// and an absolute path")
+        return Path(os.fsdecode(unquote_to_bytes(path)))
+    return None if URI.match(text) else Path(text)
 
 
 def load_folder(
