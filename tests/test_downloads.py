@@ -112,6 +112,12 @@ def test_a_registered_model_is_downloaded_by_its_uri(stored, files, tmp_path):
     for uri in (f"models:/{name}/{version}", f"models:/{name}@champion", f"models:/{name}/latest"):
         there = stored.download_artifacts(uri, dst=tmp_path / uri.replace("/", "_"))
         assert contents(Path(there)) == contents(files)
+        # As stock MLflow has it: what the URI names below the version is a path below the target.
+        for path in ("deep", "notes"):
+            asked = [(f"{uri}/{path}", ""), (uri, path)]
+            ours = [stored.download_artifacts(*it, tmp_path / f"{n}") for n, it in enumerate(asked)]
+            assert [Path(it) for it in ours] == [tmp_path / f"{n}" / path for n in range(2)]
+            assert all(Path(it).exists() for it in ours)
 
 
 def test_what_is_not_there_is_told_apart(stored, tmp_path):

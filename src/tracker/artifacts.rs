@@ -190,7 +190,14 @@ impl Tracker {
             let root = self.ask(async move { store.artifact_uri(&run).await }, keep_waiting)?;
             (root, path)
         } else {
-            let location = self.model_location(source, keep_waiting)?;
+            let (location, within) = self.located(source, keep_waiting)?;
+            let path = match within.as_str() {
+                "" => path,
+                within => {
+                    let path = format!("{within}/{}", path.as_str());
+                    ArtifactPath::parse(path.trim_end_matches('/'))?
+                }
+            };
             let is_whole = source.starts_with("models:") || is_whole_run(source);
             match path.as_str() {
                 // As with MLflow, what a URI names arrives under its own name.

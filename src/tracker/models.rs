@@ -157,6 +157,16 @@ impl Tracker {
     /// # Errors
     /// [`Error::Invalid`] for what is no model URI; [`Error::Store`] where what it names does not exist.
     pub fn model_location(&self, uri: &str, keep_waiting: KeepWaiting<'_>) -> Result<String> {
+        let (location, path) = self.located(uri, keep_waiting)?;
+        Ok(below(&location, &path))
+    }
+
+    /// As above, with what a model's URI names below its version on its own.
+    pub(super) fn located(
+        &self,
+        uri: &str,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<(String, ArtifactPath)> {
         let source = ModelSource::parse(uri)?;
         self.settle(keep_waiting)?;
         let path = match &source {
@@ -164,8 +174,7 @@ impl Tracker {
             _ => ArtifactPath::root(),
         };
         let origin = self.origin(source, keep_waiting)?;
-        let location = origin.location.unwrap_or(origin.source);
-        Ok(below(&location, &path))
+        Ok((origin.location.unwrap_or(origin.source), path))
     }
 
     /// What a version of this source is registered from.
