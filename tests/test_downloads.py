@@ -262,18 +262,3 @@ def test_a_file_may_take_longer_to_come_from_a_server_than_an_answer(tracking_se
         there = tracker.download_artifacts(run.run_id, "file", tmp_path / "ours")
         assert Path(there).read_bytes() == content
         assert (slow.met, slow.struck) == (1, 1)
-
-
-def test_the_environment_is_set_for_stock_code_where_it_is_not_set(uri, monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "theirs")
-    keys = {"s3_access_key_id": "ours", "s3_secret_access_key": "hush"}
-    MLflowTracker(uri, s3_endpoint_url="http://minio:9000", **keys)
-    assert os.environ["MLFLOW_TRACKING_URI"] == uri
-    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "http://minio:9000"
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "theirs"
-    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
-
-
-def test_the_environment_is_left_alone_where_that_is_wanted(uri):
-    MLflowTracker(uri, set_environment=False)
-    assert "MLFLOW_TRACKING_URI" not in os.environ
