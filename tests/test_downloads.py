@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -278,6 +280,66 @@ def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_downl
     there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
     assert Path(there).read_bytes() == content
     assert len(far.proxy.seen(of("file", "GET"))) == ranges - 4
+
+
+def test_threads_and_processes_may_download_to_the_same_place_at_a_time(far, tmp_path, start_script, uri):
+    threads, processes = 10, 4
+    files = {
+        "long": os.urandom(3 * RANGE + 17),
+        "short": os.urandom(1000),
+        "deep/er/file": b"deep",
+        "empty": b"",
+    }
+    for name, content in files.items():
+        far.put(f"all/{name}", content)
+    expected = write(tmp_path / "expected", pickle.dumps(files))
+    others = [
+        start_script(
+            """
+            import pickle, sys
+            from pathlib import Path
+            from heimdall_tracking import MLflowTracker
+
+            uri, endpoint, key, secret, run_id, expected = sys.argv[1:]
+            tracker = MLflowTracker(
+                uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+            )
+            files = pickle.loads(Path(expected).read_bytes())
+            print("ready", flush=True)
+            for target in sys.stdin:
+                there = Path(tracker.download_artifacts(run_id, "all", target.strip()))
+                wrong = [name for name, content in files.items() if (there / name).read_bytes() != content]
+                print(wrong, flush=True)
+            """,
+            uri,
+            far.proxy.url,
+            s3.ACCESS_KEY,
+            s3.SECRET_KEY,
+            far.run_id,
+            expected,
+            HEIMDALL_DIR=tmp_path / f"process {number}",
+        )
+        for number in range(processes)
+    ]
+    for other in others:
+        assert other.stdout.readline() == "ready\n"
+
+    def download(target: Path) -> list[str]:
+        there = Path(far.tracker.download_artifacts(far.run_id, "all", target))
+        return [name for name, content in files.items() if (there / name).read_bytes() != content]
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number in range(5):
+            target = tmp_path / f"target {number}"
+            for other in others:
+                other.stdin.write(f"{target}\n")
+                other.stdin.flush()
+            ours = [pool.submit(download, target) for _ in range(threads)]
+            wrong = [one.result(PATIENCE_S) for one in ours]
+            told = [other.stdout.readline() for other in others]
+            assert wrong == [[]] * threads
+            assert told == ["[]\n"] * processes, others[told.index("")].stderr.read() if "" in told else ""
+            assert contents(target / "all") == files, "nothing else is left"
 
 
 def test_a_file_may_take_longer_to_come_from_a_server_than_an_answer(tracking_server, tmp_path, monkeypatch):
