@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -209,6 +212,53 @@ def test_other_runs_go_on_and_end_while_a_store_takes_nothing_of_one(held, uri):
     assert (first.info.status, first.data.metrics) == ("RUNNING", {"loss": 49})
     assert held.objects() == {"last.ckpt": b"49"} | {f"{number}": b"content" for number in range(50)}
     assert client.get_run(held.run_id).info.status == "FINISHED"
+
+
+@pytest.fixture
+def no_preemption() -> Iterator[None]:
+    """No thread is made to give the GIL away: another one runs where it is let go, and nowhere else."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE_S)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("call", ["log_artifact", "log_artifacts_dir"])
+def test_other_threads_run_while_a_file_is_copied(tracker, tmp_path, no_preemption, call):
+    file = write(tmp_path / "source" / "large")
+    with file.open("wb") as large:
+        large.truncate(256 * MIB)
+        large.seek(-1, os.SEEK_END)
+        large.write(b"!")
+    shares = subprocess.run(["cp", "--reflink=always", file, tmp_path / "copy"], capture_output=True)
+    if shares.returncode == 0:
+        pytest.skip("this disk copies without copying")
+    tracker.start_run()
+    folder = Path(tracker.status().journal) / "staging"
+    looks, over, in_the_middle = Event(), Event(), Event()
+
+    def look() -> None:
+        while not over.is_set():
+            looks.set()
+            for copy in folder.iterdir():
+                with contextlib.suppress(OSError), copy.open("rb") as begun:
+                    begun.seek(-1, os.SEEK_END)
+                    if begun.read(1) == b"\0":
+                        in_the_middle.set()
+
+    watcher = Thread(target=look)
+    watcher.start()
+    try:
+        looks.wait()
+        # A machine that is busy may let the other thread sleep through a copy.
+        for _ in range(20):
+            getattr(tracker, call)(file if call == "log_artifact" else file.parent, "").wait(PATIENCE_S)
+            if in_the_middle.is_set():
+                break
+    finally:
+        over.set()
+        watcher.join()
+    assert in_the_middle.is_set()
 
 
 def test_a_run_that_goes_on_after_its_end_does_so_behind_its_files(held):

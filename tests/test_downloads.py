@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +23,7 @@ from heimdall_tracking import (
 )
 from heimdall_tracking.errors import ArtifactError
 from helpers import PATIENCE_S, contents, wait_until, write
-from s3_proxy import S3Proxy, of
+from s3_proxy import Request, S3Proxy, of
 
 RANGE = 8 << 20
 NAMES = ("notes/é + 1.txt", ".hidden/x", "empty", "deep/" + "d/" * 20 + "file")
@@ -142,22 +145,6 @@ def test_what_is_on_this_disk_is_not_copied_without_a_target(tracker, tmp_path):
     assert there.read_text() == "x"
 
 
-def test_an_interrupted_download_goes_on_where_it_was(s3_bucket, tmp_path):
-    tracker = MLflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}", f"s3://{s3_bucket}/x")
-    content = os.urandom(4 * RANGE)
-    with tracker.run() as run:
-        tracker.log_artifact(write(tmp_path / "weights.ckpt", content), "").wait()
-    target = tmp_path / "ours"
-    there = Path(tracker.download_artifacts(run.run_id, "weights.ckpt", target))
-    assert there.read_bytes() == content
-    # A second version of the file is not taken for the rest of the first.
-    other = os.urandom(4 * RANGE)
-    with tracker.run() as second:
-        tracker.log_artifact(write(tmp_path / "weights.ckpt", other), "").wait()
-    there = Path(tracker.download_artifacts(second.run_id, "weights.ckpt", target))
-    assert there.read_bytes() == other
-
-
 @pytest.fixture
 def far(s3_server: s3.S3Server, s3_tracker, bucket: str) -> Iterator[SimpleNamespace]:
     """A run whose artifacts are in S3, which is reached through a proxy."""
@@ -216,35 +203,79 @@ def test_a_file_of_another_length_than_the_list_says_is_told_with_its_store(far,
         far.tracker.download_artifacts(far.run_id, "folder", tmp_path / "ours")
 
 
-def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_script, uri):
+@pytest.fixture
+def start_download(far, tmp_path, start_script, uri):
+    """Download `file` in a process of its own, which says so when it is there."""
+
+    def start() -> subprocess.Popen:
+        return start_script(
+            """
+            import sys
+            from heimdall_tracking import MLflowTracker
+
+            uri, endpoint, key, secret, run_id, target = sys.argv[1:]
+            tracker = MLflowTracker(
+                uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+            )
+            try:
+                tracker.download_artifacts(run_id, "file", target)
+                print("there", flush=True)
+            except KeyboardInterrupt:
+                print("stopped", flush=True)
+            sys.stdin.read()
+            """,
+            uri,
+            far.proxy.url,
+            s3.ACCESS_KEY,
+            s3.SECRET_KEY,
+            far.run_id,
+            tmp_path / "ours",
+            HEIMDALL_DIR=tmp_path / "theirs",
+        )
+
+    return start
+
+
+def ranges_of(requests: list[Request]) -> list[str]:
+    return sorted(request.headers["range"] for request in requests)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["the same file", "another version of it"])
+def test_what_a_killed_process_has_of_a_file_is_not_fetched_again(far, tmp_path, start_download, is_replaced):
+    ranges, together = 22, 16
+    content = os.urandom(ranges * RANGE)
+    far.put("file", content)
+    held = far.proxy.strike("hold", of("file", "GET"), after=4)
+    process = start_download()
+    wait_until(lambda: held.struck == together, "as much is on its way as goes together")
+    process.kill()
+    process.wait(PATIENCE_S)
+    far.proxy.heal()
+    arrived = ranges_of(far.proxy.seen(lambda it: of("file", "GET")(it) and not it.fault))
+    assert len(arrived) == 4
+    there = tmp_path / "ours" / "file"
+    assert not there.exists()
+    if is_replaced:
+        # What is there of the first version is not taken for a part of the second.
+        content = os.urandom(ranges * RANGE)
+        far.put("file", content)
+        arrived = []
+    far.proxy.forget()
+    assert start_download().stdout.readline() == "there\n"
+    assert there.read_bytes() == content
+    asked = ranges_of(far.proxy.seen(of("file", "GET")))
+    every = {f"bytes={at * RANGE}-{(at + 1) * RANGE - 1}" for at in range(ranges)}
+    assert asked == sorted(every - set(arrived))
+    assert [it.name for it in there.parent.iterdir()] == ["file"]
+
+
+def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_download):
     ranges, together = 22, 16
     content = os.urandom(ranges * RANGE)
     far.put("file", content)
     # What is already there when Ctrl-C comes, and what is on its way.
     held = far.proxy.strike("hold", of("file", "GET"), after=4)
-    script = start_script(
-        """
-        import sys
-        from heimdall_tracking import MLflowTracker
-
-        uri, endpoint, key, secret, run_id, target = sys.argv[1:]
-        tracker = MLflowTracker(
-            uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
-        )
-        try:
-            tracker.download_artifacts(run_id, "file", target)
-        except KeyboardInterrupt:
-            print("stopped", flush=True)
-        sys.stdin.read()
-        """,
-        uri,
-        far.proxy.url,
-        s3.ACCESS_KEY,
-        s3.SECRET_KEY,
-        far.run_id,
-        tmp_path / "ours",
-        HEIMDALL_DIR=tmp_path / "theirs",
-    )
+    script = start_download()
     wait_until(lambda: held.struck == together, "as much is on its way as goes together")
     script.send_signal(signal.SIGINT)
     assert script.stdout.readline() == "stopped\n"
@@ -255,6 +286,66 @@ def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_scrip
     there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
     assert Path(there).read_bytes() == content
     assert len(far.proxy.seen(of("file", "GET"))) == ranges - 4
+
+
+def test_threads_and_processes_may_download_to_the_same_place_at_a_time(far, tmp_path, start_script, uri):
+    threads, processes = 10, 4
+    files = {
+        "long": os.urandom(3 * RANGE + 17),
+        "short": os.urandom(1000),
+        "deep/er/file": b"deep",
+        "empty": b"",
+    }
+    for name, content in files.items():
+        far.put(f"all/{name}", content)
+    expected = write(tmp_path / "expected", pickle.dumps(files))
+    others = [
+        start_script(
+            """
+            import pickle, sys
+            from pathlib import Path
+            from heimdall_tracking import MLflowTracker
+
+            uri, endpoint, key, secret, run_id, expected = sys.argv[1:]
+            tracker = MLflowTracker(
+                uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+            )
+            files = pickle.loads(Path(expected).read_bytes())
+            print("ready", flush=True)
+            for target in sys.stdin:
+                there = Path(tracker.download_artifacts(run_id, "all", target.strip()))
+                wrong = [name for name, content in files.items() if (there / name).read_bytes() != content]
+                print(wrong, flush=True)
+            """,
+            uri,
+            far.proxy.url,
+            s3.ACCESS_KEY,
+            s3.SECRET_KEY,
+            far.run_id,
+            expected,
+            HEIMDALL_DIR=tmp_path / f"process {number}",
+        )
+        for number in range(processes)
+    ]
+    for other in others:
+        assert other.stdout.readline() == "ready\n"
+
+    def download(target: Path) -> list[str]:
+        there = Path(far.tracker.download_artifacts(far.run_id, "all", target))
+        return [name for name, content in files.items() if (there / name).read_bytes() != content]
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number in range(5):
+            target = tmp_path / f"target {number}"
+            for other in others:
+                other.stdin.write(f"{target}\n")
+                other.stdin.flush()
+            ours = [pool.submit(download, target) for _ in range(threads)]
+            wrong = [one.result(PATIENCE_S) for one in ours]
+            told = [other.stdout.readline() for other in others]
+            assert wrong == [[]] * threads
+            assert told == ["[]\n"] * processes, others[told.index("")].stderr.read() if "" in told else ""
+            assert contents(target / "all") == files, "nothing else is left"
 
 
 def test_a_file_may_take_longer_to_come_from_a_server_than_an_answer(tracking_server, tmp_path, monkeypatch):
@@ -268,18 +359,3 @@ def test_a_file_may_take_longer_to_come_from_a_server_than_an_answer(tracking_se
         there = tracker.download_artifacts(run.run_id, "file", tmp_path / "ours")
         assert Path(there).read_bytes() == content
         assert (slow.met, slow.struck) == (1, 1)
-
-
-def test_the_environment_is_set_for_stock_code_where_it_is_not_set(uri, monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "theirs")
-    keys = {"s3_access_key_id": "ours", "s3_secret_access_key": "hush"}
-    MLflowTracker(uri, s3_endpoint_url="http://minio:9000", **keys)
-    assert os.environ["MLFLOW_TRACKING_URI"] == uri
-    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "http://minio:9000"
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "theirs"
-    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
-
-
-def test_the_environment_is_left_alone_where_that_is_wanted(uri):
-    MLflowTracker(uri, set_environment=False)
-    assert "MLFLOW_TRACKING_URI" not in os.environ

@@ -141,7 +141,7 @@ def documented_in_python() -> dict[str, str]:
     """Documentation of the classes and methods that are written in Python, by their dotted names."""
     found = {}
     found["load_model"] = inspect.getdoc(heimdall_tracking.load_model) or ""
-    for name in ("Dataset", "MLflowTracker", "RunList", "Settings"):
+    for name in ("Dataset", "MLflowTracker", "RunList", "Settings", "Upload"):
         cls = getattr(heimdall_tracking, name)
         members = {f"{name}.{member}": value for member, value in vars(cls).items() if member[0] != "_"}
         for dotted, value in {name: cls, **members}.items():

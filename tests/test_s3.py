@@ -24,7 +24,7 @@ from mlflow.store.artifact.artifact_repo import verify_artifact_path
 
 import s3
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
-from heimdall_tracking.errors import ConfigurationError
+from heimdall_tracking.errors import ArtifactError, ConfigurationError
 from helpers import (
     PATIENCE_S,
     certificate_in,
@@ -354,6 +354,42 @@ def test_extra_arguments_that_make_no_sense_are_named(
         s3_tracker(bucket)
 
 
+def test_the_account_that_must_own_the_bucket_goes_with_every_request_for_an_object(
+    s3_tracker, proxy, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_S3_EXPECTED_BUCKET_OWNER", "123456789012")
+    tracker = s3_tracker(bucket, proxy)
+    run_id = tracker.start_run()
+    tracker.log_artifact(write(tmp_path / "small.txt"), "")
+    tracker.log_artifact(write(tmp_path / "large.txt", b"x" * (WHOLE + 1)), "")
+    tracker.download_artifacts(run_id, dst=tmp_path / "there")
+    assert contents(tmp_path / "there").keys() == {"small.txt", "large.txt"}
+    asked = proxy.seen(of(".txt"))
+    assert {request.method for request in asked} == {"PUT", "POST", "GET", "HEAD"}
+    without = [
+        f"{request.method} {request.path} {request.query}"
+        for request in asked
+        if request.headers.get("x-amz-expected-bucket-owner") != "123456789012"
+        # AWS refuses what is not signed.
+        or "x-amz-expected-bucket-owner" not in request.headers["authorization"]
+    ]
+    assert without == []
+
+
+def test_a_bucket_of_another_account_gets_nothing_and_that_is_told(
+    s3_tracker, s3_server, proxy, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_S3_EXPECTED_BUCKET_OWNER", "123456789012")
+    # What AWS answers there.
+    proxy.strike("refuse", status=403, code="AccessDenied")
+    tracker = s3_tracker(bucket, proxy)
+    tracker.start_run()
+    with pytest.raises(ArtifactError, match=r"a\.txt.*does not permit.*AccessDenied"):
+        tracker.log_artifact(write(tmp_path / "a.txt"), "").wait(PATIENCE_S)
+    assert s3_server.keys(bucket) == []
+    assert tracker.status().parked == 1
+
+
 def test_a_large_file_is_never_in_memory(s3_server, bucket, tmp_path, run_script):
     large = tmp_path / "large"
     with large.open("wb") as file:
@@ -450,6 +486,58 @@ def test_a_profile_may_have_endpoint_and_region_as_well(deliver, monkeypatch, tm
     monkeypatch.setenv("AWS_PROFILE", "lab")
     assert deliver(endpoint=None) == s3.ACCESS_KEY
     assert all("/eu-south-1/s3/" in request.headers["authorization"] for request in proxy.seen())
+
+
+@pytest.mark.parametrize(
+    ("profile", "default_profile"), [(None, "lab"), ("lab", "nobody's")], ids=["alone", "behind AWS_PROFILE"]
+)
+def test_the_default_profile_can_be_named(deliver, monkeypatch, tmp_path, profile, default_profile):
+    write(
+        tmp_path / ".aws" / "credentials",
+        b"[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n"
+        + f"[lab]\naws_access_key_id = {s3.ACCESS_KEY}\naws_secret_access_key = {s3.SECRET_KEY}\n".encode(),
+    )
+    monkeypatch.setenv("AWS_DEFAULT_PROFILE", default_profile)
+    if profile:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    assert deliver() == s3.ACCESS_KEY
+
+
+@pytest.mark.parametrize("file", ["config", "credentials"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "role_arn = arn:aws:iam::123456789012:role/training\nsource_profile = base",
+        "credential_process = /opt/keys --for lab",
+        "sso_session = work\nsso_account_id = 123456789012",
+        "sso_start_url = https://work.awsapps.com/start",
+    ],
+    ids=lambda way: way.partition(" ")[0],
+)
+def test_a_profile_whose_keys_come_by_another_way_is_refused_with_advice(
+    uri, bucket, monkeypatch, tmp_path, file, way
+):
+    section = "profile lab" if file == "config" else "lab"
+    write(tmp_path / ".aws" / file, f"[{section}]\nregion = eu-south-1\n{way}\n".encode())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    name = way.partition(" ")[0]
+    with pytest.raises(ConfigurationError, match=rf"AWS_PROFILE.*lab.*{name}.*export-credentials"):
+        MLflowTracker(uri, f"s3://{bucket}/runs")
+    # The advice helps.
+    keys_in_environment(monkeypatch)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    MLflowTracker(uri, f"s3://{bucket}/runs")
+
+
+def test_a_profile_that_has_keys_beside_a_role_gives_its_keys(deliver, monkeypatch, tmp_path):
+    write(
+        tmp_path / ".aws" / "credentials",
+        f"[lab]\naws_access_key_id = {s3.ACCESS_KEY}\naws_secret_access_key = {s3.SECRET_KEY}\n".encode(),
+    )
+    write(tmp_path / ".aws" / "config", b"[profile lab]\nsso_start_url = https://work.awsapps.com/start\n")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert deliver() == s3.ACCESS_KEY
 
 
 def test_a_profile_that_does_not_exist_is_named(s3_tracker, bucket, monkeypatch, uri):

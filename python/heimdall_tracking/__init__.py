@@ -21,7 +21,6 @@ from ._native import (
     RegisteredModel,
     Run,
     Status,
-    Upload,
     __version__,
 )
 from .errors import (
@@ -45,6 +44,7 @@ from .errors import (
 from .runs import RunList
 from .settings import Settings, initialize_mlflow, settings
 from .tracker import MLflowTracker
+from .uploads import Upload
 from .versions import VersionList
 
 # Spelled out for the same reason as in `settings`.

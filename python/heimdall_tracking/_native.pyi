@@ -248,42 +248,13 @@ class FileInfo:
         """Length in bytes; a folder has none."""
 
 class Upload:
-    """Files that one call has logged, on their way to the artifact store.
-
-    They are kept in the journal: nothing needs to be waited for. What is not there at the end of the process
-    goes out with the next start.
-    """
+    """Native half of `heimdall_tracking.Upload`, which documents it and shows a bar."""
 
     @property
-    def paths(self) -> list[str]:
-        """Their paths among the run's artifacts."""
-
+    def paths(self) -> list[str]: ...
     @property
-    def done(self) -> bool:
-        """Whether they, and all that was recorded before them, have arrived or were refused."""
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until they have arrived.
-
-        Args:
-            timeout: Seconds to wait; None waits for as long as it takes.
-
-        Raises:
-            ArtifactError: The store has refused one of them for good; it is kept in
-                `HEIMDALL_DIR/dead_letter`.
-            UndeliveredError: They have not arrived in time; they stay in the journal.
-            InvalidInputError: `timeout` is no number of seconds from 0 on.
-
-        Example:
-            >>> from pathlib import Path
-            >>> _ = Path("weights.ckpt").write_bytes(b"...")
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run():
-            ...     upload = tracker.log_artifact("weights.ckpt", "checkpoints")
-            ...     upload.wait()
-            >>> upload.paths, upload.done
-            (['checkpoints/weights.ckpt'], True)
-        """
+    def done(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> None: ...
 
 class RegisteredModel:
     """A registered model as the registry had it when it was asked."""
@@ -687,51 +658,13 @@ class MLflowTracker:
         local_path: str | PathLike[str],
         artifact_path: str | None = "artifacts",
         immutable: bool = False,
-    ) -> Upload:
-        """Log a file of the active run as it is now; it may change or go right after the call.
-
-        The call waits for a copy of the file in the journal, without the GIL; the upload goes on behind it.
-
-        Args:
-            local_path: The file.
-            artifact_path: Folder among the run's artifacts; None or "" is their root.
-            immutable: Say that nobody will change the file. It is not copied then: where the journal is on
-                the same disk it is kept under a second name and may be deleted, else it is uploaded from
-                where it is and has to stay there.
-
-        Returns:
-            A handle that can be waited for.
-
-        Raises:
-            RunStateError: No run is active.
-            ArtifactNotFoundError: There is no such file.
-            InvalidInputError: `artifact_path` is absolute or climbs out.
-            JournalError: The file cannot be copied into the journal.
-        """
-
+    ) -> Upload: ...
     def log_artifacts_dir(
         self,
         local_dir: str | PathLike[str],
         artifact_path: str | None = "artifacts",
         immutable: bool = False,
-    ) -> Upload:
-        """Log every file below a folder, hidden ones too, as it is now. Empty folders leave no trace.
-
-        Args:
-            local_dir: The folder. Links are followed where they stay in it.
-            artifact_path: Folder among the run's artifacts; None or "" is their root.
-            immutable: Say that nobody will change the files; see `log_artifact`.
-
-        Returns:
-            A handle that can be waited for.
-
-        Raises:
-            RunStateError: No run is active.
-            ArtifactNotFoundError: There is no such folder.
-            InvalidInputError: `artifact_path` is absolute or climbs out, a link leaves the folder.
-            JournalError: A file cannot be copied into the journal; then none of the folder is logged.
-        """
-
+    ) -> Upload: ...
     def list_artifacts(self, path: str = "", run_id: str | None = None) -> list[FileInfo]:
         """List a folder of a run's artifacts, by name; what lies deeper is in the lists of its folders.
 
@@ -1326,18 +1259,7 @@ class MLflowTracker:
             StoreUnavailableError: The store cannot answer.
         """
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was recorded so far, and what dead processes had left, is in the store.
-
-        Mirrors are not waited for: `status()` tells how they stand.
-
-        Args:
-            timeout: Seconds to wait at most; None is without end.
-
-        Raises:
-            UndeliveredError: The time is over, or the tracker is offline; what is left stays in the journal.
-        """
-
+    def flush(self, timeout: float | None = None) -> None: ...
     def status(self) -> Status:
         """How delivery stands: records pending and parked, what destinations answer, where the journal is.
 

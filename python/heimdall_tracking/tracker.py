@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from . import _native
+from ._progress import waited
 from .runs import RunList
+from .uploads import Upload
 
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
@@ -100,6 +102,58 @@ class MLflowTracker(_native.MLflowTracker):
     _client: mlflow.MlflowClient | None = None
     _tables: Tables | None = None
     _models: Histories | None = None
+
+    def log_artifact(  # type: ignore[override]
+        self,
+        local_path: str | PathLike[str],
+        artifact_path: str | None = "artifacts",
+        immutable: bool = False,
+    ) -> Upload:
+        """Log a file of the active run as it is now; it may change or go right after the call.
+
+        The call waits for a copy of the file in the journal, without the GIL; the upload goes on behind it.
+
+        Args:
+            local_path: The file.
+            artifact_path: Folder among the run's artifacts; None or "" is their root.
+            immutable: Say that nobody will change the file. It is not copied then: where the journal is on
+                the same disk it is kept under a second name and may be deleted, else it is uploaded from
+                where it is and has to stay there.
+
+        Returns:
+            A handle that can be waited for.
+
+        Raises:
+            RunStateError: No run is active.
+            ArtifactNotFoundError: There is no such file.
+            InvalidInputError: `artifact_path` is absolute or climbs out.
+            JournalError: The file cannot be copied into the journal.
+        """
+        return Upload(super().log_artifact(local_path, artifact_path, immutable), self)
+
+    def log_artifacts_dir(  # type: ignore[override]
+        self,
+        local_dir: str | PathLike[str],
+        artifact_path: str | None = "artifacts",
+        immutable: bool = False,
+    ) -> Upload:
+        """Log every file below a folder, hidden ones too, as it is now. Empty folders leave no trace.
+
+        Args:
+            local_dir: The folder. Links are followed where they stay in it.
+            artifact_path: Folder among the run's artifacts; None or "" is their root.
+            immutable: Say that nobody will change the files; see `log_artifact`.
+
+        Returns:
+            A handle that can be waited for.
+
+        Raises:
+            RunStateError: No run is active.
+            ArtifactNotFoundError: There is no such folder.
+            InvalidInputError: `artifact_path` is absolute or climbs out, a link leaves the folder.
+            JournalError: A file cannot be copied into the journal; then none of the folder is logged.
+        """
+        return Upload(super().log_artifacts_dir(local_dir, artifact_path, immutable), self)
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Log a text as a file of the active run, in UTF-8.
@@ -689,6 +743,20 @@ class MLflowTracker(_native.MLflowTracker):
             description=description,
             tags=tags,
         )
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was recorded so far, and what dead processes had left, is in the store.
+
+        Mirrors are not waited for: `status()` tells how they stand. After 2 s a terminal shows a
+        bar, a log one line.
+
+        Args:
+            timeout: Seconds to wait at most; None is without end.
+
+        Raises:
+            UndeliveredError: The time is over, or the tracker is offline; what is left stays in the journal.
+        """
+        waited(super().flush, timeout, self)
 
     @property
     def client(self) -> mlflow.MlflowClient:

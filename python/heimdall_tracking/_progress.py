@@ -1,0 +1,119 @@
+"""What is shown of a wait that takes long: a bar on a terminal, a line elsewhere."""
+
+import os
+import sys
+
+# Spelled out for the same reason as in `settings`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
+
+    from . import _native
+
+# A wait that takes longer than this says why, as an exit does.
+QUIET_S = 2.0
+INTERVAL_S = 0.1
+
+_is_drawing = False
+_is_told = False
+
+
+def waited(
+    wait: "Callable[[float | None], None]", timeout: float | None, tracker: "_native.MLflowTracker"
+) -> None:
+    """Wait, and show how far the delivery of `tracker` is where that takes long."""
+    try:
+        from contextlib import suppress
+        from threading import Event, Thread
+    except ImportError:
+        # So late in the interpreter's end there is no bar.
+        return wait(timeout)
+    over = Event()
+    thread = Thread(target=_show, args=(tracker, timeout, over), name="heimdall-progress", daemon=True)
+    try:
+        # Nor where no thread can be had.
+        with suppress(RuntimeError):
+            thread.start()
+        wait(timeout)
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()
+
+
+def _show(tracker: "_native.MLflowTracker", timeout: float | None, over: "Event") -> None:
+    global _is_drawing, _is_told
+    # Of several threads that wait the first one draws.
+    if over.wait(QUIET_S) or _is_drawing:
+        return
+    _is_drawing = True
+    hint = "Ctrl-C ends the wait"
+    if timeout is not None and timeout < float("inf"):
+        hint = f"at most {timeout:.0f} s; {hint}"
+    # A loop that waits for each of its checkpoints would fill a log or notebook.
+    bar = Bar(hint, is_told=_is_told)
+    _is_told = True
+    try:
+        while True:
+            primary = tracker.status().destinations[0]
+            bar.show(primary.pending, primary.uploading, primary.uploaded)
+            if over.wait(INTERVAL_S):
+                break
+        bar.close()
+    except Exception:
+        # A bar that fails is no reason to say anything.
+        pass
+    finally:
+        _is_drawing = False
+
+
+class Bar:
+    """A bar on a terminal; elsewhere one line, unless that `is_told` already."""
+
+    def __init__(self, hint: str, is_told: bool = False) -> None:
+        self.hint = hint
+        self.is_told = is_told
+        self.most = 0
+        self.shown = ""
+
+    def show(self, pending: int, uploading: int, uploaded: int) -> None:
+        """Show how many records wait, and how far the files are that are on their way, in bytes."""
+        self.most = max(self.most, pending)
+        if not _is_terminal():
+            if not self.is_told:
+                import logging
+
+                self.is_told = True
+                logger = logging.getLogger("heimdall_tracking")
+                logger.warning("delivering what is recorded, %s", self.hint)
+            return
+        done = 1 - pending / self.most if self.most else 1.0
+        left = f"{pending:,} left"
+        if uploading:
+            # Few records, and yet long: a file says how long.
+            done = uploaded / uploading
+            left = f"{uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB uploaded, {left}"
+        filled = round(20 * done)
+        text = f"delivering [{'#' * filled}{'.' * (20 - filled)}] {left}, {self.hint}"
+        # A line that is wrapped could not be drawn over.
+        text = text[: _columns() - 1]
+        sys.stderr.write(f"\r{text:<{len(self.shown)}}")
+        sys.stderr.flush()
+        self.shown = text
+
+    def close(self) -> None:
+        """Leave the terminal with a line of its own."""
+        if self.shown and _is_terminal():
+            sys.stderr.write("\n")
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

@@ -1,0 +1,139 @@
+"""What stock MLflow and boto3 in the process read: set by a tracker where it is not set, and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from heimdall_tracking import MLflowTracker
+from heimdall_tracking.errors import ConfigurationError
+
+KEYS = {"s3_access_key_id": "ours", "s3_secret_access_key": "hush"}
+ENDPOINT = {"s3_endpoint_url": "http://minio:9000"}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing():
+    """What a tracker has set goes with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.fixture
+def registry_uri(tmp_path) -> str:
+    return f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+@pytest.fixture
+def new(uri, registry_uri):
+    """Make a tracker with all that it could tell, and return the variables that are new by it."""
+
+    def make(**settings: object) -> dict[str, str]:
+        before = dict(os.environ)
+        MLflowTracker(uri, registry_uri=registry_uri, **ENDPOINT, **KEYS, **settings)
+        assert {name: os.environ.get(name) for name in before} == before, "what was set is kept"
+        return {name: value for name, value in os.environ.items() if name not in before}
+
+    return make
+
+
+def test_all_is_set_where_nothing_is(new, uri, registry_uri):
+    assert new() == {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_REGISTRY_URI": registry_uri,
+        "MLFLOW_S3_ENDPOINT_URL": "http://minio:9000",
+        "AWS_ACCESS_KEY_ID": "ours",
+        "AWS_SECRET_ACCESS_KEY": "hush",
+    }
+
+
+def test_what_stock_code_would_do_anyway_is_not_set(uri):
+    before = dict(os.environ)
+    MLflowTracker(uri)
+    # Its registry is where its runs are.
+    assert dict(os.environ) == before | {"MLFLOW_TRACKING_URI": uri}
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL"])
+def test_a_place_that_is_set_is_kept(new, monkeypatch, name):
+    monkeypatch.setenv(name, "http://theirs")
+    names = {
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_REGISTRY_URI",
+        "MLFLOW_S3_ENDPOINT_URL",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    }
+    assert new().keys() == names - {name}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"AWS_ACCESS_KEY_ID": "theirs", "AWS_SECRET_ACCESS_KEY": "secret"},
+        {"AWS_ACCESS_KEY_ID": "theirs"},
+        {"AWS_SECRET_ACCESS_KEY": "secret"},
+        {"AWS_SESSION_TOKEN": "token"},
+    ],
+    ids=" and ".join,
+)
+def test_keys_are_not_mixed_with_those_of_others(new, monkeypatch, theirs):
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    assert new().keys() == {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_S3_ENDPOINT_URL"}
+
+
+@pytest.mark.parametrize("value", [None, "false", "true"])
+def test_whether_certificates_are_verified_is_never_set(new, monkeypatch, value):
+    if value is not None:
+        monkeypatch.setenv("MLFLOW_S3_IGNORE_TLS", value)
+    assert "MLFLOW_S3_IGNORE_TLS" not in new()
+    assert os.environ.get("MLFLOW_S3_IGNORE_TLS") == value
+
+
+@pytest.mark.parametrize("text", ["false", "False", "0"])
+def test_the_environment_is_left_alone_where_a_variable_says_so(new, monkeypatch, text):
+    monkeypatch.setenv("HEIMDALL_SET_ENVIRONMENT", text)
+    assert new() == {}
+
+
+def test_the_argument_wins_over_the_variable(new, monkeypatch):
+    assert new(set_environment=False) == {}
+    monkeypatch.setenv("HEIMDALL_SET_ENVIRONMENT", "false")
+    assert "MLFLOW_TRACKING_URI" in new(set_environment=True)
+
+
+def test_a_switch_that_makes_no_sense_is_named(new, monkeypatch):
+    monkeypatch.setenv("HEIMDALL_SET_ENVIRONMENT", "perhaps")
+    with pytest.raises(ConfigurationError, match=r"HEIMDALL_SET_ENVIRONMENT.*perhaps"):
+        new()
+
+
+def test_stock_code_that_knows_nothing_else_reads_what_was_logged(s3_server, bucket, uri, run_script):
+    variables = s3_server.variables
+    run = run_script(
+        """
+        import os, sys
+        uri, artifacts, endpoint, key, secret = sys.argv[1:]
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(
+            uri, artifacts, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+        )
+        with tracker.run() as run:
+            tracker.log_text("from S3", "a.txt")
+        tracker.flush()
+
+        import mlflow
+        print(mlflow.get_tracking_uri() == uri, mlflow.artifacts.load_text(f"runs:/{run.run_id}/a.txt"))
+        """,
+        uri,
+        f"s3://{bucket}/runs",
+        s3_server.url,
+        variables["AWS_ACCESS_KEY_ID"],
+        variables["AWS_SECRET_ACCESS_KEY"],
+    )
+    assert run.code == 0, run.err
+    assert run.out == "True from S3\n"
