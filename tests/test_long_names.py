@@ -73,6 +73,21 @@ def test_a_name_that_no_disk_can_have_is_refused_and_kept_and_the_rest_arrives(
     assert client.get_run(run.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.parametrize("path", ["x" * 256, f"{'z' * 300}/file"])
+def test_a_name_that_the_disk_of_a_server_cannot_have_is_refused_and_kept_and_the_rest_arrives(
+    tracking_server, heimdall_dir, path
+):
+    tracker = MLflowTracker(tracking_server, experiment_name="names")
+    with tracker.run() as run:
+        tracker.log_text("refused", path)
+        tracker.log_text("after it", "later.txt")
+    tracker.flush(PATIENCE_S)
+    assert tracker.status().parked == 1
+    assert is_kept(heimdall_dir, b"refused")
+    assert [it.path for it in tracker.list_artifacts(run_id=run.run_id)] == ["later.txt"]
+    assert tracker.get_run(run.run_id).status == "FINISHED"
+
+
 def test_who_waits_for_a_name_that_no_disk_can_have_is_told(tracker, tmp_path):
     with tracker.run():
         upload = tracker.log_artifact(write(tmp_path / "file"), "y" * 300)

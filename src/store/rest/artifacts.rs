@@ -19,7 +19,7 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    client::{Client, Failure, describe},
+    client::{Client, Failure, InternalError, describe},
     parts::PIECE,
 };
 use crate::{
@@ -61,6 +61,29 @@ fn silence(patience: Duration) -> Cause {
     format!("nothing has come for {seconds} s (MLFLOW_HTTP_REQUEST_TIMEOUT)").into()
 }
 
+/// Bytes of the longest name that a disk can have.
+const LONGEST_NAME: usize = 255;
+
+/// MLflow's server has no better word than 500 for a name that its disk cannot have, and has none later.
+fn named_too_long(path: &str, failure: Failure) -> Failure {
+    match failure {
+        Failure::Store(StoreError::Unavailable {
+            destination,
+            source,
+            ..
+        }) if source.is::<InternalError>()
+            && path.split('/').any(|name| name.len() > LONGEST_NAME) =>
+        {
+            let reason = format!("{source}: a name in the path has more than {LONGEST_NAME} bytes");
+            Failure::Store(StoreError::Refused {
+                destination,
+                source: reason.into(),
+            })
+        }
+        failure => failure,
+    }
+}
+
 impl Client {
     /// The address of a path below one of the proxy's services.
     pub(super) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, Failure> {
@@ -86,7 +109,8 @@ impl Client {
             .timeout(self.patience(size))
             .header(CONTENT_LENGTH, size)
             .body(Body::wrap_stream(pieces(file, 0..size, PIECE)));
-        self.send::<serde::de::IgnoredAny>(request).await?;
+        let put = self.send::<serde::de::IgnoredAny>(request).await;
+        put.map_err(|failure| named_too_long(path, failure))?;
         sent.fetch_add(size, Ordering::Relaxed);
         Ok(())
     }

@@ -72,6 +72,11 @@ pub(super) struct Client {
     parts: Parts,
 }
 
+/// The server has failed in a way that it has not foreseen.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct InternalError(String);
+
 impl Client {
     /// A client that has not connected yet.
     ///
@@ -373,7 +378,10 @@ impl Client {
             }
             (status, _) if status.is_server_error() => Failure::Store(StoreError::Unavailable {
                 destination,
-                source: message.into(),
+                source: match status {
+                    StatusCode::INTERNAL_SERVER_ERROR => InternalError(message).into(),
+                    _ => message.into(),
+                },
                 retry_after: retry_after(headers),
             }),
             (_, Some(said)) => Failure::Api {
