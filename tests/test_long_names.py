@@ -73,7 +73,7 @@ def test_a_name_that_no_disk_can_have_is_refused_and_kept_and_the_rest_arrives(
     assert client.get_run(run.run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("path", ["x" * 256, f"{'z' * 300}/file"])
+@pytest.mark.parametrize("path", ["x" * 256, f"folder/{'z' * 300}"])
 def test_a_name_that_the_disk_of_a_server_cannot_have_is_refused_and_kept_and_the_rest_arrives(
     tracking_server, heimdall_dir, path
 ):

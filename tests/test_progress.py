@@ -108,7 +108,9 @@ def variables(s3_server: s3.S3Server, slow: S3Proxy) -> dict[str, object]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_long_upload_shows_how_far_it_is(start_on_terminal, arguments, variables, slow, way):
-    terminal = start_on_terminal(LOGS + WAYS[way], *arguments, **variables)
+    # One wait has one bar: after it the end of a busy process may have another.
+    code = WAYS[way] + ("\nimport os; os._exit(0)" if way != "exit" else "")
+    terminal = start_on_terminal(LOGS + code, *arguments, **variables)
     shown = terminal.read(until=r"\r[^\r]*8 of 24 MiB uploaded[^\r]*\r")
     hint = "Ctrl-C leaves the rest to the next start" if way == "exit" else "Ctrl-C ends the wait"
     assert re.search(rf"\rdelivering \[#{{7}}\.{{13}}\] 8 of 24 MiB uploaded, \d left, [^\r]*{hint}", shown)
@@ -122,9 +124,14 @@ def test_a_long_upload_shows_how_far_it_is(start_on_terminal, arguments, variabl
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_short_wait_shows_nothing(start_on_terminal, uri, tmp_path, way):
-    terminal = start_on_terminal(LOGS + WAYS[way], uri, tmp_path / "artifacts", write(tmp_path / "small"))
-    assert terminal.read() == ""
+    # What a busy machine makes long is none; the exit has nothing to wait for.
+    code = WAYS[way] or "while tracker.status().pending: pass"
+    code = f"import time\nbegun = time.monotonic()\n{code}\nprint(time.monotonic() - begun, flush=True)"
+    terminal = start_on_terminal(LOGS + code, uri, tmp_path / "artifacts", write(tmp_path / "small"))
+    shown = terminal.read()
     assert terminal.process.wait(PATIENCE_S) == 0
+    was_short = float(terminal.process.stdout.readline()) < 1
+    assert shown == "" or not was_short
 
 
 @pytest.mark.parametrize("way", ["wait", "flush"])
@@ -176,6 +183,45 @@ for wait in waits:
     terminal.read(until=r"8 of 24 MiB uploaded[^\r]*\r")
     slow.heal()
     assert terminal.read().count("\n") == 1
+
+
+def test_a_wait_takes_over_the_bar_of_one_that_has_ended(start_on_terminal, arguments, variables, slow):
+    code = """
+from heimdall_tracking import UndeliveredError
+from threading import Thread
+def short():
+    try:
+        tracker.flush(3)
+    except UndeliveredError:
+        print("late", flush=True)
+Thread(target=short).start()
+Thread(target=upload.wait).start()
+"""
+    terminal = start_on_terminal(LOGS + code, *arguments, **variables)
+    assert "at most 3 s" in terminal.read(until="at most 3 s")
+    terminal.read(until=r"uploaded, \d left, Ctrl-C ends the wait")
+    slow.heal()
+    terminal.read()
+
+
+def test_a_handler_of_logs_that_waits_itself_holds_up_nothing(start_script, arguments, variables, slow):
+    code = """
+import logging
+from heimdall_tracking import UndeliveredError
+class Waits(logging.Handler):
+    def emit(self, record):
+        if record.getMessage() == "mine":
+            try:
+                tracker.flush(3)
+            except UndeliveredError:
+                print("late", flush=True)
+handler = Waits()
+logging.getLogger().addHandler(handler)
+logging.getLogger("theirs").warning("mine")
+print("went on", flush=True)
+"""
+    process = start_script(LOGS + code, *arguments, **variables | {"HEIMDALL_EXIT_TIMEOUT": 0})
+    assert [process.stdout.readline(), process.stdout.readline()] == ["late\n", "went on\n"]
 
 
 def test_where_no_terminal_is_waits_are_told_once(start_script, arguments, variables, slow):

@@ -1315,12 +1315,14 @@ class ActiveRun:
         traceback: TracebackType | None,
     ) -> bool: ...
 
-def finish(status: str, timeout: float, progress: Callable[[int, int, int], object] | None = None) -> None:
+def finish(status: str, timeout: float, show: Callable[[int, int, int], object] | None = None) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit.
 
-    While that takes, `progress` is told how many records wait, how many bytes of files are on their way, and
-    how many of them are sent.
+    While that takes, `show` is told what `progress` says.
     """
+
+def progress() -> tuple[int, int, int]:
+    """Return how many records of this process wait, how many bytes of files are on their way, and sent."""
 
 def forget_parent() -> None:
     """Forget, in a child after a fork, the trackers of its parent."""

@@ -9,20 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
-    from . import _native
-
 # A wait that takes longer than this says why, as an exit does.
 QUIET_S = 2.0
 INTERVAL_S = 0.1
 
-_is_drawing = False
+# The process in which a thread draws; a fork has no such thread.
+_drawing = 0
 _is_told = False
 
 
-def waited(
-    wait: "Callable[[float | None], None]", timeout: float | None, tracker: "_native.MLflowTracker"
-) -> None:
-    """Wait, and show how far the delivery of `tracker` is where that takes long."""
+def waited(wait: "Callable[[float | None], None]", timeout: float | None) -> None:
+    """Wait, and show how far the delivery is where that takes long."""
     try:
         from contextlib import suppress
         from threading import Event, Thread
@@ -30,7 +27,7 @@ def waited(
         # So late in the interpreter's end there is no bar.
         return wait(timeout)
     over = Event()
-    thread = Thread(target=_show, args=(tracker, timeout, over), name="heimdall-progress", daemon=True)
+    thread = Thread(target=_show, args=(timeout, over), name="heimdall-progress", daemon=True)
     try:
         # Nor where no thread can be had.
         with suppress(RuntimeError):
@@ -39,15 +36,21 @@ def waited(
     finally:
         over.set()
         if thread.is_alive():
-            thread.join()
+            # A logger or a terminal that blocks must not keep the caller.
+            thread.join(1)
 
 
-def _show(tracker: "_native.MLflowTracker", timeout: float | None, over: "Event") -> None:
-    global _is_drawing, _is_told
-    # Of several threads that wait the first one draws.
-    if over.wait(QUIET_S) or _is_drawing:
+def _show(timeout: float | None, over: "Event") -> None:
+    global _drawing, _is_told
+    from . import _native
+
+    if over.wait(QUIET_S):
         return
-    _is_drawing = True
+    # Of several threads that wait one draws.
+    while _drawing == os.getpid():
+        if over.wait(INTERVAL_S):
+            return
+    _drawing = os.getpid()
     hint = "Ctrl-C ends the wait"
     if timeout is not None and timeout < float("inf"):
         hint = f"at most {timeout:.0f} s; {hint}"
@@ -56,8 +59,7 @@ def _show(tracker: "_native.MLflowTracker", timeout: float | None, over: "Event"
     _is_told = True
     try:
         while True:
-            primary = tracker.status().destinations[0]
-            bar.show(primary.pending, primary.uploading, primary.uploaded)
+            bar.show(*_native.progress())
             if over.wait(INTERVAL_S):
                 break
         bar.close()
@@ -65,7 +67,7 @@ def _show(tracker: "_native.MLflowTracker", timeout: float | None, over: "Event"
         # A bar that fails is no reason to say anything.
         pass
     finally:
-        _is_drawing = False
+        _drawing = 0
 
 
 class Bar:

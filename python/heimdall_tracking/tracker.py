@@ -129,7 +129,7 @@ class MLflowTracker(_native.MLflowTracker):
             InvalidInputError: `artifact_path` is absolute or climbs out.
             JournalError: The file cannot be copied into the journal.
         """
-        return Upload(super().log_artifact(local_path, artifact_path, immutable), self)
+        return Upload(super().log_artifact(local_path, artifact_path, immutable))
 
     def log_artifacts_dir(  # type: ignore[override]
         self,
@@ -153,7 +153,7 @@ class MLflowTracker(_native.MLflowTracker):
             InvalidInputError: `artifact_path` is absolute or climbs out, a link leaves the folder.
             JournalError: A file cannot be copied into the journal; then none of the folder is logged.
         """
-        return Upload(super().log_artifacts_dir(local_dir, artifact_path, immutable), self)
+        return Upload(super().log_artifacts_dir(local_dir, artifact_path, immutable))
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Log a text as a file of the active run, in UTF-8.
@@ -756,7 +756,7 @@ class MLflowTracker(_native.MLflowTracker):
         Raises:
             UndeliveredError: The time is over, or the tracker is offline; what is left stays in the journal.
         """
-        waited(super().flush, timeout, self)
+        waited(super().flush, timeout)
 
     @property
     def client(self) -> mlflow.MlflowClient:

@@ -13,11 +13,10 @@ class Upload:
     goes out with the next start.
     """
 
-    __slots__ = ("_logged", "_tracker")
+    __slots__ = ("_logged",)
 
-    def __init__(self, logged: _native.Upload, tracker: _native.MLflowTracker) -> None:
+    def __init__(self, logged: _native.Upload) -> None:
         self._logged = logged
-        self._tracker = tracker
 
     @property
     def paths(self) -> list[str]:
@@ -51,7 +50,7 @@ class Upload:
             >>> upload.paths, upload.done
             (['checkpoints/weights.ckpt'], True)
         """
-        waited(self._logged.wait, timeout, self._tracker)
+        waited(self._logged.wait, timeout)
 
     def __repr__(self) -> str:
         return repr(self._logged)

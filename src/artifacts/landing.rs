@@ -14,7 +14,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::ArtifactPath;
+use crate::{process, record::ArtifactPath};
+
+/// Places that are looked through for what a kill has left.
+const PLACES: usize = 16;
 
 /// A link in the place of a file of ours is not followed: it could lead anywhere.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
@@ -35,6 +38,8 @@ pub(super) struct Landing {
     note: PathBuf,
     /// The note, locked for as long as this is open.
     noted: File,
+    /// Other places with something in them, of a kill or of somebody who is at it.
+    others: Vec<PathBuf>,
 }
 
 impl Landing {
@@ -47,22 +52,34 @@ impl Landing {
             ".heimdall-{:08x}",
             crc32fast::hash(path.as_str().as_bytes())
         );
-        let mut number = 0;
-        loop {
-            let name = match number {
-                0 => name.clone(),
-                number => format!("{name}-{number}"),
+        let place = |number: usize| match number {
+            0 => folder.join(&name),
+            number => folder.join(format!("{name}-{number}")),
+        };
+        // Something to go on with first.
+        let (left, free): (Vec<_>, Vec<_>) = (0..PLACES)
+            .map(place)
+            .partition(|place| fs::metadata(note_of(place)).is_ok_and(|note| note.len() > 0));
+        let more = (PLACES..).map(place);
+        for place in left.iter().cloned().chain(free).chain(more) {
+            let noted = match lock(&note_of(&place)) {
+                Ok(Some(noted)) => noted,
+                Ok(None) => continue,
+                // What another user has left.
+                Err(error) if is_foreign(&error, &note_of(&place)) => continue,
+                Err(error) => return Err(error),
             };
-            let note = folder.join(format!("{name}.note"));
-            if let Some(noted) = lock(&note)? {
-                return Ok(Self {
-                    part: folder.join(format!("{name}.part")),
-                    note,
-                    noted,
-                });
-            }
-            number += 1;
+            process::keep_from_forks(&noted);
+            let (part, note) = (place.with_extension("part"), note_of(&place));
+            let others = left.into_iter().filter(|other| *other != place).collect();
+            return Ok(Self {
+                part,
+                note,
+                noted,
+                others,
+            });
         }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Where the bytes go.
@@ -98,9 +115,10 @@ impl Landing {
                 .open(&self.part)?;
             return Ok((part, done));
         }
+        // Before there is a part that an older note could be of.
+        self.noted.set_len(0)?;
         let part = self.create()?;
         part.set_len(begun.size)?;
-        self.noted.set_len(0)?;
         let line = serde_json::to_string(begun)?;
         (&self.noted).write_all(format!("{line}\n").as_bytes())?;
         Ok((part, BTreeSet::new()))
@@ -127,23 +145,42 @@ impl Landing {
         let _ = (fs::remove_file(&self.part), self.noted.set_len(0));
     }
 
-    /// The whole file comes to its place.
+    /// The whole file comes to its place; what others have left of it goes.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn publish(&self, target: &Path) -> io::Result<()> {
         fs::rename(&self.part, target)?;
+        for other in &self.others {
+            if let Ok(Some(_noted)) = lock(&note_of(other)) {
+                remove(&other.with_extension("part"), &note_of(other));
+            }
+        }
         self.noted.set_len(0)
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        process::no_longer_kept(&self.noted);
         // Whoever comes later has nothing to go on with.
         if self.noted.metadata().is_ok_and(|noted| noted.len() == 0) {
-            let _ = (fs::remove_file(&self.part), fs::remove_file(&self.note));
+            remove(&self.part, &self.note);
         }
     }
+}
+
+fn remove(part: &Path, note: &Path) {
+    let _ = (fs::remove_file(part), fs::remove_file(note));
+}
+
+fn note_of(place: &Path) -> PathBuf {
+    place.with_extension("note")
+}
+
+/// Whether a note that is there may not be written to.
+fn is_foreign(error: &io::Error, note: &Path) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(note).is_ok()
 }
 
 /// A note of nobody else's; `None` where somebody has it.
@@ -173,6 +210,11 @@ fn lock(note: &Path) -> io::Result<Option<File>> {
 mod tests {
     use super::*;
 
+    fn names(folder: &Path) -> Vec<std::ffi::OsString> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
     #[test]
     fn everybody_has_a_place_and_takes_over_what_is_left() {
         let dir = tempfile::tempdir().unwrap();
@@ -199,15 +241,29 @@ mod tests {
         assert_eq!(again.go_on(&begun).unwrap().1, BTreeSet::from([1]));
         again.add(3);
         assert_eq!(again.go_on(&begun).unwrap().1, BTreeSet::from([1, 3]));
+        drop(again);
+        // What is left of a second one is gone on with as well, when the first has ended.
+        let (first, second) = (take(), take());
+        second.go_on(&begun).unwrap();
+        second.add(2);
+        first.clear();
+        drop((first, second));
+        let again = take();
+        assert_eq!(again.go_on(&begun).unwrap().1, BTreeSet::from([2]));
+        let killed = take();
+        killed.go_on(&begun).unwrap();
+        drop((again, killed));
+        let again = take();
+        again.go_on(&begun).unwrap();
+        again.publish(&dir.path().join("file")).unwrap();
+        drop(again);
+        assert_eq!(names(dir.path()), ["file"]);
+        let again = take();
         let other = Begun { size: 21, ..begun };
         assert!(again.go_on(&other).unwrap().1.is_empty());
         again.clear();
         drop(again);
-        let left: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(left, ["file"]);
+        assert_eq!(names(dir.path()), ["file"]);
     }
 
     #[test]

@@ -82,7 +82,9 @@ fn pending(dir: &Path, destination: usize) -> (u64, Option<i64>) {
 /// Calls `each` with the entries of the journal in `dir` that wait for a destination, and returns their number.
 fn read(dir: &Path, destination: usize, mut each: impl FnMut(&Entry)) -> u64 {
     let mut reader = Reader::peeking(dir, destination);
-    let end = recovery::end(dir);
+    let Ok(end) = recovery::end(dir) else {
+        return 0;
+    };
     let mut count = 0;
     while let Ok(batch) = reader.read(end) {
         if batch.entries.is_empty() {

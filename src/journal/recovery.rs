@@ -92,13 +92,13 @@ pub fn folders(heimdall_dir: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         folders => folders?,
     };
-    let mut dirs: Vec<PathBuf> = folders
-        .filter_map(|folder| Some(folder.ok()?.path()))
-        .filter(|dir| {
-            !dir.file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-        })
-        .collect();
+    let mut dirs = Vec::new();
+    for folder in folders {
+        let folder = folder?;
+        if !folder.file_name().as_encoded_bytes().starts_with(b".") {
+            dirs.push(folder.path());
+        }
+    }
     dirs.sort();
     Ok(dirs)
 }
@@ -113,27 +113,33 @@ pub fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec
         .collect()
 }
 
-/// Whether the journal in `dir` is one, and neither half made nor half removed.
-pub fn has_manifest(dir: &Path) -> bool {
-    dir.join(MANIFEST).exists()
+/// Whether there is no journal in `dir`, or one that is half made or half removed. What cannot be looked into is one.
+pub fn is_none(dir: &Path) -> bool {
+    matches!(dir.join(MANIFEST).try_exists(), Ok(false))
 }
 
-/// What the journal in `dir` is for; `None` where that is damaged.
+/// What the journal in `dir` is for; `None` where that is damaged or may not be read.
 pub fn manifest(dir: &Path) -> Option<Manifest> {
     serde_json::from_slice(&fs::read(dir.join(MANIFEST)).ok()?).ok()
 }
 
 /// Where the journal in `dir` ends.
-pub fn end(dir: &Path) -> Position {
-    let last = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|file| segment::number(&file.ok()?.path()))
-        .max();
-    last.map_or(Position::START, |segment| Position {
-        segment,
-        offset: fs::metadata(segment::path(dir, segment)).map_or(0, |metadata| metadata.len()),
-    })
+///
+/// # Errors
+/// Those of the file system, but for a segment that is removed meanwhile: it has been delivered.
+pub fn end(dir: &Path) -> io::Result<Position> {
+    let mut last = None;
+    for file in fs::read_dir(dir)? {
+        last = last.max(segment::number(&file?.path()));
+    }
+    let Some(segment) = last else {
+        return Ok(Position::START);
+    };
+    let offset = match fs::metadata(segment::path(dir, segment)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        metadata => metadata?.len(),
+    };
+    Ok(Position { segment, offset })
 }
 
 /// Whether the process of the journal in `dir` lives.
@@ -153,7 +159,7 @@ fn take(dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Option<Abandoned> {
     });
     Some(Abandoned {
         ledger: Arc::new(Ledger::new(places.collect())),
-        end: end(dir),
+        end: end(dir).ok()?,
         dir: dir.to_owned(),
         manifest,
         _lock: lock,

@@ -688,7 +688,7 @@ fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
     let mut runs = BTreeMap::new();
     let dirs = recovery::folders(heimdall_dir);
     for dir in dirs.map_err(|error| unreadable(heimdall_dir, error.to_string()))? {
-        match runs_of(&dir) {
+        match steadily(|| runs_of(&dir), || recovery::is_alive(&dir)) {
             Ok(found) => {
                 let is_alive = recovery::is_alive(&dir);
                 for run in found {
@@ -696,21 +696,40 @@ fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
                 }
             }
             // Delivered meanwhile.
-            Err(_) if !recovery::has_manifest(&dir) => {}
+            Err(_) if recovery::is_none(&dir) => {}
             Err(reason) => return Err(unreadable(&dir, reason)),
         }
     }
     Ok(runs)
 }
 
+/// Looks again for a while: whoever delivers a journal removes what another reads.
+fn steadily<T>(
+    look: impl Fn() -> Result<T, String>,
+    is_delivered: impl Fn() -> bool,
+) -> Result<T, String> {
+    const LOOKS: usize = 20;
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    for number in 0..LOOKS {
+        let seen = look();
+        // Whoever delivered it may just have ended.
+        if seen.is_ok() || (number > 0 && !is_delivered()) {
+            return seen;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    look()
+}
+
 /// Runs that a journal has records of or holds open; the reason where it cannot be read.
 fn runs_of(dir: &Path) -> Result<Vec<String>, String> {
-    let manifest = recovery::manifest(dir).ok_or("its manifest.json is damaged")?;
+    let manifest = recovery::manifest(dir).ok_or("its manifest.json is damaged or forbidden")?;
     let mut runs = Vec::new();
     for destination in 0..manifest.destinations.len() {
         runs.extend(reader::saved(dir, destination).open_runs.into_keys());
         let mut reader = Reader::peeking(dir, destination);
-        let end = recovery::end(dir);
+        let end = recovery::end(dir).map_err(|error| error.to_string())?;
         loop {
             let batch = reader.read(end).map_err(|error| error.to_string())?;
             if let Some(damage) = batch.damage.first() {

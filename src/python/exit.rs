@@ -13,15 +13,10 @@ use crate::{delivery, run::RunStatus, tracker};
 const QUIET_EXIT: Duration = Duration::from_secs(2);
 
 /// Called at exit: ends active runs with `status` and waits up to `timeout` seconds for delivery. While that takes,
-/// `progress` is told how many records wait, how many bytes of files are on their way and how many of them are sent.
+/// `show` is told what [`progress`] says.
 #[pyfunction]
-#[pyo3(signature = (status, timeout, progress=None))]
-pub fn finish(
-    py: Python<'_>,
-    status: &str,
-    timeout: f64,
-    progress: Option<Py<PyAny>>,
-) -> PyResult<()> {
+#[pyo3(signature = (status, timeout, show=None))]
+pub fn finish(py: Python<'_>, status: &str, timeout: f64, show: Option<Py<PyAny>>) -> PyResult<()> {
     let begun = Instant::now();
     let last_words = waiting(py, |keep_waiting| {
         let status = RunStatus::parse_final(status)?;
@@ -34,17 +29,24 @@ pub fn finish(
             if !keep_waiting() {
                 return false;
             }
-            match &progress {
-                Some(progress) if begun.elapsed() >= QUIET_EXIT => {
-                    let (uploading, uploaded) = delivery::uploads();
-                    let numbers = (delivery::pending(), uploading, uploaded);
-                    Python::attach(|py| shows(py, progress, numbers).is_none())
+            match &show {
+                Some(shown) if begun.elapsed() >= QUIET_EXIT => {
+                    Python::attach(|py| shows(py, shown, progress(py)).is_none())
                 }
                 _ => true,
             }
         }))
     })?;
     tell(py, last_words)
+}
+
+/// How many records of this process wait, how many bytes of its files are on their way and how many of them are sent.
+#[pyfunction]
+pub fn progress(py: Python<'_>) -> (u64, u64, u64) {
+    py.detach(|| {
+        let (uploading, uploaded) = delivery::uploads();
+        (delivery::pending(), uploading, uploaded)
+    })
 }
 
 /// Called in a child after a fork: the parent's trackers are not its own.

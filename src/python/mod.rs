@@ -37,7 +37,7 @@ mod _native {
     #[pymodule_export]
     use super::artifacts::{FileInfo, Upload};
     #[pymodule_export]
-    use super::exit::{finish, forget_parent};
+    use super::exit::{finish, forget_parent, progress};
     #[pymodule_export]
     use super::lifecycle::collect_garbage;
     #[pymodule_export]

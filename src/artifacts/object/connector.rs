@@ -35,6 +35,8 @@ pub(super) struct Refusal {
     pub code: String,
     /// Its sentence.
     pub message: String,
+    /// There is no more to it than the status: the reason may be one that passes.
+    pub says_nothing: bool,
 }
 
 /// A store says that it has other bytes than were sent.
@@ -127,12 +129,13 @@ impl HttpService for Service {
             return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
         }
         let status = response.status();
-        // There is nothing to read in an answer to HEAD, and it is as final.
+        // There is nothing to read in an answer to HEAD.
         if is_head && matches!(status.as_u16(), 400 | 405 | 501) {
             let refusal = Refusal {
                 status: status.as_u16(),
                 code: status.canonical_reason().unwrap_or_default().to_owned(),
                 message: "in answer to HEAD".to_owned(),
+                says_nothing: true,
             };
             return Err(HttpError::new(HttpErrorKind::Unknown, refusal));
         }
@@ -154,6 +157,7 @@ impl HttpService for Service {
                     status: parts.status.as_u16(),
                     code: answer.code,
                     message: answer.message,
+                    says_nothing: false,
                 };
                 Err(HttpError::new(HttpErrorKind::Unknown, refusal))
             }

@@ -79,7 +79,11 @@ impl ObjectFailure {
             | Self::Bucket(_)
             | Self::Checksum(_)
             | Self::PartsGone(_) => true,
-            Self::Forbidden(_) | Self::SumUnknown | Self::Refused(_) => false,
+            // With HEAD a token that has run out is no more than a 400.
+            Self::Refused(error) => {
+                find::<Refusal>(error).is_some_and(|refusal| refusal.says_nothing)
+            }
+            Self::Forbidden(_) | Self::SumUnknown => false,
         }
     }
 

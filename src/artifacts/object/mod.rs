@@ -130,7 +130,9 @@ impl ObjectArtifacts {
                 );
                 let reading = with_credentials(build(of_reads)).map_err(not_built)?;
                 content_type = access.content_type;
-                listing = Some(Listing::new(&store, &connector, all).map_err(not_built)?);
+                let is_beside_aws = access.endpoint_url.is_some();
+                let asking = Listing::new(&store, &connector, all, is_beside_aws);
+                listing = Some(asking.map_err(not_built)?);
                 [Arc::new(store), Arc::new(reading), Arc::new(creating)]
             }
             Cloud::Google => {

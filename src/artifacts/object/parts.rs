@@ -111,14 +111,13 @@ struct Note {
 }
 
 impl Note {
-    /// What an interrupted upload has left, if that was one of the same file to the same place.
-    fn found(path: Option<&Path>, key: &Key, size: u64, modified: i64) -> Option<Self> {
+    /// What an interrupted upload to the same place has left.
+    fn found(path: Option<&Path>, key: &Key) -> Option<Self> {
         let path = path?;
         let text = fs::read_to_string(path).ok()?;
         let mut lines = text.lines();
         let begun: Begun = serde_json::from_str(lines.next()?).ok()?;
-        let is_same = begun.key == key.as_ref() && begun.size == size;
-        if !is_same || begun.modified != modified || begun.part == 0 {
+        if begun.key != key.as_ref() || begun.part == 0 {
             return None;
         }
         // A line that a kill has torn is a part that is sent again.
@@ -139,6 +138,11 @@ impl Note {
         // What follows a torn line is a line of its own.
         note.write("");
         Some(note)
+    }
+
+    /// Whether it is of this file as it is now.
+    fn is_of(&self, size: u64, modified: i64) -> bool {
+        self.begun.size == size && self.begun.modified == modified
     }
 
     fn begin(path: Option<&Path>, begun: Begun) -> Self {
@@ -214,7 +218,11 @@ impl ObjectArtifacts {
             .resume
             .map(|place| note_path(place, &self.uri, key.as_ref()));
         let modified = modified(&file);
-        let found = Note::found(path.as_deref(), &key, upload.size, modified);
+        let found = Note::found(path.as_deref(), &key);
+        if let Some(other) = found.as_ref().filter(|it| !it.is_of(upload.size, modified)) {
+            let _ = self.store.abort_multipart(&key, &other.begun.upload).await;
+        }
+        let found = found.filter(|note| note.is_of(upload.size, modified));
         let mut is_from_before = found.is_some();
         let mut note = match found {
             Some(note) => note,
@@ -541,7 +549,7 @@ mod tests {
         text.push_str("{\"part\":1,\"id\":\"ta");
         fs::write(&path, text).unwrap();
         let key = Key::parse("p/a").unwrap();
-        let mut found = Note::found(Some(&path), &key, 20, 7).unwrap();
+        let mut found = Note::found(Some(&path), &key).unwrap();
         assert_eq!(found.sent.keys().copied().collect::<Vec<_>>(), [0, 2]);
         found.add(
             1,
@@ -549,12 +557,11 @@ mod tests {
                 content_id: "t".into(),
             },
         );
-        let found = Note::found(Some(&path), &key, 20, 7).unwrap();
+        let found = Note::found(Some(&path), &key).unwrap();
         assert_eq!((found.sent.len(), &found.begun), (3, &begun()));
-        let other = Key::parse("p/b").unwrap();
-        for (key, size, modified) in [(&key, 21, 7), (&key, 20, 8), (&other, 20, 7)] {
-            assert!(Note::found(Some(&path), key, size, modified).is_none());
-        }
+        assert!(Note::found(Some(&path), &Key::parse("p/b").unwrap()).is_none());
+        let is_of = [(20, 7), (21, 7), (20, 8)].map(|(size, modified)| found.is_of(size, modified));
+        assert_eq!(is_of, [true, false, false]);
         found.remove();
         assert!(!path.exists());
     }

@@ -42,6 +42,8 @@ pub(super) struct Listing {
     client: HttpClient,
     /// Sent with every request, and so signed.
     headers: HeaderMap,
+    /// Another's store, which may have prefixes of its own understanding.
+    is_beside_aws: bool,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq)]
@@ -89,11 +91,13 @@ impl Listing {
         store: &AmazonS3,
         connector: &Connector,
         headers: HeaderMap,
+        is_beside_aws: bool,
     ) -> object_store::Result<Self> {
         Ok(Self {
             store: store.clone(),
             client: connector.connect(&ClientOptions::new())?,
             headers,
+            is_beside_aws,
         })
     }
 
@@ -208,8 +212,8 @@ impl ObjectArtifacts {
         let failed = |error| self.failed(&root, error);
         let mut begun = listing.uploads(&prefix).await.map_err(failed)?;
         // MinIO takes a prefix for a whole key: <https://github.com/minio/minio/issues/20989>.
-        if begun.is_empty() && !prefix.is_empty() {
-            begun = listing.uploads("").await.unwrap_or_default();
+        if begun.is_empty() && !prefix.is_empty() && listing.is_beside_aws {
+            begun = listing.uploads("").await.map_err(failed)?;
             begun.retain(|upload| upload.key.starts_with(&prefix));
         }
         let found = stream::iter(begun)

@@ -64,7 +64,8 @@ fn silence(patience: Duration) -> Cause {
 /// Bytes of the longest name that a disk can have.
 const LONGEST_NAME: usize = 255;
 
-/// MLflow's server has no better word than 500 for a name that its disk cannot have, and has none later.
+/// MLflow's server has no better word than 500 for a name that its disk cannot have, and has none later. A file goes
+/// through its disk under the last name of its path, wherever it is kept; those of folders may be kept elsewhere.
 fn named_too_long(path: &str, failure: Failure) -> Failure {
     match failure {
         Failure::Store(StoreError::Unavailable {
@@ -72,9 +73,12 @@ fn named_too_long(path: &str, failure: Failure) -> Failure {
             source,
             ..
         }) if source.is::<InternalError>()
-            && path.split('/').any(|name| name.len() > LONGEST_NAME) =>
+            && path
+                .rsplit('/')
+                .next()
+                .is_some_and(|name| name.len() > LONGEST_NAME) =>
         {
-            let reason = format!("{source}: a name in the path has more than {LONGEST_NAME} bytes");
+            let reason = format!("{source}: its name has more than {LONGEST_NAME} bytes");
             Failure::Store(StoreError::Refused {
                 destination,
                 source: reason.into(),
