@@ -563,6 +563,19 @@ def test_an_upload_whose_parts_the_store_has_swept_away_begins_anew(
     assert s3_server.unfinished(bucket) == []
 
 
+def test_parts_of_a_file_as_it_was_are_not_mixed_with_what_it_has_become(
+    killed, s3_tracker, s3_server, proxy, bucket, heimdall_dir
+):
+    # As of a file that is uploaded from where it is.
+    [staged] = [it for it in heimdall_dir.glob("journal/*/staging/*") if it.suffix != ".parts"]
+    content = os.urandom(len(killed.content))
+    staged.write_bytes(content)
+    s3_tracker(bucket, proxy).flush(PATIENCE_S)
+    assert s3_server.objects(bucket, f"runs/{killed.run_id}/artifacts") == {"large": content}
+    assert len(proxy.seen(begins)) == 2
+    assert s3_server.unfinished(bucket) == []
+
+
 def test_an_upload_that_was_completed_right_before_the_kill_is_not_sent_again(
     start_script, s3_server, s3_tracker, proxy, bucket, uri, tmp_path
 ):
