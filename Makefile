@@ -29,7 +29,7 @@ test-rust: $(STAMPS)/torch
 	cargo test --workspace --locked
 
 # Most tests wait for servers and processes of their own: four files at a time keep two cores busy.
-PYTEST := python -m pytest -n 4 --dist loadfile
+PYTEST := python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-python: setup $(STAMPS)/dev
 	$(PYTEST)

@@ -17,7 +17,7 @@ import pytest
 import postgres
 import s3
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
+from helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -25,6 +25,15 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 def pytest_unconfigure() -> None:
     """Runs that tests leave open go to stores that are gone by now: the exit need not wait for them."""
     os.environ["HEIMDALL_EXIT_TIMEOUT"] = "0"
+
+
+# Files of few tests that take minutes: one that began last would have the machine for itself.
+LONG = ("test_models.py", "test_export_onnx.py", "test_s3_faults.py", "test_durability.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +100,6 @@ def stock_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stock") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").create_experiment("theirs", artifact_location="/theirs")
     return path
-
-
-# A shell starts its background jobs deaf to Ctrl-C, and theirs inherit that.
-HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 @pytest.fixture

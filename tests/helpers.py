@@ -20,6 +20,8 @@ import pytest
 # How long a test waits for something that normally takes a moment. Only a defect makes it last.
 PATIENCE_S = 120
 TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_", "AZURE_", "GOOGLE_", "POSTGRES_", "PG")
+# A shell starts its background jobs deaf to Ctrl-C, and theirs inherit that.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 
 def clean_environment(**variables: object) -> dict[str, str]:

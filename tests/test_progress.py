@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 
 import s3
-from conftest import HEARS_CTRL_C
-from helpers import PATIENCE_S, clean_environment, write
+from helpers import HEARS_CTRL_C, PATIENCE_S, clean_environment, write
 from s3_proxy import S3Proxy, parts
 
 MIB = 1 << 20
