@@ -236,18 +236,27 @@ def start_download(far, tmp_path, start_script, uri):
     return start
 
 
+# Of the long file, and how many of them are on their way at a time.
+RANGES, TOGETHER = 22, 16
+
+
+def begun(far, start_download) -> tuple[subprocess.Popen, bytes]:
+    """A process that has four ranges of a file and waits for as many as go together, and the file."""
+    content = os.urandom(RANGES * RANGE)
+    far.put("file", content)
+    held = far.proxy.strike("hold", of("file", "GET"), after=4)
+    process = start_download()
+    wait_until(lambda: held.struck == TOGETHER, "as much is on its way as goes together")
+    return process, content
+
+
 def ranges_of(requests: list[Request]) -> list[str]:
     return sorted(request.headers["range"] for request in requests)
 
 
 @pytest.mark.parametrize("is_replaced", [False, True], ids=["the same file", "another version of it"])
 def test_what_a_killed_process_has_of_a_file_is_not_fetched_again(far, tmp_path, start_download, is_replaced):
-    ranges, together = 22, 16
-    content = os.urandom(ranges * RANGE)
-    far.put("file", content)
-    held = far.proxy.strike("hold", of("file", "GET"), after=4)
-    process = start_download()
-    wait_until(lambda: held.struck == together, "as much is on its way as goes together")
+    process, content = begun(far, start_download)
     process.kill()
     process.wait(PATIENCE_S)
     far.proxy.heal()
@@ -257,35 +266,29 @@ def test_what_a_killed_process_has_of_a_file_is_not_fetched_again(far, tmp_path,
     assert not there.exists()
     if is_replaced:
         # What is there of the first version is not taken for a part of the second.
-        content = os.urandom(ranges * RANGE)
+        content = os.urandom(RANGES * RANGE)
         far.put("file", content)
         arrived = []
     far.proxy.forget()
     assert start_download().stdout.readline() == "there\n"
     assert there.read_bytes() == content
     asked = ranges_of(far.proxy.seen(of("file", "GET")))
-    every = {f"bytes={at * RANGE}-{(at + 1) * RANGE - 1}" for at in range(ranges)}
+    every = {f"bytes={at * RANGE}-{(at + 1) * RANGE - 1}" for at in range(RANGES)}
     assert asked == sorted(every - set(arrived))
     assert [it.name for it in there.parent.iterdir()] == ["file"]
 
 
 def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_download):
-    ranges, together = 22, 16
-    content = os.urandom(ranges * RANGE)
-    far.put("file", content)
-    # What is already there when Ctrl-C comes, and what is on its way.
-    held = far.proxy.strike("hold", of("file", "GET"), after=4)
-    script = start_download()
-    wait_until(lambda: held.struck == together, "as much is on its way as goes together")
+    script, content = begun(far, start_download)
     script.send_signal(signal.SIGINT)
     assert script.stdout.readline() == "stopped\n"
     far.proxy.heal()
     script.communicate(timeout=PATIENCE_S)
-    assert len(far.proxy.seen(of("file", "GET"))) == 4 + together, "nothing was asked for any more"
+    assert len(far.proxy.seen(of("file", "GET"))) == 4 + TOGETHER, "nothing was asked for any more"
     far.proxy.forget()
     there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
     assert Path(there).read_bytes() == content
-    assert len(far.proxy.seen(of("file", "GET"))) == ranges - 4
+    assert len(far.proxy.seen(of("file", "GET"))) == RANGES - 4
 
 
 def test_threads_and_processes_may_download_to_the_same_place_at_a_time(far, tmp_path, start_script, uri):

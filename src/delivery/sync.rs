@@ -24,8 +24,7 @@ use crate::{
     config::{Destination, FreshSchema},
     error::{Error, Result},
     journal::{
-        Entry,
-        reader::{self, Reader},
+        Entry, reader,
         recovery::{self, Abandoned},
     },
     store::{TrackingStore, deferred::DeferredStore},
@@ -81,18 +80,12 @@ fn pending(dir: &Path, destination: usize) -> (u64, Option<i64>) {
 
 /// Calls `each` with the entries of the journal in `dir` that wait for a destination, and returns their number.
 fn read(dir: &Path, destination: usize, mut each: impl FnMut(&Entry)) -> u64 {
-    let mut reader = Reader::peeking(dir, destination);
-    let Ok(end) = recovery::end(dir) else {
-        return 0;
-    };
     let mut count = 0;
-    while let Ok(batch) = reader.read(end) {
-        if batch.entries.is_empty() {
-            break;
-        }
+    // What cannot be read is told by the delivery.
+    let _ = reader::peek(dir, destination, |batch| {
         count += batch.entries.len() as u64;
         batch.entries.iter().for_each(|placed| each(&placed.entry));
-    }
+    });
     count
 }
 

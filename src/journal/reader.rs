@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Entry, Journal, JournalError, Position, Progress, ledger::Ledger, replace, segment, staging,
+    Entry, Journal, JournalError, Position, Progress, ledger::Ledger, recovery, replace, segment,
+    staging,
 };
 use crate::record::Record;
 
@@ -88,7 +89,7 @@ impl Reader {
     }
 
     /// A reader that only looks at the journal in `dir`.
-    pub fn peeking(dir: &Path, destination: usize) -> Self {
+    fn peeking(dir: &Path, destination: usize) -> Self {
         let mut reader = Self::folder(dir, Arc::new(Ledger::new(Vec::new())), destination);
         reader.peeks = true;
         reader
@@ -348,6 +349,29 @@ pub fn saved(dir: &Path, destination: usize) -> Progress {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or(Progress::START)
+}
+
+/// Shows what waits in the journal in `dir` for a destination, and takes none of it.
+///
+/// # Errors
+/// [`JournalError::Io`] when the folder or a segment cannot be read; what is before it has been shown.
+pub fn peek(
+    dir: &Path,
+    destination: usize,
+    mut each: impl FnMut(&Batch),
+) -> Result<(), JournalError> {
+    let mut reader = Reader::peeking(dir, destination);
+    let end = recovery::end(dir).map_err(|source| JournalError::Io {
+        path: dir.to_owned(),
+        source,
+    })?;
+    loop {
+        let batch = reader.read(end)?;
+        each(&batch);
+        if batch.entries.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 /// Why a destination of the journal in `dir` has taken nothing, as far as that was noted.

@@ -26,10 +26,7 @@ use crate::{
     config::{Destination, FreshSchema, S3Config},
     delivery::background::{Background, KeepWaiting},
     error::{Error, Result},
-    journal::{
-        reader::{self, Reader},
-        recovery,
-    },
+    journal::{reader, recovery},
     record::ArtifactPath,
     registry::ModelRegistry,
     run::{LifecycleStage, RunInfo, ViewType, now_ms},
@@ -688,7 +685,7 @@ fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
     let mut runs = BTreeMap::new();
     let dirs = recovery::folders(heimdall_dir);
     for dir in dirs.map_err(|error| unreadable(heimdall_dir, error.to_string()))? {
-        match steadily(|| runs_of(&dir), || recovery::is_alive(&dir)) {
+        match runs_of_steadily(&dir) {
             Ok(found) => {
                 let is_alive = recovery::is_alive(&dir);
                 for run in found {
@@ -703,23 +700,20 @@ fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
     Ok(runs)
 }
 
-/// Looks again for a while: whoever delivers a journal removes what another reads.
-fn steadily<T>(
-    look: impl Fn() -> Result<T, String>,
-    is_delivered: impl Fn() -> bool,
-) -> Result<T, String> {
+/// As below; looks again for a while, as whoever delivers a journal removes what another reads.
+fn runs_of_steadily(dir: &Path) -> Result<Vec<String>, String> {
     const LOOKS: usize = 20;
     const PAUSE: Duration = Duration::from_millis(50);
 
     for number in 0..LOOKS {
-        let seen = look();
+        let seen = runs_of(dir);
         // Whoever delivered it may just have ended.
-        if seen.is_ok() || (number > 0 && !is_delivered()) {
+        if seen.is_ok() || (number > 0 && !recovery::is_alive(dir)) {
             return seen;
         }
         std::thread::sleep(PAUSE);
     }
-    look()
+    runs_of(dir)
 }
 
 /// Runs that a journal has records of or holds open; the reason where it cannot be read.
@@ -728,18 +722,15 @@ fn runs_of(dir: &Path) -> Result<Vec<String>, String> {
     let mut runs = Vec::new();
     for destination in 0..manifest.destinations.len() {
         runs.extend(reader::saved(dir, destination).open_runs.into_keys());
-        let mut reader = Reader::peeking(dir, destination);
-        let end = recovery::end(dir).map_err(|error| error.to_string())?;
-        loop {
-            let batch = reader.read(end).map_err(|error| error.to_string())?;
-            if let Some(damage) = batch.damage.first() {
-                return Err(damage.to_string());
-            }
-            if batch.entries.is_empty() {
-                break;
-            }
+        let mut damage = Vec::new();
+        let looked = reader::peek(dir, destination, |batch| {
+            damage.extend(batch.damage.first().cloned());
             let entries = batch.entries.iter();
             runs.extend(entries.map(|placed| placed.entry.record.run().to_string()));
+        });
+        looked.map_err(|error| error.to_string())?;
+        if let Some(damage) = damage.into_iter().next() {
+            return Err(damage);
         }
     }
     Ok(runs)

@@ -218,11 +218,13 @@ impl ObjectArtifacts {
             .resume
             .map(|place| note_path(place, &self.uri, key.as_ref()));
         let modified = modified(&file);
-        let found = Note::found(path.as_deref(), &key);
-        if let Some(other) = found.as_ref().filter(|it| !it.is_of(upload.size, modified)) {
-            let _ = self.store.abort_multipart(&key, &other.begun.upload).await;
-        }
-        let found = found.filter(|note| note.is_of(upload.size, modified));
+        let found = match Note::found(path.as_deref(), &key) {
+            Some(other) if !other.is_of(upload.size, modified) => {
+                let _ = self.store.abort_multipart(&key, &other.begun.upload).await;
+                None
+            }
+            found => found,
+        };
         let mut is_from_before = found.is_some();
         let mut note = match found {
             Some(note) => note,
