@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heimdall_tracking import MLflowTracker
+from heimdall_tracking import MLflowTracker, Run
 from heimdall_tracking.errors import ArtifactError
 from helpers import PATIENCE_S, contents, write
 
@@ -35,6 +35,17 @@ def is_kept(heimdall_dir: Path, content: bytes) -> bool:
     return content in contents(heimdall_dir / "dead_letter").values()
 
 
+def run_with_a_refused(path: str, tracker: MLflowTracker, heimdall_dir: Path) -> Run:
+    """A run with a file that is refused and kept, and another one."""
+    with tracker.run() as run:
+        tracker.log_text("refused", path)
+        tracker.log_text("after it", "later.txt")
+    tracker.flush(PATIENCE_S)
+    assert tracker.status().parked == 1
+    assert is_kept(heimdall_dir, b"refused")
+    return run
+
+
 def folder_for(run_id: str, length: int, letter: str = "d") -> str:
     """A folder in which a file of one letter has a key of so many bytes."""
     left = length - len(f"runs/{run_id}/artifacts//f")
@@ -61,12 +72,7 @@ def test_a_file_whose_name_is_as_long_as_a_disk_can_have_arrives_and_comes_back(
 def test_a_name_that_no_disk_can_have_is_refused_and_kept_and_the_rest_arrives(
     tracker, client, heimdall_dir, tmp_path, path, caplog
 ):
-    with tracker.run() as run:
-        tracker.log_text("refused", path)
-        tracker.log_text("after it", "later.txt")
-    tracker.flush(PATIENCE_S)
-    assert tracker.status().parked == 1
-    assert is_kept(heimdall_dir, b"refused")
+    run = run_with_a_refused(path, tracker, heimdall_dir)
     assert path in caplog.text
     assert "File name too long" in caplog.text
     assert [it.path for it in client.list_artifacts(run.run_id)] == ["later.txt"]
@@ -75,16 +81,13 @@ def test_a_name_that_no_disk_can_have_is_refused_and_kept_and_the_rest_arrives(
 
 @pytest.mark.parametrize("path", ["x" * 256, f"folder/{'z' * 300}"])
 def test_a_name_that_the_disk_of_a_server_cannot_have_is_refused_and_kept_and_the_rest_arrives(
-    tracking_server, heimdall_dir, path
+    tracking_server, heimdall_dir, tmp_path, path
 ):
     tracker = MLflowTracker(tracking_server, experiment_name="names")
-    with tracker.run() as run:
-        tracker.log_text("refused", path)
-        tracker.log_text("after it", "later.txt")
-    tracker.flush(PATIENCE_S)
-    assert tracker.status().parked == 1
-    assert is_kept(heimdall_dir, b"refused")
-    assert [it.path for it in tracker.list_artifacts(run_id=run.run_id)] == ["later.txt"]
+    run = run_with_a_refused(path, tracker, heimdall_dir)
+    # Of a file that it cannot name the server keeps the folder.
+    there = tracker.download_artifacts(run.run_id, dst=tmp_path / "there")
+    assert contents(Path(there)) == {"later.txt": b"after it"}
     assert tracker.get_run(run.run_id).status == "FINISHED"
 
 
