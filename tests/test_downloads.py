@@ -240,10 +240,10 @@ def start_download(far, tmp_path, start_script, uri):
 RANGES, TOGETHER = 22, 16
 
 
-def begun(far, start_download) -> tuple[subprocess.Popen, bytes]:
+def begun(far, start_download, **checksum: str) -> tuple[subprocess.Popen, bytes]:
     """A process that has four ranges of a file and waits for as many as go together, and the file."""
     content = os.urandom(RANGES * RANGE)
-    far.put("file", content)
+    far.put("file", content, **checksum)
     held = far.proxy.strike("hold", of("file", "GET"), after=4)
     process = start_download()
     wait_until(lambda: held.struck == TOGETHER, "as much is on its way as goes together")
@@ -276,6 +276,28 @@ def test_what_a_killed_process_has_of_a_file_is_not_fetched_again(far, tmp_path,
     every = {f"bytes={at * RANGE}-{(at + 1) * RANGE - 1}" for at in range(RANGES)}
     assert asked == sorted(every - set(arrived))
     assert [it.name for it in there.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("checksum", CHECKSUMS, ids=["SHA-256", "CRC-32", "ETag"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["all is there", "a range is lost"])
+def test_what_a_power_loss_took_of_a_file_is_fetched_again(far, tmp_path, start_download, checksum, is_lost):
+    process, content = begun(far, start_download, **checksum)
+    process.kill()
+    process.wait(PATIENCE_S)
+    far.proxy.heal()
+    arrived = far.proxy.seen(lambda it: of("file", "GET")(it) and not it.fault)
+    (part,) = (tmp_path / "ours").glob("*.part")
+    if is_lost:
+        # The note of a range was on the disk before the range was.
+        start = int(arrived[0].headers["range"].removeprefix("bytes=").split("-")[0])
+        with part.open("r+b") as file:
+            file.seek(start + 5)
+            file.write(bytes(4096))
+    far.proxy.forget()
+    there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    assert Path(there).read_bytes() == content
+    assert len(far.proxy.seen(of("file", "GET"))) == RANGES - 4 + (RANGES if is_lost else 0)
+    assert [it.name for it in Path(there).parent.iterdir()] == ["file"]
 
 
 def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_download):

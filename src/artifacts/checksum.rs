@@ -43,6 +43,15 @@ impl Kind {
             Self::Crc32c | Self::Crc32 => 4,
         }
     }
+
+    fn crc(self) -> Option<CrcAlgorithm> {
+        match self {
+            Self::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+            Self::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+            Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+            Self::Sha256 | Self::Md5 => None,
+        }
+    }
 }
 
 impl Checksum {
@@ -74,15 +83,44 @@ impl Checksum {
     /// The CRC-64/NVME of a whole, from those of its parts in their order, as S3 writes them, and their lengths.
     /// `None` where one is no such thing.
     pub(super) fn of_parts(parts: impl IntoIterator<Item = (String, u64)>) -> Option<Self> {
-        let kind = Kind::Crc64Nvme;
-        let mut whole = 0;
-        for (text, length) in parts {
+        let parts = parts.into_iter().map(|(text, length)| {
             let value = BASE64_STANDARD.decode(text).ok()?;
-            let part = u64::from_be_bytes(value.try_into().ok()?);
-            whole = crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, part, length);
-        }
-        let value = whole.to_be_bytes().to_vec();
+            Some((u64::from_be_bytes(value.try_into().ok()?), length))
+        });
+        let parts: Vec<_> = parts.collect::<Option<_>>()?;
+        let kind = Kind::Crc64Nvme;
+        let value = bytes_of(kind, combined(CrcAlgorithm::Crc64Nvme, parts));
         Some(Self { kind, value })
+    }
+
+    /// The CRC that this is, if it is one: those of parts add up to it.
+    pub(super) fn crc(&self) -> Option<CrcAlgorithm> {
+        self.kind.crc()
+    }
+
+    /// Compares it with the CRCs of all parts, in their order, and their lengths.
+    ///
+    /// # Errors
+    /// What differs, if the bytes are others; also where this is no CRC.
+    pub(super) fn compare_parts(
+        self,
+        parts: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Result<(), String> {
+        let found = self.crc().map(|crc| combined(crc, parts));
+        let found = found.map(|whole| bytes_of(self.kind, whole));
+        self.compare(&found.unwrap_or_default())
+    }
+
+    fn compare(&self, found: &[u8]) -> Result<(), String> {
+        match found == self.value {
+            true => Ok(()),
+            false => Err(format!(
+                "{:?} of what has arrived is {}, and that of what is stored {}",
+                self.kind,
+                BASE64_STANDARD.encode(found),
+                BASE64_STANDARD.encode(&self.value)
+            )),
+        }
     }
 
     /// Whether both are of the same bytes; `None` where they are of two kinds.
@@ -110,13 +148,10 @@ impl Checksum {
 
     /// Begins to compare.
     fn sum(self) -> Sum {
-        let crc = |algorithm| State::Crc(Box::new(crc_fast::Digest::new(algorithm)));
-        let state = match self.kind {
-            Kind::Sha256 => State::Sha256(Context::new(&SHA256)),
-            Kind::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
-            Kind::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
-            Kind::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
-            Kind::Md5 => State::Md5(Md5::new()),
+        let state = match (self.crc(), self.kind) {
+            (Some(crc), _) => State::Crc(Box::new(crc_fast::Digest::new(crc))),
+            (None, Kind::Md5) => State::Md5(Md5::new()),
+            (None, _) => State::Sha256(Context::new(&SHA256)),
         };
         Sum {
             expected: self,
@@ -148,22 +183,25 @@ impl Sum {
 
     /// What differs, if the bytes are others.
     fn compare(self) -> Result<(), String> {
-        let Checksum { kind, value } = self.expected;
-        let found = match self.state {
+        let expected = self.expected;
+        expected.compare(&match self.state {
             State::Sha256(state) => state.finish().as_ref().to_vec(),
-            // A number of 8 bytes, of which shorter ones have the last.
-            State::Crc(state) => state.finalize().to_be_bytes()[8 - kind.length()..].to_vec(),
+            State::Crc(state) => bytes_of(expected.kind, state.finalize()),
             State::Md5(state) => state.finalize().to_vec(),
-        };
-        match found == value {
-            true => Ok(()),
-            false => Err(format!(
-                "{kind:?} of what has arrived is {}, and that of what is stored {}",
-                BASE64_STANDARD.encode(found),
-                BASE64_STANDARD.encode(value)
-            )),
-        }
+        })
     }
+}
+
+/// The CRC of a whole from those of its parts and their lengths.
+fn combined(crc: CrcAlgorithm, parts: impl IntoIterator<Item = (u64, u64)>) -> u64 {
+    parts.into_iter().fold(0, |whole, (part, length)| {
+        crc_fast::checksum_combine(crc, whole, part, length)
+    })
+}
+
+/// A CRC as stores write it: a number of 8 bytes, of which shorter ones have the last.
+fn bytes_of(kind: Kind, crc: u64) -> Vec<u8> {
+    crc.to_be_bytes()[8 - kind.length()..].to_vec()
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -231,6 +269,34 @@ mod tests {
         for text in ["", "y/Q5Jg==", "!"] {
             assert_eq!(Checksum::of_parts([(text.to_owned(), 9)]), None);
         }
+    }
+
+    #[test]
+    fn crcs_of_parts_are_compared_with_that_of_the_whole() {
+        let digits = b"123456789";
+        for (name, value) in [
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+            ("x-amz-checksum-crc32c", "4waSgw=="),
+            ("x-amz-checksum-crc32", "y/Q5Jg=="),
+        ] {
+            let whole = told(&[(name, value)]).unwrap();
+            let crc = whole.crc().unwrap();
+            let parts = |cut: usize| {
+                let (first, second) = digits.split_at(cut);
+                [first, second].map(|part| (crc_fast::checksum(crc, part), part.len() as u64))
+            };
+            for cut in 0..=digits.len() {
+                assert_eq!(whole.clone().compare_parts(parts(cut)), Ok(()), "{name}");
+            }
+            let [first, second] = parts(4);
+            assert!(whole.clone().compare_parts([second, first]).is_err());
+            assert!(whole.clone().compare_parts([first]).is_err());
+            assert!(whole.compare_parts([]).is_err());
+        }
+        let sha = "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=";
+        let sha = told(&[("x-amz-checksum-sha256", sha)]).unwrap();
+        assert_eq!(sha.crc(), None);
+        assert!(sha.compare_parts([]).is_err());
     }
 
     #[test]

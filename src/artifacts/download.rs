@@ -5,7 +5,7 @@
 //! store has a checksum of the whole, the two are compared.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     ops::Range,
@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 
@@ -149,13 +150,18 @@ async fn arrive(
     };
     let length = match state {
         Some(state) if state.version.is_some() => {
-            let length = fetch_in_ranges(store, &info.path, &state, landing, room).await?;
             let version = state.version.as_deref();
             let checksum = patiently(|| store.checksum(&info.path, version)).await?;
-            if let Some(checksum) = checksum {
-                compare(store, &info.path, landing.part(), length, checksum).await?;
+            let crc = checksum.as_ref().and_then(Checksum::crc);
+            let crcs = fetch_in_ranges(store, &info.path, &state, landing, crc, room).await?;
+            match checksum {
+                Some(checksum) if crc.is_some() => checksum
+                    .compare_parts(crcs)
+                    .map_err(|reason| damaged(store, &info.path, reason))?,
+                Some(checksum) => compare(store, info, landing.part(), checksum).await?,
+                None => {}
             }
-            length
+            state.size
         }
         // What cannot be told apart from another version cannot be fetched in pieces.
         _ => fetch_whole(store, info, landing, room).await?,
@@ -170,18 +176,18 @@ async fn arrive(
     }
 }
 
-/// Reads what has arrived of a file in pieces, and compares it with the checksum of the whole.
+/// Reads what has arrived of a file once more, and compares it with a checksum that those of ranges do not add up to.
 async fn compare(
     store: &dyn ArtifactStore,
-    path: &ArtifactPath,
+    info: &FileInfo,
     part: &Path,
-    length: u64,
     checksum: Checksum,
 ) -> Result<(), ArtifactError> {
-    let failed = |source| io_error(path, part, source);
-    let file = Arc::new(File::open(part).map_err(failed)?);
-    let content = pieces(file, 0..length, CHUNK).map_err(failed);
-    let content = checksum.compared(content, |reason| damaged(store, path, reason));
+    let failed = |source| io_error(&info.path, part, source);
+    let file = File::open(part).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let content = pieces(Arc::new(file), 0..length, CHUNK).map_err(failed);
+    let content = checksum.compared(content, |reason| damaged(store, &info.path, reason));
     pin!(content).try_for_each(|_| future::ready(Ok(()))).await
 }
 
@@ -236,13 +242,16 @@ async fn fetch_whole(
     .await
 }
 
+/// Fetches what is missing of a file, and returns the CRC of each range in their order and its length; all 0 without
+/// `crc`.
 async fn fetch_in_ranges(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
     state: &FileState,
     landing: &Landing,
+    crc: Option<CrcAlgorithm>,
     room: &Semaphore,
-) -> Result<u64, ArtifactError> {
+) -> Result<Vec<(u64, u64)>, ArtifactError> {
     let failed = |source| io_error(path, landing.part(), source);
     let begun = Begun {
         size: state.size,
@@ -251,43 +260,65 @@ async fn fetch_in_ranges(
     let (file, done) = landing.go_on(&begun).map_err(failed)?;
     let file = Arc::new(file);
     let version = state.version.as_deref();
-    let missing = (0..state.size.div_ceil(RANGE)).filter(|number| !done.contains(number));
-    let ranges = missing.map(|number| {
+    let ranges = (0..state.size.div_ceil(RANGE)).map(|number| {
         let range = number * RANGE..state.size.min((number + 1) * RANGE);
+        let expected = range.end - range.start;
         let file = Arc::clone(&file);
+        let is_there = done.contains(&number);
         async move {
             let _permit = room.acquire().await;
-            patiently(|| async {
+            if is_there {
+                // Read once more: a power loss takes what the disk did not have yet.
+                let crc = written(&file, range, crc).await.map_err(failed)?;
+                return Ok((number, (crc, expected)));
+            }
+            let crc = patiently(|| async {
                 let content = store.read(path, Some(range.clone()), version).await?;
-                let written = write(content, &file, range.clone(), failed).await?;
-                let expected = range.end - range.start;
-                match written == expected {
-                    true => Ok(()),
+                let (arrived, crc) = write(content, &file, range.clone(), crc, failed).await?;
+                match arrived == expected {
+                    true => Ok(crc),
                     false => {
-                        let reason = format!("{written} bytes have arrived of {expected}");
+                        let reason = format!("{arrived} bytes have arrived of {expected}");
                         Err(damaged(store, path, reason))
                     }
                 }
             })
             .await?;
-            Ok(number)
+            landing.add(number);
+            Ok((number, (crc, expected)))
         }
     });
-    let mut ranges = stream::iter(ranges).buffer_unordered(TOGETHER);
-    while let Some(number) = ranges.next().await {
-        landing.add(number?);
-    }
-    Ok(state.size)
+    let ranges = stream::iter(ranges).buffer_unordered(TOGETHER);
+    let crcs: BTreeMap<u64, (u64, u64)> = ranges.try_collect().await?;
+    Ok(crcs.into_values().collect())
 }
 
-/// Writes what comes of a range to its place, and returns its length. Nothing is written behind the range.
+/// The CRC of a range that is there already.
+async fn written(
+    file: &Arc<File>,
+    range: Range<u64>,
+    crc: Option<CrcAlgorithm>,
+) -> io::Result<u64> {
+    let Some(crc) = crc else { return Ok(0) };
+    let content = pieces(Arc::clone(file), range, CHUNK);
+    let add = |mut sum: Digest, bytes: Bytes| {
+        sum.update(&bytes);
+        future::ready(Ok(sum))
+    };
+    let sum = pin!(content).try_fold(Digest::new(crc), add).await?;
+    Ok(sum.finalize())
+}
+
+/// Writes what comes of a range to its place, and returns its length and CRC. Nothing is written behind the range.
 async fn write(
     mut content: Content,
     file: &Arc<File>,
     range: Range<u64>,
+    crc: Option<CrcAlgorithm>,
     failed: impl Fn(io::Error) -> ArtifactError,
-) -> Result<u64, ArtifactError> {
+) -> Result<(u64, u64), ArtifactError> {
     let (mut gathered, mut at) = (BytesMut::with_capacity(CHUNK as usize), range.start);
+    let mut sum = crc.map(Digest::new);
     loop {
         let chunk = content.try_next().await?;
         gathered.extend_from_slice(chunk.as_deref().unwrap_or_default());
@@ -296,21 +327,25 @@ async fn write(
         }
         let length = gathered.len() as u64;
         if length > range.end - at {
-            return Ok(at + length - range.start);
+            return Ok((at + length - range.start, 0));
         }
         let (file, bytes) = (Arc::clone(file), gathered);
         let written = tokio::task::spawn_blocking(move || {
+            if let Some(sum) = &mut sum {
+                sum.update(&bytes);
+            }
             file.write_all_at(&bytes, at)?;
-            Ok::<_, io::Error>(bytes)
+            Ok::<_, io::Error>((bytes, sum))
         });
-        gathered = written
+        (gathered, sum) = written
             .await
             .unwrap_or_else(|panic| Err(io::Error::other(panic)))
             .map_err(&failed)?;
         gathered.clear();
         at += length;
         if chunk.is_none() {
-            return Ok(at - range.start);
+            let crc = sum.map(|sum| sum.finalize()).unwrap_or_default();
+            return Ok((at - range.start, crc));
         }
     }
 }

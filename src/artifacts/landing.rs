@@ -97,7 +97,11 @@ impl Landing {
             _ => {}
         }
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true).open(&self.part)
+        options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&self.part)
     }
 
     /// The part, and the ranges of the file that it has already.
@@ -110,6 +114,7 @@ impl Landing {
         if let Some(done) = is_whole.then(|| self.done(begun)).flatten() {
             let mut options = OpenOptions::new();
             let part = options
+                .read(true)
                 .write(true)
                 .custom_flags(NOFOLLOW)
                 .open(&self.part)?;
