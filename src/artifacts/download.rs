@@ -30,8 +30,9 @@ use crate::{delivery::retry::Backoff, record::ArtifactPath};
 
 /// Length of a range.
 const RANGE: u64 = 8 << 20;
-/// Bytes that are read or written at a time.
-const CHUNK: u64 = 1 << 20;
+/// Bytes that are read or written at a time. All that is on its way has to fit the processor's cache: with 1 MiB the
+/// same took a third more of the processor.
+const CHUNK: u64 = 256 << 10;
 /// Ranges, and files that are none, on their way at a time, of all files together; also files that are begun.
 const TOGETHER: usize = 16;
 /// Attempts at a range while the store cannot answer.
