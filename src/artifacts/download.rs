@@ -19,7 +19,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use futures_util::{StreamExt, TryStreamExt, future, stream};
-use tokio::{io::AsyncWriteExt, sync::Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
     ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, damaged,
@@ -121,29 +121,32 @@ async fn fetch(
     let folder = folder_of(root, &info.path)?;
     let target = below(root, &info.path);
     let failed = |source| io_error(&info.path, &target, source);
-    let landing = Landing::take(&folder, &info.path).map_err(failed)?;
     let attempt = async || {
-        let arrived = arrive(store, info, &landing, room).await;
-        if let Err(ArtifactError::Damaged { .. }) = &arrived {
-            landing.clear();
+        // Anew each time: what is written of a damaged one goes nowhere.
+        let landing = Landing::take(&folder, &info.path).map_err(failed)?;
+        match arrive(store, info, &landing, room).await {
+            Ok(length) => landing.publish(&target, length).map_err(failed),
+            Err(error @ ArtifactError::Damaged { .. }) => {
+                landing.clear();
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
-        arrived
     };
     match attempt().await {
         // On its way, as a rule, or it was replaced meanwhile.
-        Err(ArtifactError::Damaged { .. }) => attempt().await?,
-        settled => settled?,
+        Err(ArtifactError::Damaged { .. }) => attempt().await,
+        settled => settled,
     }
-    landing.publish(&target).map_err(failed)
 }
 
-/// Fetches a file to beside its place, and compares it with what the store says of it.
+/// Fetches a file to beside its place, compares it with what the store says of it, and returns its length.
 async fn arrive(
     store: &dyn ArtifactStore,
     info: &FileInfo,
     landing: &Landing,
     room: &Semaphore,
-) -> Result<(), ArtifactError> {
+) -> Result<u64, ArtifactError> {
     let size = info.size.unwrap_or_default();
     let state = match size <= RANGE {
         true => None,
@@ -159,7 +162,7 @@ async fn arrive(
                 Some(checksum) if crc.is_some() => checksum
                     .compare_parts(crcs)
                     .map_err(|reason| damaged(store, &info.path, reason))?,
-                Some(checksum) => compare(store, info, landing.part(), checksum).await?,
+                Some(checksum) => compare(store, &info.path, landing, state.size, checksum).await?,
                 None => {}
             }
             state.size
@@ -168,7 +171,7 @@ async fn arrive(
         _ => fetch_whole(store, info, landing, room).await?,
     };
     match length == size {
-        true => Ok(()),
+        true => Ok(length),
         false => Err(damaged(
             store,
             &info.path,
@@ -180,15 +183,14 @@ async fn arrive(
 /// Reads what has arrived of a file once more, and compares it with a checksum that those of ranges do not add up to.
 async fn compare(
     store: &dyn ArtifactStore,
-    info: &FileInfo,
-    part: &Path,
+    path: &ArtifactPath,
+    landing: &Landing,
+    length: u64,
     checksum: Checksum,
 ) -> Result<(), ArtifactError> {
-    let failed = |source| io_error(&info.path, part, source);
-    let file = File::open(part).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
-    let content = pieces(Arc::new(file), 0..length, CHUNK).map_err(failed);
-    let content = checksum.compared(content, |reason| damaged(store, &info.path, reason));
+    let failed = |source| io_error(path, landing.path(), source);
+    let content = pieces(Arc::clone(landing.file()), 0..length, CHUNK).map_err(failed);
+    let content = checksum.compared(content, |reason| damaged(store, path, reason));
     pin!(content).try_for_each(|_| future::ready(Ok(()))).await
 }
 
@@ -225,19 +227,13 @@ async fn fetch_whole(
     landing: &Landing,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
+    let failed = |source| io_error(&info.path, landing.path(), source);
     let _permit = room.acquire().await;
     patiently(|| async {
-        let failed = |source| io_error(&info.path, landing.part(), source);
-        let file = landing.create().map_err(failed)?;
-        let mut file = tokio::fs::File::from_std(file);
-        let mut content = store.read(&info.path, None, None).await?;
-        let mut length = 0;
-        while let Some(chunk) = content.next().await {
-            let chunk = chunk?;
-            length += chunk.len() as u64;
-            file.write_all(&chunk).await.map_err(failed)?;
-        }
-        file.flush().await.map_err(failed)?;
+        let file = landing.begin().map_err(failed)?;
+        let content = store.read(&info.path, None, None).await?;
+        let whole = 0..info.size.unwrap_or_default();
+        let (length, _) = write(content, file, whole, None, failed).await?;
         Ok(length)
     })
     .await
@@ -253,29 +249,27 @@ async fn fetch_in_ranges(
     crc: Option<CrcAlgorithm>,
     room: &Semaphore,
 ) -> Result<Vec<(u64, u64)>, ArtifactError> {
-    let failed = |source| io_error(path, landing.part(), source);
+    let failed = |source| io_error(path, landing.path(), source);
     let begun = Begun {
         size: state.size,
         version: state.version.clone().unwrap_or_default(),
     };
     let (file, done) = landing.go_on(&begun).map_err(failed)?;
-    let file = Arc::new(file);
     let version = state.version.as_deref();
     let ranges = (0..state.size.div_ceil(RANGE)).map(|number| {
         let range = number * RANGE..state.size.min((number + 1) * RANGE);
         let expected = range.end - range.start;
-        let file = Arc::clone(&file);
         let is_there = done.contains(&number);
         async move {
             let _permit = room.acquire().await;
             if is_there {
                 // Read once more: a power loss takes what the disk did not have yet.
-                let crc = written(&file, range, crc).await.map_err(failed)?;
+                let crc = written(file, range, crc).await.map_err(failed)?;
                 return Ok((number, (crc, expected)));
             }
             let crc = patiently(|| async {
                 let content = store.read(path, Some(range.clone()), version).await?;
-                let (arrived, crc) = write(content, &file, range.clone(), crc, failed).await?;
+                let (arrived, crc) = write(content, file, range.clone(), crc, failed).await?;
                 match arrived == expected {
                     true => Ok(crc),
                     false => {
@@ -318,7 +312,8 @@ async fn write(
     crc: Option<CrcAlgorithm>,
     failed: impl Fn(io::Error) -> ArtifactError,
 ) -> Result<(u64, u64), ArtifactError> {
-    let (mut gathered, mut at) = (BytesMut::with_capacity(CHUNK as usize), range.start);
+    let room = CHUNK.min(range.end - range.start) as usize;
+    let (mut gathered, mut at) = (BytesMut::with_capacity(room), range.start);
     let mut sum = crc.map(Digest::new);
     loop {
         let chunk = content.try_next().await?;
@@ -370,7 +365,7 @@ async fn patiently<T, F: Future<Output = Result<T, ArtifactError>>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifacts::local::LocalArtifacts;
+    use crate::artifacts::{landing::name_of, local::LocalArtifacts};
 
     fn artifact(path: &str) -> ArtifactPath {
         ArtifactPath::parse(path).unwrap()
@@ -414,17 +409,16 @@ mod tests {
         let size = RANGE * 2 + 5;
         fs::write(root.join("long"), vec![1; size as usize]).unwrap();
         let state = run(store(&root).head(&artifact("long"))).unwrap();
-        let hash = crc32fast::hash(b"long");
         // What the first range has is told apart from what would be fetched.
         let mut part = vec![0; size as usize];
         part[..RANGE as usize].fill(2);
-        fs::write(dst.join(format!(".heimdall-{hash:08x}.part")), part).unwrap();
         let begun = Begun {
             size,
             version: state.version.unwrap(),
         };
         let note = format!("{}\n0\n1", serde_json::to_string(&begun).unwrap());
-        fs::write(dst.join(format!(".heimdall-{hash:08x}.note")), note).unwrap();
+        part.extend_from_slice(note.as_bytes());
+        fs::write(dst.join(name_of(&artifact("long"), 0)), part).unwrap();
         let file = run(download(store(&root), &artifact("long"), &dst)).unwrap();
         let content = fs::read(file).unwrap();
         assert!(content[..RANGE as usize].iter().all(|byte| *byte == 2));

@@ -1,15 +1,19 @@
-//! Where a file lies until its download is whole: beside its target, under a name of its own, with a note of what has
-//! arrived.
+//! Where a file lies until its download is whole: beside its target, under a name of its own. That of a long file has
+//! a note of what has arrived behind its last byte.
 //!
-//! The note is locked: processes and threads that fetch the same file at a time have a place each. What a kill has
-//! left is taken over by whoever comes next.
+//! It is locked: processes and threads that fetch the same file at a time have a place each. What a kill has left is
+//! taken over by whoever comes next.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -34,10 +38,13 @@ pub(super) struct Begun {
 /// The place of one file.
 #[derive(Debug)]
 pub(super) struct Landing {
-    part: PathBuf,
-    note: PathBuf,
-    /// The note, locked for as long as this is open.
-    noted: File,
+    path: PathBuf,
+    /// Locked for as long as this is open.
+    file: Arc<File>,
+    /// Where the next line of the note belongs.
+    end: AtomicU64,
+    /// Whether it stays when this is dropped: somebody can go on with it, or it is at its target.
+    stays: AtomicBool,
     /// Other places with something in them, of a kill or of somebody who is at it.
     others: Vec<PathBuf>,
 }
@@ -48,155 +55,164 @@ impl Landing {
     /// # Errors
     /// Those of the file system.
     pub fn take(folder: &Path, path: &ArtifactPath) -> io::Result<Self> {
-        let name = format!(
-            ".heimdall-{:08x}",
-            crc32fast::hash(path.as_str().as_bytes())
-        );
-        let place = |number: usize| match number {
-            0 => folder.join(&name),
-            number => folder.join(format!("{name}-{number}")),
-        };
+        let place = |number| folder.join(name_of(path, number));
         // Something to go on with first.
         let (left, free): (Vec<_>, Vec<_>) = (0..PLACES)
             .map(place)
-            .partition(|place| fs::metadata(note_of(place)).is_ok_and(|note| note.len() > 0));
+            .partition(|place| fs::symlink_metadata(place).is_ok());
         let more = (PLACES..).map(place);
         for place in left.iter().cloned().chain(free).chain(more) {
-            let noted = match lock(&note_of(&place)) {
-                Ok(Some(noted)) => noted,
+            let file = match lock(&place) {
+                Ok(Some(file)) => file,
                 Ok(None) => continue,
                 // What another user has left.
-                Err(error) if is_foreign(&error, &note_of(&place)) => continue,
+                Err(error) if is_foreign(&error, &place) => continue,
                 Err(error) => return Err(error),
             };
-            process::keep_from_forks(&noted);
-            let (part, note) = (place.with_extension("part"), note_of(&place));
+            process::keep_from_forks(&file);
             let others = left.into_iter().filter(|other| *other != place).collect();
             return Ok(Self {
-                part,
-                note,
-                noted,
+                path: place,
+                file: Arc::new(file),
+                end: AtomicU64::new(0),
+                stays: AtomicBool::new(false),
                 others,
             });
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Where the bytes go.
-    pub fn part(&self) -> &Path {
-        &self.part
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// A new part.
+    /// What has arrived of the file, and behind it the note.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// The file, with nothing in it, for one that nobody can go on with.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn create(&self) -> io::Result<File> {
-        match fs::remove_file(&self.part) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    pub fn begin(&self) -> io::Result<&Arc<File>> {
+        self.stays.store(false, Ordering::Relaxed);
+        if self.file.metadata()?.len() > 0 {
+            self.file.set_len(0)?;
         }
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&self.part)
+        Ok(&self.file)
     }
 
-    /// The part, and the ranges of the file that it has already.
+    /// The file, and the ranges that it has already.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn go_on(&self, begun: &Begun) -> io::Result<(File, BTreeSet<u64>)> {
-        let is_whole = fs::symlink_metadata(&self.part)
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == begun.size);
-        if let Some(done) = is_whole.then(|| self.done(begun)).flatten() {
-            let mut options = OpenOptions::new();
-            let part = options
-                .read(true)
-                .write(true)
-                .custom_flags(NOFOLLOW)
-                .open(&self.part)?;
-            return Ok((part, done));
-        }
-        // Before there is a part that an older note could be of.
-        self.noted.set_len(0)?;
-        let part = self.create()?;
-        part.set_len(begun.size)?;
-        let line = serde_json::to_string(begun)?;
-        (&self.noted).write_all(format!("{line}\n").as_bytes())?;
-        Ok((part, BTreeSet::new()))
+    pub fn go_on(&self, begun: &Begun) -> io::Result<(&Arc<File>, BTreeSet<u64>)> {
+        let done = match self.done(begun)? {
+            Some(done) => done,
+            None => {
+                self.begin()?.set_len(begun.size)?;
+                self.end.store(begun.size, Ordering::Relaxed);
+                self.note(&serde_json::to_string(begun)?)?;
+                BTreeSet::new()
+            }
+        };
+        self.stays.store(true, Ordering::Relaxed);
+        Ok((&self.file, done))
     }
 
     /// What an interrupted download of the same file has noted.
-    fn done(&self, begun: &Begun) -> Option<BTreeSet<u64>> {
-        let text = fs::read_to_string(&self.note).ok()?;
-        let end = text.rfind('\n')? + 1;
+    fn done(&self, begun: &Begun) -> io::Result<Option<BTreeSet<u64>>> {
+        let length = self.file.metadata()?.len().saturating_sub(begun.size);
+        // What follows may be of a longer file instead: no note has a line for every 64 KiB.
+        let length = length.min((1 << 16) + (begun.size >> 16));
+        let mut note = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut note, begun.size)?;
         // What follows the last line's end was torn, and would be the beginning of the next line.
-        self.noted.set_len(end as u64).ok()?;
-        let mut lines = text[..end].lines();
-        let found: Begun = serde_json::from_str(lines.next()?).ok()?;
-        (found == *begun).then(|| lines.filter_map(|line| line.parse().ok()).collect())
+        let end = note.iter().rposition(|byte| *byte == b'\n');
+        note.truncate(end.map_or(0, |end| end + 1));
+        let text = String::from_utf8(note).unwrap_or_default();
+        let mut lines = text.lines();
+        let found = lines
+            .next()
+            .and_then(|line| serde_json::from_str::<Begun>(line).ok());
+        if found.as_ref() != Some(begun) {
+            return Ok(None);
+        }
+        let end = begun.size + text.len() as u64;
+        self.file.set_len(end)?;
+        self.end.store(end, Ordering::Relaxed);
+        Ok(Some(lines.filter_map(|line| line.parse().ok()).collect()))
     }
 
     /// Notes that a range has arrived. One that a full disk does not take is a range that is fetched again.
     pub fn add(&self, range: u64) {
-        let _ = (&self.noted).write_all(format!("{range}\n").as_bytes());
+        let _ = self.note(&range.to_string());
+    }
+
+    fn note(&self, line: &str) -> io::Result<()> {
+        let line = format!("{line}\n");
+        let at = self.end.fetch_add(line.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(line.as_bytes(), at)
     }
 
     /// What has arrived is of no use.
-    pub fn clear(&self) {
-        let _ = (fs::remove_file(&self.part), self.noted.set_len(0));
+    pub fn clear(self) {
+        self.stays.store(false, Ordering::Relaxed);
     }
 
-    /// The whole file comes to its place; what others have left of it goes.
+    /// The whole file, of so many bytes, comes to its place; what others have left of it goes.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn publish(&self, target: &Path) -> io::Result<()> {
-        fs::rename(&self.part, target)?;
+    pub fn publish(self, target: &Path, size: u64) -> io::Result<()> {
+        if self.file.metadata()?.len() != size {
+            self.file.set_len(size)?;
+        }
+        fs::rename(&self.path, target)?;
+        self.stays.store(true, Ordering::Relaxed);
         for other in &self.others {
-            if let Ok(Some(_noted)) = lock(&note_of(other)) {
-                remove(&other.with_extension("part"), &note_of(other));
+            if let Ok(Some(_locked)) = lock(other) {
+                let _ = fs::remove_file(other);
             }
         }
-        self.noted.set_len(0)
+        Ok(())
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        process::no_longer_kept(&self.noted);
-        // Whoever comes later has nothing to go on with.
-        if self.noted.metadata().is_ok_and(|noted| noted.len() == 0) {
-            remove(&self.part, &self.note);
+        if !self.stays.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.path);
         }
+        process::no_longer_kept(&self.file);
     }
 }
 
-fn remove(part: &Path, note: &Path) {
-    let _ = (fs::remove_file(part), fs::remove_file(note));
+/// The name of a file of ours that is on its way to a path; `number` tells those apart that are at a time.
+pub(super) fn name_of(path: &ArtifactPath, number: usize) -> String {
+    let hash = crc32fast::hash(path.as_str().as_bytes());
+    match number {
+        0 => format!(".heimdall-{hash:08x}.part"),
+        number => format!(".heimdall-{hash:08x}-{number}.part"),
+    }
 }
 
-fn note_of(place: &Path) -> PathBuf {
-    place.with_extension("note")
+/// Whether a place that is there may not be written to.
+fn is_foreign(error: &io::Error, place: &Path) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(place).is_ok()
 }
 
-/// Whether a note that is there may not be written to.
-fn is_foreign(error: &io::Error, note: &Path) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(note).is_ok()
-}
-
-/// A note of nobody else's; `None` where somebody has it.
-fn lock(note: &Path) -> io::Result<Option<File>> {
+/// A place that nobody else has; `None` where somebody has it.
+fn lock(place: &Path) -> io::Result<Option<File>> {
     loop {
-        if fs::symlink_metadata(note).is_ok_and(|metadata| !metadata.is_file()) {
-            fs::remove_file(note)?;
+        if fs::symlink_metadata(place).is_ok_and(|metadata| !metadata.is_file()) {
+            fs::remove_file(place)?;
         }
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
-        let file = options.custom_flags(NOFOLLOW).open(note)?;
+        options.read(true).write(true).create(true);
+        let file = options.custom_flags(NOFOLLOW).open(place)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -205,7 +221,7 @@ fn lock(note: &Path) -> io::Result<Option<File>> {
         }
         // Whoever had it may have removed it in between.
         let inode = file.metadata()?.ino();
-        if fs::symlink_metadata(note).is_ok_and(|there| there.ino() == inode) {
+        if fs::symlink_metadata(place).is_ok_and(|there| there.ino() == inode) {
             return Ok(Some(file));
         }
     }
@@ -228,47 +244,81 @@ mod tests {
             size: 20,
             version: "1".to_owned(),
         };
+        let target = dir.path().join("file");
         let take = || Landing::take(dir.path(), &path).unwrap();
+        let done = |landing: &Landing| landing.go_on(&begun).unwrap().1;
         let (first, second) = (take(), take());
-        assert_ne!(first.part(), second.part());
-        assert!(first.go_on(&begun).unwrap().1.is_empty());
-        assert!(second.go_on(&begun).unwrap().1.is_empty());
+        assert_ne!(first.path(), second.path());
+        assert!(done(&first).is_empty());
+        assert!(done(&second).is_empty());
         first.add(1);
         first.add(12);
-        second.publish(&dir.path().join("file")).unwrap();
-        let (note, part) = (first.note.clone(), first.part().to_owned());
-        drop((first, second));
+        second.file().write_all_at(&[7; 20], 0).unwrap();
+        second.add(1);
+        second.publish(&target, 20).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), [7; 20]);
+        let part = first.path().to_owned();
+        drop(first);
         // A kill tears the last line; the number that it begins with is another's.
-        let text = fs::read_to_string(&note).unwrap();
-        fs::write(&note, &text[..text.len() - 2]).unwrap();
+        let kept = fs::read(&part).unwrap();
+        fs::write(&part, &kept[..kept.len() - 2]).unwrap();
         let again = take();
-        assert_eq!(again.part(), part);
-        assert_eq!(again.go_on(&begun).unwrap().1, BTreeSet::from([1]));
+        assert_eq!(again.path(), part);
+        assert_eq!(done(&again), BTreeSet::from([1]));
         again.add(3);
-        assert_eq!(again.go_on(&begun).unwrap().1, BTreeSet::from([1, 3]));
+        assert_eq!(done(&again), BTreeSet::from([1, 3]));
         drop(again);
         // What is left of a second one is gone on with as well, when the first has ended.
         let (first, second) = (take(), take());
-        second.go_on(&begun).unwrap();
+        done(&second);
         second.add(2);
         first.clear();
-        drop((first, second));
+        drop(second);
         let again = take();
-        assert_eq!(again.go_on(&begun).unwrap().1, BTreeSet::from([2]));
+        assert_eq!(done(&again), BTreeSet::from([2]));
         let killed = take();
-        killed.go_on(&begun).unwrap();
+        done(&killed);
         drop((again, killed));
         let again = take();
-        again.go_on(&begun).unwrap();
-        again.publish(&dir.path().join("file")).unwrap();
-        drop(again);
+        done(&again);
+        again.publish(&target, 20).unwrap();
         assert_eq!(names(dir.path()), ["file"]);
-        let again = take();
-        let other = Begun { size: 21, ..begun };
-        assert!(again.go_on(&other).unwrap().1.is_empty());
-        again.clear();
-        drop(again);
-        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[test]
+    fn what_is_of_another_version_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let take = || Landing::take(dir.path(), &path).unwrap();
+        let begun = |size, version: &str| Begun {
+            size,
+            version: version.to_owned(),
+        };
+        for other in [
+            begun(20, "2"),
+            begun(21, "1"),
+            begun(19, "1"),
+            begun(0, "1"),
+        ] {
+            let landing = take();
+            landing.go_on(&begun(20, "1")).unwrap();
+            landing.file().write_all_at(&[b'\n'; 20], 0).unwrap();
+            landing.add(0);
+            assert_eq!(
+                landing.go_on(&begun(20, "1")).unwrap().1,
+                BTreeSet::from([0])
+            );
+            let (file, done) = landing.go_on(&other).unwrap();
+            assert!(done.is_empty());
+            let mut content = vec![1; other.size as usize];
+            file.read_exact_at(&mut content, 0).unwrap();
+            assert!(content.iter().all(|byte| *byte == 0));
+            // Whole, and then without a note: nothing to go on with either.
+            assert!(landing.begin().unwrap().metadata().unwrap().len() == 0);
+            assert!(landing.go_on(&other).unwrap().1.is_empty());
+            landing.clear();
+            assert!(names(dir.path()).is_empty());
+        }
     }
 
     #[test]
@@ -277,14 +327,10 @@ mod tests {
         let path = ArtifactPath::parse("file").unwrap();
         let outside = dir.path().join("outside");
         fs::write(&outside, "old").unwrap();
-        let (part, note) = {
-            let landing = Landing::take(dir.path(), &path).unwrap();
-            (landing.part.clone(), landing.note.clone())
-        };
-        for link in [&part, &note] {
-            std::os::unix::fs::symlink(&outside, link).unwrap();
-        }
+        let place = dir.path().join(name_of(&path, 0));
+        std::os::unix::fs::symlink(&outside, &place).unwrap();
         let landing = Landing::take(dir.path(), &path).unwrap();
+        assert_eq!(landing.path(), place);
         let version = String::new();
         landing.go_on(&Begun { size: 1, version }).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "old");

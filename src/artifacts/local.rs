@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, pieces,
-    staged, staged_lost,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, landing,
+    pieces, staged, staged_lost,
 };
 use crate::{copying, record::ArtifactPath};
 
@@ -309,7 +309,7 @@ fn put(
     }
     // Beside the target under a name of its own, so that readers never see half a file. The name follows from the
     // path: what a kill leaves of it, the next attempt takes away.
-    let part = folder.join(part_name(path));
+    let part = folder.join(landing::name_of(path, 0));
     let _ = fs::remove_file(&part);
     // A copy of ours on the same file system needs not be copied again; one that has another name is a caller's own file,
     // who may change it later.
@@ -331,13 +331,6 @@ fn put(
 fn is_part(name: &std::ffi::OsStr) -> bool {
     let name = name.to_string_lossy();
     name.starts_with(".heimdall-") && name.ends_with(".part")
-}
-
-fn part_name(path: &ArtifactPath) -> String {
-    format!(
-        ".heimdall-{:08x}.part",
-        crc32fast::hash(path.as_str().as_bytes())
-    )
 }
 
 #[cfg(test)]
@@ -377,7 +370,7 @@ mod tests {
         let path = artifact("checkpoints/last.ckpt");
         let folder = root.join("checkpoints");
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(part_name(&path)), "wei").unwrap();
+        fs::write(folder.join(landing::name_of(&path, 0)), "wei").unwrap();
         put(&root, &staged, &path, 7, true).unwrap();
         let files: Vec<_> = fs::read_dir(&folder)
             .unwrap()
@@ -395,7 +388,8 @@ mod tests {
         fs::write(apart.join("kept"), "12345").unwrap();
         fs::write(root.join("model/a"), "123").unwrap();
         fs::write(
-            root.join("model").join(part_name(&artifact("model/b"))),
+            root.join("model")
+                .join(landing::name_of(&artifact("model/b"), 0)),
             "12",
         )
         .unwrap();
