@@ -1,6 +1,10 @@
 //! A copy of a file, by the cheapest way that its file system has.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    os::fd::{AsFd, IntoRawFd},
+    path::Path,
+};
 
 /// Copies what a file has, and its permissions, to a path; says how many bytes those are. Copies that share their
 /// blocks are made where the file system has them.
@@ -39,7 +43,23 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     if copied < size {
         target.set_len(copied)?;
     }
+    settle(&target)?;
     Ok(copied)
+}
+
+/// Sees to it that what was written arrives. Network file systems tell of a full disk when a descriptor is closed, and
+/// the end of a [`fs::File`] tells nobody; the disks of this machine have said so long before.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn settle(file: &fs::File) -> io::Result<()> {
+    let twin = file.as_fd().try_clone_to_owned()?.into_raw_fd();
+    // SAFETY: the descriptor is of this function alone, and is not used again.
+    #[allow(unsafe_code)]
+    match unsafe { libc::close(twin) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Has the disk find blocks for a whole file at once, which costs it a quarter less than one after another. Left out

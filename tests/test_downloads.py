@@ -205,20 +205,20 @@ def test_a_file_of_another_length_than_the_list_says_is_told_with_its_store(far,
 
 @pytest.fixture
 def start_download(far, tmp_path, start_script, uri):
-    """Download `file` in a process of its own, which says so when it is there."""
+    """Download a file or folder in a process of its own, which says so when it is there."""
 
-    def start() -> subprocess.Popen:
+    def start(name: str = "file") -> subprocess.Popen:
         return start_script(
             """
             import sys
             from heimdall_tracking import MLflowTracker
 
-            uri, endpoint, key, secret, run_id, target = sys.argv[1:]
+            uri, endpoint, key, secret, run_id, name, target = sys.argv[1:]
             tracker = MLflowTracker(
                 uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
             )
             try:
-                tracker.download_artifacts(run_id, "file", target)
+                tracker.download_artifacts(run_id, name, target)
                 print("there", flush=True)
             except KeyboardInterrupt:
                 print("stopped", flush=True)
@@ -229,6 +229,7 @@ def start_download(far, tmp_path, start_script, uri):
             s3.ACCESS_KEY,
             s3.SECRET_KEY,
             far.run_id,
+            name,
             tmp_path / "ours",
             HEIMDALL_DIR=tmp_path / "theirs",
         )
@@ -298,6 +299,65 @@ def test_what_a_power_loss_took_of_a_file_is_fetched_again(far, tmp_path, start_
     assert Path(there).read_bytes() == content
     assert len(far.proxy.seen(of("file", "GET"))) == RANGES - 4 + (RANGES if is_lost else 0)
     assert [it.name for it in Path(there).parent.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_has_of_a_folder_is_not_fetched_again(far, tmp_path, start_download):
+    files = {name: os.urandom(RANGE + 5) for name in ("changed", "deep/whole", "half", "replaced")}
+    for name, content in files.items():
+        far.put(f"all/{name}", content)
+    held = far.proxy.strike("hold", of("half", "GET"), after=1)
+    process = start_download("all")
+    there = tmp_path / "ours" / "all"
+    whole = [there / name for name in files if name != "half"]
+    note = tmp_path / "ours"
+    wait_until(
+        lambda: held.struck == 1 and sum(it.read_text().count("\n") for it in note.glob("*-done.part")) == 3,
+        "three files of the folder are there",
+    )
+    process.kill()
+    process.wait(PATIENCE_S)
+    assert all(path.exists() for path in whole)
+    far.proxy.heal()
+    # What is another by now is fetched: the file here, or that in the store.
+    (there / "changed").write_bytes(bytes(RANGE + 5))
+    files["replaced"] = os.urandom(RANGE + 5)
+    far.put("all/replaced", files["replaced"])
+    far.proxy.forget()
+    folder = far.tracker.download_artifacts(far.run_id, "all", tmp_path / "ours")
+    assert contents(Path(folder)) == files
+    asked = [
+        request.path.rpartition("/")[2]
+        for request in far.proxy.seen(of("", "GET"))
+        if "range" in request.headers
+    ]
+    assert sorted(asked) == ["changed", "changed", "half", "replaced", "replaced"]
+    assert [it.name for it in (tmp_path / "ours").iterdir()] == ["all"]
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_download_that_fails_is_gone_on_with(far, tmp_path, start_download, method):
+    process, content = begun(far, start_download)
+    process.kill()
+    process.wait(PATIENCE_S)
+    far.proxy.heal()
+    arrived = ranges_of(far.proxy.seen(lambda it: of("file", "GET")(it) and not it.fault))
+    far.proxy.strike("refuse", of("file", method), status=403, code="AccessDenied")
+    with pytest.raises(ArtifactError, match="file"):
+        far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    far.proxy.heal()
+    far.proxy.forget()
+    there = far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    assert Path(there).read_bytes() == content
+    # Some may be late ones of the download that has failed.
+    assert set(ranges_of(far.proxy.seen(of("file", "GET")))).isdisjoint(arrived)
+
+
+def test_a_folder_in_the_way_is_told_before_anything_is_fetched(far, tmp_path):
+    far.put("file", b"content")
+    (tmp_path / "ours" / "file" / "in it").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"ours/file.*directory"):
+        far.tracker.download_artifacts(far.run_id, "file", tmp_path / "ours")
+    assert far.proxy.seen(of("file", "GET")) == []
 
 
 def test_ctrl_c_stops_a_download_and_the_next_goes_on(far, tmp_path, start_download):

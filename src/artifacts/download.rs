@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, damaged,
+    finished::Finished,
     landing::{Begun, Landing},
     pieces,
 };
@@ -62,15 +63,19 @@ pub async fn download(
     fs::create_dir_all(dst).map_err(failed)?;
     let root = dst.canonicalize().map_err(failed)?;
     check_names(&files, dst)?;
-    let room = Arc::new(Semaphore::new(TOGETHER));
+    let room = Semaphore::new(TOGETHER);
+    let finished = is_folder.then(|| Finished::of(&root, path));
     let fetches = files.into_iter().map(|info| {
-        let (store, room, root) = (Arc::clone(&store), Arc::clone(&room), root.clone());
-        async move { fetch(&*store, &info, &root, &room).await }
+        let (store, root, finished, room) = (&*store, &root, finished.as_ref(), &room);
+        async move { fetch(store, &info, root, finished, room).await }
     });
     stream::iter(fetches)
         .buffer_unordered(TOGETHER)
         .try_collect::<Vec<()>>()
         .await?;
+    if let Some(finished) = finished {
+        finished.end();
+    }
     let target = below(&root, path);
     if is_folder {
         fs::create_dir_all(&target).map_err(failed)?;
@@ -116,22 +121,41 @@ async fn fetch(
     store: &dyn ArtifactStore,
     info: &FileInfo,
     root: &Path,
+    finished: Option<&Finished>,
     room: &Semaphore,
 ) -> Result<(), ArtifactError> {
     let folder = folder_of(root, &info.path)?;
     let target = below(root, &info.path);
     let failed = |source| io_error(&info.path, &target, source);
+    if target.is_dir() && !target.is_symlink() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
     let attempt = async || {
+        let state = match info.size.unwrap_or_default() <= RANGE {
+            true => None,
+            false => Some(patiently(|| store.head(&info.path)).await?),
+        };
+        let version = state.as_ref().and_then(|state| state.version.clone());
+        let noted = finished.zip(version);
+        if let Some((finished, version)) = &noted
+            && finished.has(&info.path, version, &target)
+        {
+            return Ok(());
+        }
         // Anew each time: what is written of a damaged one goes nowhere.
         let landing = Landing::take(&folder, &info.path).map_err(failed)?;
-        match arrive(store, info, &landing, room).await {
-            Ok(length) => landing.publish(&target, length).map_err(failed),
+        let length = match arrive(store, info, state, &landing, room).await {
             Err(error @ ArtifactError::Damaged { .. }) => {
                 landing.clear();
-                Err(error)
+                return Err(error);
             }
-            Err(error) => Err(error),
+            arrived => arrived?,
+        };
+        landing.publish(&target, length).map_err(failed)?;
+        if let Some((finished, version)) = &noted {
+            finished.add(&info.path, length, version, &target);
         }
+        Ok(())
     };
     match attempt().await {
         // On its way, as a rule, or it was replaced meanwhile.
@@ -144,28 +168,34 @@ async fn fetch(
 async fn arrive(
     store: &dyn ArtifactStore,
     info: &FileInfo,
+    state: Option<FileState>,
     landing: &Landing,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
     let size = info.size.unwrap_or_default();
-    let state = match size <= RANGE {
-        true => None,
-        false => Some(patiently(|| store.head(&info.path)).await?),
-    };
     let length = match state {
-        Some(state) if state.version.is_some() => {
-            let version = state.version.as_deref();
-            let checksum = patiently(|| store.checksum(&info.path, version)).await?;
+        Some(FileState {
+            size,
+            version: Some(version),
+            ..
+        }) => {
+            let checksum = patiently(|| store.checksum(&info.path, Some(&version))).await?;
             let crc = checksum.as_ref().and_then(Checksum::crc);
-            let crcs = fetch_in_ranges(store, &info.path, &state, landing, crc, room).await?;
+            let begun = Begun::new(size, &version, checksum.is_some());
+            let crcs = fetch_in_ranges(store, &info.path, &begun, landing, crc, room).await?;
             match checksum {
-                Some(checksum) if crc.is_some() => checksum
-                    .compare_parts(crcs)
-                    .map_err(|reason| damaged(store, &info.path, reason))?,
-                Some(checksum) => compare(store, &info.path, landing, state.size, checksum).await?,
+                Some(checksum) if crc.is_some() => {
+                    // A second for 100 GiB.
+                    let compared = tokio::task::spawn_blocking(|| checksum.compare_parts(crcs));
+                    let compared = compared
+                        .await
+                        .unwrap_or_else(|panic| Err(panic.to_string()));
+                    compared.map_err(|reason| damaged(store, &info.path, reason))?;
+                }
+                Some(checksum) => compare(store, &info.path, landing, size, checksum).await?,
                 None => {}
             }
-            state.size
+            size
         }
         // What cannot be told apart from another version cannot be fetched in pieces.
         _ => fetch_whole(store, info, landing, room).await?,
@@ -244,31 +274,29 @@ async fn fetch_whole(
 async fn fetch_in_ranges(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
-    state: &FileState,
+    begun: &Begun,
     landing: &Landing,
     crc: Option<CrcAlgorithm>,
     room: &Semaphore,
 ) -> Result<Vec<(u64, u64)>, ArtifactError> {
     let failed = |source| io_error(path, landing.path(), source);
-    let begun = Begun {
-        size: state.size,
-        version: state.version.clone().unwrap_or_default(),
-    };
-    let (file, done) = landing.go_on(&begun).map_err(failed)?;
-    let version = state.version.as_deref();
-    let ranges = (0..state.size.div_ceil(RANGE)).map(|number| {
-        let range = number * RANGE..state.size.min((number + 1) * RANGE);
+    let (file, done) = landing.go_on(begun).map_err(failed)?;
+    let ranges = (0..begun.size.div_ceil(RANGE)).map(|number| {
+        let range = number * RANGE..begun.size.min((number + 1) * RANGE);
         let expected = range.end - range.start;
-        let is_there = done.contains(&number);
+        let is_noted = done.contains(&number);
         async move {
             let _permit = room.acquire().await;
-            if is_there {
+            if is_noted {
                 // Read once more: a power loss takes what the disk did not have yet.
-                let crc = written(file, range, crc).await.map_err(failed)?;
-                return Ok((number, (crc, expected)));
+                if let Ok(crc) = written(file, range.clone(), crc).await {
+                    return Ok((number, (crc, expected)));
+                }
             }
             let crc = patiently(|| async {
-                let content = store.read(path, Some(range.clone()), version).await?;
+                let content = store
+                    .read(path, Some(range.clone()), Some(&begun.version))
+                    .await?;
                 let (arrived, crc) = write(content, file, range.clone(), crc, failed).await?;
                 match arrived == expected {
                     true => Ok(crc),
@@ -412,13 +440,10 @@ mod tests {
         // What the first range has is told apart from what would be fetched.
         let mut part = vec![0; size as usize];
         part[..RANGE as usize].fill(2);
-        let begun = Begun {
-            size,
-            version: state.version.unwrap(),
-        };
+        let begun = Begun::new(size, &state.version.unwrap(), false);
         let note = format!("{}\n0\n1", serde_json::to_string(&begun).unwrap());
         part.extend_from_slice(note.as_bytes());
-        fs::write(dst.join(name_of(&artifact("long"), 0)), part).unwrap();
+        fs::write(dst.join(name_of(&artifact("long"), "")), part).unwrap();
         let file = run(download(store(&root), &artifact("long"), &dst)).unwrap();
         let content = fs::read(file).unwrap();
         assert!(content[..RANGE as usize].iter().all(|byte| *byte == 2));

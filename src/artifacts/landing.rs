@@ -2,7 +2,7 @@
 //! a note of what has arrived behind its last byte.
 //!
 //! It is locked: processes and threads that fetch the same file at a time have a place each. What a kill has left is
-//! taken over by whoever comes next.
+//! taken over by whoever comes next. Where the file system has no locks, every place is of one download alone.
 
 use std::{
     collections::BTreeSet,
@@ -14,17 +14,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{process, record::ArtifactPath};
+use crate::{copying, process, record::ArtifactPath};
 
 /// Places that are looked through for what a kill has left.
 const PLACES: usize = 16;
 
+/// How long what is being written is waited for when a download has ended without it.
+const PATIENCE_MS: u64 = 1000;
+
 /// A link in the place of a file of ours is not followed: it could lead anywhere.
-const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+pub(super) const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
 /// First line of a note: of what the ranges are that follow, a line for each.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +38,21 @@ pub(super) struct Begun {
     pub size: u64,
     /// Of the file, as the store names it.
     pub version: String,
+    /// The start of this machine that the ranges are of, where nothing but the note tells that they are whole: with the
+    /// power goes what the disk did not have yet.
+    pub boot: Option<String>,
+}
+
+impl Begun {
+    /// Of a file whose ranges are compared with a checksum, or are not.
+    pub fn new(size: u64, version: &str, is_compared: bool) -> Self {
+        let boot = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            size,
+            version: version.to_owned(),
+            boot: (!is_compared).then(boot),
+        }
+    }
 }
 
 /// The place of one file.
@@ -41,6 +61,8 @@ pub(super) struct Landing {
     path: PathBuf,
     /// Locked for as long as this is open.
     file: Arc<File>,
+    /// Whether the file system has locks.
+    is_locked: bool,
     /// Where the next line of the note belongs.
     end: AtomicU64,
     /// Whether it stays when this is dropped: somebody can go on with it, or it is at its target.
@@ -55,28 +77,43 @@ impl Landing {
     /// # Errors
     /// Those of the file system.
     pub fn take(folder: &Path, path: &ArtifactPath) -> io::Result<Self> {
-        let place = |number| folder.join(name_of(path, number));
+        let place = |number| match number {
+            0 => folder.join(name_of(path, "")),
+            number => folder.join(name_of(path, &format!("-{number}"))),
+        };
         // Something to go on with first.
-        let (left, free): (Vec<_>, Vec<_>) = (0..PLACES)
+        let (mut left, free): (Vec<_>, Vec<_>) = (0..PLACES)
             .map(place)
             .partition(|place| fs::symlink_metadata(place).is_ok());
         let more = (PLACES..).map(place);
         for place in left.iter().cloned().chain(free).chain(more) {
-            let file = match lock(&place) {
-                Ok(Some(file)) => file,
-                Ok(None) => continue,
+            let (place, file, is_locked) = match lock(&place) {
+                Ok(Lock::Taken(file)) => (place, file, true),
+                Ok(Lock::OfAnother) => continue,
+                Ok(Lock::Unknown) => {
+                    let name = name_of(path, &format!("-{:08x}", rand::random::<u32>()));
+                    let place = folder.join(name);
+                    let mut options = OpenOptions::new();
+                    let file = options
+                        .read(true)
+                        .write(true)
+                        .create_new(true)
+                        .open(&place)?;
+                    (place, file, false)
+                }
                 // What another user has left.
                 Err(error) if is_foreign(&error, &place) => continue,
                 Err(error) => return Err(error),
             };
             process::keep_from_forks(&file);
-            let others = left.into_iter().filter(|other| *other != place).collect();
+            left.retain(|other| *other != place);
             return Ok(Self {
+                stays: AtomicBool::new(file.metadata()?.len() > 0),
                 path: place,
                 file: Arc::new(file),
+                is_locked,
                 end: AtomicU64::new(0),
-                stays: AtomicBool::new(false),
-                others,
+                others: left,
             });
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -118,17 +155,13 @@ impl Landing {
                 BTreeSet::new()
             }
         };
-        self.stays.store(true, Ordering::Relaxed);
+        self.stays.store(self.is_locked, Ordering::Relaxed);
         Ok((&self.file, done))
     }
 
     /// What an interrupted download of the same file has noted.
     fn done(&self, begun: &Begun) -> io::Result<Option<BTreeSet<u64>>> {
-        let length = self.file.metadata()?.len().saturating_sub(begun.size);
-        // What follows may be of a longer file instead: no note has a line for every 64 KiB.
-        let length = length.min((1 << 16) + (begun.size >> 16));
-        let mut note = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut note, begun.size)?;
+        let mut note = self.behind(begun.size)?;
         // What follows the last line's end was torn, and would be the beginning of the next line.
         let end = note.iter().rposition(|byte| *byte == b'\n');
         note.truncate(end.map_or(0, |end| end + 1));
@@ -144,6 +177,16 @@ impl Landing {
         self.file.set_len(end)?;
         self.end.store(end, Ordering::Relaxed);
         Ok(Some(lines.filter_map(|line| line.parse().ok()).collect()))
+    }
+
+    /// The bytes behind a file of so many.
+    fn behind(&self, size: u64) -> io::Result<Vec<u8>> {
+        let length = self.file.metadata()?.len().saturating_sub(size);
+        // They may be of a longer file instead: no note has a line for every 64 KiB.
+        let length = length.min((1 << 16) + (size >> 16));
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, size)?;
+        Ok(bytes)
     }
 
     /// Notes that a range has arrived. One that a full disk does not take is a range that is fetched again.
@@ -165,15 +208,24 @@ impl Landing {
     /// The whole file, of so many bytes, comes to its place; what others have left of it goes.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system; what has arrived can be gone on with then.
     pub fn publish(self, target: &Path, size: u64) -> io::Result<()> {
-        if self.file.metadata()?.len() != size {
+        let note = self.behind(size)?;
+        if !note.is_empty() {
             self.file.set_len(size)?;
         }
-        fs::rename(&self.path, target)?;
+        let placed =
+            copying::settle(&self.file).and_then(|()| match self.file.metadata()?.len() == size {
+                true => fs::rename(&self.path, target),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            });
+        if let Err(error) = placed {
+            let _ = self.file.write_all_at(&note, size);
+            return Err(error);
+        }
         self.stays.store(true, Ordering::Relaxed);
         for other in &self.others {
-            if let Ok(Some(_locked)) = lock(other) {
+            if let Ok(Lock::Taken(_locked)) = lock(other) {
                 let _ = fs::remove_file(other);
             }
         }
@@ -183,6 +235,13 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        // The lock is on what others write to for a moment, after an error or Ctrl-C: whoever comes next is to find it.
+        for _ in 0..PATIENCE_MS {
+            if Arc::strong_count(&self.file) == 1 {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         if !self.stays.load(Ordering::Relaxed) {
             let _ = fs::remove_file(&self.path);
         }
@@ -190,13 +249,10 @@ impl Drop for Landing {
     }
 }
 
-/// The name of a file of ours that is on its way to a path; `number` tells those apart that are at a time.
-pub(super) fn name_of(path: &ArtifactPath, number: usize) -> String {
+/// The name of a file of ours that is on its way to a path; `which` tells those apart that are at a time.
+pub(super) fn name_of(path: &ArtifactPath, which: &str) -> String {
     let hash = crc32fast::hash(path.as_str().as_bytes());
-    match number {
-        0 => format!(".heimdall-{hash:08x}.part"),
-        number => format!(".heimdall-{hash:08x}-{number}.part"),
-    }
+    format!(".heimdall-{hash:08x}{which}.part")
 }
 
 /// Whether a place that is there may not be written to.
@@ -204,8 +260,15 @@ fn is_foreign(error: &io::Error, place: &Path) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(place).is_ok()
 }
 
-/// A place that nobody else has; `None` where somebody has it.
-fn lock(place: &Path) -> io::Result<Option<File>> {
+enum Lock {
+    Taken(File),
+    OfAnother,
+    /// The file system has no locks.
+    Unknown,
+}
+
+/// A place that nobody else has.
+fn lock(place: &Path) -> io::Result<Lock> {
     loop {
         if fs::symlink_metadata(place).is_ok_and(|metadata| !metadata.is_file()) {
             fs::remove_file(place)?;
@@ -215,14 +278,23 @@ fn lock(place: &Path) -> io::Result<Option<File>> {
         let file = options.custom_flags(NOFOLLOW).open(place)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            // A file system without locks has room for one at a time.
-            Err(TryLockError::Error(_)) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => return Ok(Lock::OfAnother),
+            Err(TryLockError::Error(_)) => {
+                if file.metadata()?.len() == 0 {
+                    fs::remove_file(place)?;
+                }
+                return Ok(Lock::Unknown);
+            }
         }
+        let ours = file.metadata()?;
         // Whoever had it may have removed it in between.
-        let inode = file.metadata()?.ino();
-        if fs::symlink_metadata(place).is_ok_and(|there| there.ino() == inode) {
-            return Ok(Some(file));
+        if !fs::symlink_metadata(place).is_ok_and(|there| there.ino() == ours.ino()) {
+            continue;
+        }
+        match ours.nlink() {
+            1 => return Ok(Lock::Taken(file)),
+            // What is written to it would be in somebody else's copy as well.
+            _ => fs::remove_file(place)?,
         }
     }
 }
@@ -240,10 +312,7 @@ mod tests {
     fn everybody_has_a_place_and_takes_over_what_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("a/file").unwrap();
-        let begun = Begun {
-            size: 20,
-            version: "1".to_owned(),
-        };
+        let begun = Begun::new(20, "1", true);
         let target = dir.path().join("file");
         let take = || Landing::take(dir.path(), &path).unwrap();
         let done = |landing: &Landing| landing.go_on(&begun).unwrap().1;
@@ -290,15 +359,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("file").unwrap();
         let take = || Landing::take(dir.path(), &path).unwrap();
-        let begun = |size, version: &str| Begun {
-            size,
-            version: version.to_owned(),
-        };
+        let begun = |size, version| Begun::new(size, version, true);
         for other in [
             begun(20, "2"),
             begun(21, "1"),
             begun(19, "1"),
             begun(0, "1"),
+            Begun::new(20, "1", false),
         ] {
             let landing = take();
             landing.go_on(&begun(20, "1")).unwrap();
@@ -327,12 +394,57 @@ mod tests {
         let path = ArtifactPath::parse("file").unwrap();
         let outside = dir.path().join("outside");
         fs::write(&outside, "old").unwrap();
-        let place = dir.path().join(name_of(&path, 0));
+        let place = dir.path().join(name_of(&path, ""));
         std::os::unix::fs::symlink(&outside, &place).unwrap();
         let landing = Landing::take(dir.path(), &path).unwrap();
         assert_eq!(landing.path(), place);
-        let version = String::new();
-        landing.go_on(&Begun { size: 1, version }).unwrap();
+        landing.go_on(&Begun::new(1, "", true)).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
+        landing.clear();
+        // So is one that shares its bytes with another name.
+        fs::hard_link(&outside, &place).unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        landing.go_on(&Begun::new(1, "", true)).unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
+    }
+
+    #[test]
+    fn what_comes_to_nothing_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let take = || Landing::take(dir.path(), &path).unwrap();
+        let begun = Begun::new(20, "1", false);
+        let landing = take();
+        landing.go_on(&begun).unwrap();
+        landing.add(0);
+        // A folder is in the way.
+        let target = dir.path().join("file");
+        fs::create_dir_all(target.join("in it")).unwrap();
+        landing.publish(&target, 20).unwrap_err();
+        // The store cannot say what the file is.
+        drop(take());
+        let landing = take();
+        assert_eq!(landing.go_on(&begun).unwrap().1, BTreeSet::from([0]));
+        // What is shorter than it should be has lost something.
+        landing.file().set_len(19).unwrap();
+        landing.publish(&dir.path().join("short"), 20).unwrap_err();
+        assert!(!dir.path().join("short").exists());
+    }
+
+    #[test]
+    fn what_is_still_written_has_its_lock_until_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        landing.go_on(&Begun::new(20, "1", true)).unwrap();
+        let (place, file) = (landing.path().to_owned(), Arc::clone(landing.file()));
+        let writer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            file.write_all_at(&[1; 20], 0).unwrap();
+        });
+        drop(landing);
+        let again = Landing::take(dir.path(), &path).unwrap();
+        assert_eq!(again.path(), place);
+        writer.join().unwrap();
     }
 }

@@ -309,7 +309,7 @@ fn put(
     }
     // Beside the target under a name of its own, so that readers never see half a file. The name follows from the
     // path: what a kill leaves of it, the next attempt takes away.
-    let part = folder.join(landing::name_of(path, 0));
+    let part = folder.join(landing::name_of(path, "-put"));
     let _ = fs::remove_file(&part);
     // A copy of ours on the same file system needs not be copied again; one that has another name is a caller's own file,
     // who may change it later.
@@ -370,7 +370,7 @@ mod tests {
         let path = artifact("checkpoints/last.ckpt");
         let folder = root.join("checkpoints");
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(landing::name_of(&path, 0)), "wei").unwrap();
+        fs::write(folder.join(landing::name_of(&path, "-put")), "wei").unwrap();
         put(&root, &staged, &path, 7, true).unwrap();
         let files: Vec<_> = fs::read_dir(&folder)
             .unwrap()
@@ -389,7 +389,7 @@ mod tests {
         fs::write(root.join("model/a"), "123").unwrap();
         fs::write(
             root.join("model")
-                .join(landing::name_of(&artifact("model/b"), 0)),
+                .join(landing::name_of(&artifact("model/b"), "")),
             "12",
         )
         .unwrap();

@@ -3,6 +3,7 @@
 mod buffers;
 mod checksum;
 pub mod download;
+mod finished;
 mod landing;
 mod local;
 mod object;
