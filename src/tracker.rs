@@ -20,7 +20,7 @@ use crate::{
     config::{Destination, Mode, Ranks, Settled},
     context::{NOTE_TAG, PARENT_RUN_TAG, RUN_NAME_TAG, RunContext},
     delivery::{
-        self, Delivery, Status,
+        self, Cargo, Delivery, Status,
         background::{Background, KeepWaiting},
         notices::Notices,
     },
@@ -637,9 +637,13 @@ impl Tracker {
         loop {
             match flush(delivery, Some(patience), keep_waiting) {
                 Err(Error::Undelivered { reason, .. }) => {
-                    if delivery.is_troubled_for(patience) {
+                    if let Some(cargo) = delivery.troubled_for(patience) {
+                        let uri = self.settled.tracking.uri();
                         return Err(Error::Store(StoreError::Unavailable {
-                            destination: self.settled.tracking.uri(),
+                            destination: match cargo {
+                                Cargo::Records => uri,
+                                Cargo::Artifacts => format!("the artifact store of {uri}"),
+                            },
                             source: reason.into(),
                             retry_after: None,
                         }));

@@ -28,11 +28,17 @@ import sys
 from heimdall_tracking import MLflowTracker
 uri, artifacts, file = sys.argv[1:]
 tracker = MLflowTracker(uri, artifacts)
-tracker.start_run()
+run_id = tracker.start_run()
 upload = tracker.log_artifact(file, "")
 """
-# The end of the process waits by itself.
-WAYS = {"wait": "upload.wait()", "flush": "tracker.flush()", "exit": ""}
+WAYS = {
+    "wait": "upload.wait()",
+    "flush": "tracker.flush()",
+    "list": "tracker.list_artifacts()",
+    "register": "tracker.register_model('m', f'runs:/{run_id}/weights.ckpt')",
+    # The end of the process waits by itself.
+    "exit": "",
+}
 
 
 class Terminal:
@@ -121,7 +127,7 @@ def test_a_long_upload_shows_how_far_it_is(start_on_terminal, arguments, variabl
     assert shown.endswith("\n")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["wait", "flush", "exit"])
 def test_a_short_wait_shows_nothing(start_on_terminal, uri, tmp_path, way):
     # What a busy machine makes long is none; the exit has nothing to wait for.
     code = WAYS[way] or "while tracker.status().pending: pass"
@@ -133,7 +139,34 @@ def test_a_short_wait_shows_nothing(start_on_terminal, uri, tmp_path, way):
     assert shown == "" or not was_short
 
 
-@pytest.mark.parametrize("way", ["wait", "flush"])
+def test_the_command_line_shows_how_far_a_long_upload_is(start_on_terminal, arguments, variables, slow):
+    offline = LOGS.replace("artifacts)", "artifacts, mode='offline')")
+    assert start_on_terminal(offline, *arguments, **variables).process.wait(PATIENCE_S) == 0
+    code = "from heimdall_tracking.cli import main; sys.exit(main(['sync']))"
+    terminal = start_on_terminal(f"import sys\n{code}", **variables)
+    terminal.read(until=r"\r[^\r]*\d of (\d) records, [\d,]+/s, 8 of 24 MiB")
+    slow.heal()
+    assert re.search(r"(\d) of \1 records", terminal.read())
+    assert terminal.process.wait(PATIENCE_S) == 0
+
+
+def test_a_download_has_no_bar_of_what_is_delivered(start_on_terminal, arguments, variables, slow):
+    slow.heal()
+    slow.strike("hold", lambda request: request.method == "GET" and "range" in request.headers)
+    code = (
+        "tracker.flush()\nprint('there', flush=True)\ntracker.download_artifacts(run_id, 'weights.ckpt', '.')"
+    )
+    terminal = start_on_terminal(LOGS + code, *arguments, **variables)
+    assert terminal.process.stdout.readline() == "there\n"
+    before = terminal.shown
+    with pytest.raises(subprocess.TimeoutExpired):
+        terminal.process.wait(4)
+    slow.heal()
+    assert terminal.process.wait(PATIENCE_S) == 0
+    assert terminal.read() == before
+
+
+@pytest.mark.parametrize("way", ["wait", "flush", "register"])
 def test_ctrl_c_ends_a_wait_that_shows_a_bar(start_on_terminal, arguments, variables, way):
     variables |= {"HEIMDALL_EXIT_TIMEOUT": 0}
     code = f"""

@@ -756,6 +756,7 @@ class MLflowTracker:
             The version's number, as MLflow gives it: a str.
 
         Raises:
+            ArtifactError: A file of the model was refused by its store; nothing is registered then.
             NotFoundError: The run, version, alias or logged model that `model_uri` names does not exist.
             InvalidInputError: A name, URI, description or tag breaks MLflow's rules, a URI has two schemes
                 (`s3://s3://…`), or a server does not take the location.
@@ -1356,7 +1357,7 @@ def sync(
     known_uris: Sequence[str],
     uri: str | None = None,
     timeout: float | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int, int, int], object] | None = None,
 ) -> Synced:
     """Deliver the journals of processes that are gone, as `heimdall sync` does.
 
@@ -1365,7 +1366,8 @@ def sync(
         known_uris: URIs with the credentials that journals do not hold.
         uri: Where everything goes, whatever the journals name.
         timeout: Seconds to work at most; None is without end.
-        progress: Told how many records are delivered, of how many.
+        progress: Told how many records are delivered, of how many, how many bytes of files are on their way
+            and how many of them are sent.
 
     Raises:
         ConfigurationError: `uri` is none that can be recorded to.

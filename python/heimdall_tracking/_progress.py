@@ -20,35 +20,53 @@ _is_told = False
 
 def waited(wait: "Callable[[float | None], None]", timeout: float | None) -> None:
     """Wait, and show how far the delivery is where that takes long."""
+    end = begin(timeout, until_delivered=False)
+    try:
+        wait(timeout)
+    finally:
+        end()
+
+
+def begin(timeout: float | None = None, until_delivered: bool = True) -> "Callable[[], None]":
+    """Begin to show how far the delivery is, and return what ends that.
+
+    With `until_delivered` it ends by itself when there is nothing to deliver: what is waited for then is
+    another thing.
+    """
     try:
         from contextlib import suppress
         from threading import Event, Thread
     except ImportError:
         # So late in the interpreter's end there is no bar.
-        return wait(timeout)
+        return lambda: None
     over = Event()
-    thread = Thread(target=_show, args=(timeout, over), name="heimdall-progress", daemon=True)
-    try:
-        # Nor where no thread can be had.
-        with suppress(RuntimeError):
-            thread.start()
-        wait(timeout)
-    finally:
+    arguments = (timeout, over, until_delivered)
+    thread = Thread(target=_show, args=arguments, name="heimdall-progress", daemon=True)
+    # Nor where no thread can be had.
+    with suppress(RuntimeError):
+        thread.start()
+
+    def end() -> None:
         over.set()
         if thread.is_alive():
             # A logger or a terminal that blocks must not keep the caller.
             thread.join(1)
 
+    return end
 
-def _show(timeout: float | None, over: "Event") -> None:
+
+def _show(timeout: float | None, over: "Event", until_delivered: bool) -> None:
     global _drawing, _is_told
     from . import _native
 
-    if over.wait(QUIET_S):
+    def is_over() -> bool:
+        return until_delivered and not _native.progress()[0]
+
+    if over.wait(QUIET_S) or is_over():
         return
     # Of several threads that wait one draws.
     while _drawing == os.getpid():
-        if over.wait(INTERVAL_S):
+        if over.wait(INTERVAL_S) or is_over():
             return
     _drawing = os.getpid()
     hint = "Ctrl-C ends the wait"
@@ -60,7 +78,7 @@ def _show(timeout: float | None, over: "Event") -> None:
     try:
         while True:
             bar.show(*_native.progress())
-            if over.wait(INTERVAL_S):
+            if over.wait(INTERVAL_S) or is_over():
                 break
         bar.close()
     except Exception:

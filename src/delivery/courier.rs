@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 pub(super) use super::patience::Closing;
 use super::{
-    Shared,
+    Refused, Shared,
     dead_letter::DeadLetters,
     flights::{Flights, Landed, Order},
     notices::Notices,
@@ -261,10 +261,20 @@ impl Courier {
         reader: &Reader,
         letters: &DeadLetters,
     ) -> Result<(), Closing> {
-        if let Err(failure) = landed.outcome? {
-            self.park(reader, &landed.placed, &failure, letters).await?;
+        match landed.outcome? {
+            Err(failure) => self.park(reader, &landed.placed, &failure, letters).await?,
+            Ok(()) => self.replaced(&landed.placed.entry.record),
         }
         self.launch(reader, letters).await
+    }
+
+    /// What was refused before in the place of an artifact is missed no longer.
+    fn replaced(&self, artifact: &Record) {
+        let mut state = self.shared.state();
+        for refused in state.refused.values_mut() {
+            refused.is_replaced |=
+                refused.run == artifact.run() && Some(&refused.path) == artifact.artifact_path();
+        }
     }
 
     /// Begins with all that has its turn.
@@ -444,8 +454,15 @@ impl Courier {
         }
         self.shared.update(|state| {
             state.parked += 1;
-            if entry.record.is_artifact() && state.refused.len() < MAX_REFUSED {
-                let refused = (entry.record.summary(), failure.to_string());
+            if let Some(path) = entry.record.artifact_path()
+                && state.refused.len() < MAX_REFUSED
+            {
+                let refused = Refused {
+                    run: entry.record.run(),
+                    path: path.clone(),
+                    reason: failure.to_string(),
+                    is_replaced: false,
+                };
                 state.refused.insert(placed.number, refused);
             }
         });

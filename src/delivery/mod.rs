@@ -33,14 +33,14 @@ use crate::{
     artifacts,
     error::{Error, Result},
     journal::{Appended, Journal, JournalConfig, JournalError, Room, frame::Draft, reader::Reader},
-    record::Record,
-    run::now_ms,
+    record::{ArtifactPath, Record},
+    run::{RunId, now_ms},
     store::TrackingStore,
 };
 use adoption::Adoption;
 use background::{Background, KeepWaiting};
 use notices::Notices;
-use patience::Cargo;
+pub(crate) use patience::Cargo;
 use worker::Worker;
 
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -102,8 +102,8 @@ struct State {
     /// Entries of it that are delivered, parked or, artifacts alone, on their way.
     written: u64,
     parked: u64,
-    /// Artifacts among them, by their numbers: what they are, and why they were refused.
-    refused: BTreeMap<u64, (String, String)>,
+    /// Artifacts among them, by their numbers.
+    refused: BTreeMap<u64, Refused>,
     /// Number of the last request to look for journals of dead processes that was fulfilled.
     adopted: u64,
     ended: bool,
@@ -113,6 +113,40 @@ struct State {
     uploads: Vec<(u64, Arc<AtomicU64>)>,
     /// When the first record was recorded that waits, in milliseconds since 1970.
     oldest: Option<i64>,
+}
+
+/// An artifact that its store has refused for good.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    run: RunId,
+    path: ArtifactPath,
+    /// What the store says.
+    pub reason: String,
+    /// Whether a later file has come to its place.
+    is_replaced: bool,
+}
+
+impl Refused {
+    /// Where it belongs, below the run's artifact URI.
+    pub fn path(&self) -> &str {
+        self.path.as_str()
+    }
+
+    fn is_below(&self, run: RunId, folder: &ArtifactPath) -> bool {
+        let within = self.path().strip_prefix(folder.as_str());
+        let is_within =
+            |rest: &str| folder.as_str().is_empty() || rest.is_empty() || rest.starts_with('/');
+        self.run == run && within.is_some_and(is_within)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Refused {
+            what: format!("artifact {}", refused.path()),
+            reason: refused.reason,
+        }
+    }
 }
 
 /// A destination, or its artifact store, takes nothing.
@@ -529,7 +563,7 @@ impl Delivery {
         self.wait(target, |state| state.written, timeout, keep_waiting)
     }
 
-    /// Waits until the artifacts of these numbers have arrived, and returns which of them, and why, were refused.
+    /// Waits until the artifacts of these numbers have arrived, and returns which of them were refused.
     ///
     /// # Errors
     /// Those of [`Delivery::flush`].
@@ -538,7 +572,7 @@ impl Delivery {
         numbers: &Range<u64>,
         timeout: Option<Duration>,
         keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Vec<(String, String)>> {
+    ) -> Result<Vec<Refused>> {
         self.wait(numbers.end, |state| state.delivered, timeout, keep_waiting)?;
         let Some(primary) = self.common.destinations.first() else {
             return Ok(Vec::new());
@@ -549,6 +583,15 @@ impl Delivery {
             .range(numbers.clone())
             .map(|(_, it)| it.clone())
             .collect())
+    }
+
+    /// An artifact of a run, below a folder or that itself, which was refused and is not there.
+    pub fn refused_below(&self, run: RunId, folder: &ArtifactPath) -> Option<Refused> {
+        let state = self.common.destinations.first()?.state();
+        let mut refused = state.refused.values();
+        refused
+            .find(|it| !it.is_replaced && it.is_below(run, folder))
+            .cloned()
     }
 
     /// Whether everything up to a number has arrived at the primary destination or was refused.
@@ -603,16 +646,15 @@ impl Delivery {
         primary.is_some_and(|primary| primary.state().outage(Cargo::Records).error.is_some())
     }
 
-    /// Whether the primary destination has taken nothing for as long as this.
-    pub fn is_troubled_for(&self, time: Duration) -> bool {
-        let since = self
-            .common
-            .destinations
-            .first()
-            .and_then(|primary| primary.state().since());
-        since.is_some_and(|since| {
-            u128::from((now_ms() - since).max(0).unsigned_abs()) >= time.as_millis()
-        })
+    /// What the primary destination has taken nothing of for as long as this, the longest first.
+    pub(crate) fn troubled_for(&self, time: Duration) -> Option<Cargo> {
+        let state = self.common.destinations.first()?.state();
+        let (since, cargo) = [Cargo::Records, Cargo::Artifacts]
+            .into_iter()
+            .filter_map(|cargo| Some((state.outage(cargo).since?, cargo)))
+            .min_by_key(|(since, _)| *since)?;
+        let waited = (now_ms() - since).max(0).unsigned_abs();
+        (u128::from(waited) >= time.as_millis()).then_some(cargo)
     }
 
     /// How it stands.

@@ -23,7 +23,7 @@ pub(super) struct Closing;
 
 /// What is brought to a destination: the two can be down apart from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cargo {
+pub(crate) enum Cargo {
     Records,
     Artifacts,
 }

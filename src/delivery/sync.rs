@@ -141,12 +141,24 @@ struct Work {
     recovered: Arc<AtomicU64>,
 }
 
-/// Delivers the journals of dead processes. `progress` is told, while it works, how many records are delivered
-/// and how many there were; false ends the work.
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Records that are delivered.
+    pub delivered: u64,
+    /// Records that there were.
+    pub total: u64,
+    /// Bytes of the files that are on their way.
+    pub uploading: u64,
+    /// Bytes of those that are sent.
+    pub uploaded: u64,
+}
+
+/// Delivers the journals of dead processes. `progress` is told how far it is, while it works; false ends the work.
 ///
 /// # Errors
 /// [`Error::Configuration`] for a destination that no URI can be made of; [`Error::Interrupted`].
-pub fn sync(order: &Order, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Outcome> {
+pub fn sync(order: &Order, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Outcome> {
     let background = Background::start()?;
     let notices = Arc::new(Notices::default());
     let all = recovery::abandoned(&order.heimdall_dir, |_| true);
@@ -241,22 +253,31 @@ fn wait(
     order: &Order,
     works: &[Work],
     deadline: &watch::Sender<bool>,
-    progress: &mut dyn FnMut(u64, u64) -> bool,
+    progress: &mut dyn FnMut(Progress) -> bool,
     total: u64,
 ) -> Result<()> {
     let until = order
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
-    let delivered = || {
-        let delivered = works
-            .iter()
-            .map(|work| work.recovered.load(Ordering::Relaxed));
-        delivered.sum()
+    let so_far = || {
+        let mut so_far = Progress {
+            delivered: 0,
+            total,
+            uploading: 0,
+            uploaded: 0,
+        };
+        for work in works {
+            so_far.delivered += work.recovered.load(Ordering::Relaxed);
+            let (uploading, uploaded) = work.shared.state().uploads();
+            so_far.uploading += uploading;
+            so_far.uploaded += uploaded;
+        }
+        so_far
     };
     let mut goes_on = true;
     for Work { shared, .. } in works {
         let mut keep_waiting = || {
-            goes_on = progress(delivered(), total);
+            goes_on = progress(so_far());
             goes_on
         };
         let keep_waiting: KeepWaiting<'_> = &mut keep_waiting;
@@ -270,7 +291,7 @@ fn wait(
             return Err(Error::Interrupted);
         }
     }
-    progress(delivered(), total);
+    progress(so_far());
     Ok(())
 }
 

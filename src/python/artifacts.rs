@@ -98,7 +98,7 @@ impl MLflowTracker {
             .map(|run| values::argument("run id", run))
             .transpose();
         let run = self.answer(py, run)?;
-        let listed = self.ask(py, |tracker, keep_waiting| {
+        let listed = self.ask_of_files(py, |tracker, keep_waiting| {
             tracker.list_artifacts(path, run.as_deref(), keep_waiting)
         })?;
         Ok(listed.into_iter().map(Into::into).collect())
@@ -114,7 +114,7 @@ impl MLflowTracker {
     ) -> PyResult<String> {
         let source = values::path(source)?.to_string_lossy().into_owned();
         let dst = dst.map(values::path).transpose()?;
-        let downloaded = self.ask(py, |tracker, keep_waiting| {
+        let downloaded = self.ask_of_files(py, |tracker, keep_waiting| {
             tracker.download_artifacts(&source, path, dst.as_deref(), keep_waiting)
         })?;
         Ok(downloaded.to_string_lossy().into_owned())

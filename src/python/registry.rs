@@ -35,7 +35,7 @@ impl MLflowTracker {
         let uri = self.uri(py, model_uri)?;
         let tags = self.answer(py, values::tags(tags)?)?;
         let patience = self.answer(py, patience(await_registration_for))?;
-        let version = self.ask(py, |tracker, keep_waiting| {
+        let version = self.ask_of_files(py, |tracker, keep_waiting| {
             tracker.register_model(&name, &uri, description, tags, patience, keep_waiting)
         })?;
         Ok(version.version.to_string())

@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// Delivers the journals of dead processes below `heimdall_dir`. `known_uris` have the credentials that journals do
-/// not; all goes to `uri` where it is given. `progress` is told how many records are delivered, of how many.
+/// not; all goes to `uri` where it is given. `progress` is told how many
+/// records are delivered, of how many, how many bytes of files are on their way and how many of them are sent.
 #[pyfunction]
 #[pyo3(signature = (heimdall_dir, known_uris, uri=None, timeout=None, progress=None))]
 pub fn sync<'py>(
@@ -42,12 +43,18 @@ pub fn sync<'py>(
     };
     let mut interrupt = None;
     let done = waiting(py, |keep_waiting| {
-        delivery::sync(&order, &mut |delivered, total| {
+        delivery::sync(&order, &mut |so_far| {
             if !keep_waiting() {
                 return false;
             }
             if let Some(progress) = &progress {
-                interrupt = Python::attach(|py| shows(py, progress, (delivered, total)));
+                let numbers = (
+                    so_far.delivered,
+                    so_far.total,
+                    so_far.uploading,
+                    so_far.uploaded,
+                );
+                interrupt = Python::attach(|py| shows(py, progress, numbers));
             }
             interrupt.is_none()
         })

@@ -755,6 +755,25 @@ impl MLflowTracker {
         tell(py, tracker.notices())?;
         answer
     }
+
+    /// The same for what waits until files have arrived, and shows how far they are where that takes long.
+    pub(super) fn ask_of_files<T: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let progress = py.import("heimdall_tracking._progress");
+        let end = progress.and_then(|it| it.call_method0("begin"));
+        let answer = self.ask(py, question);
+        // A bar that fails is no reason to fail, Ctrl-C is.
+        let ended = end.and_then(|end| end.call0());
+        match ended {
+            Err(error) if answer.is_ok() && error.is_instance_of::<PyKeyboardInterrupt>(py) => {
+                Err(error)
+            }
+            _ => answer,
+        }
+    }
 }
 
 /// Arguments of `start_run`, in their order.

@@ -17,7 +17,7 @@ use super::{Session, Tracker};
 use crate::{
     artifacts::{ArtifactError, ArtifactStore, FileInfo, download::download},
     config::ArtifactUri,
-    delivery::background::KeepWaiting,
+    delivery::{Refused, background::KeepWaiting},
     error::{Error, Result},
     journal::{Journal, JournalError, staging::Staged},
     record::{ArtifactPath, Record},
@@ -125,12 +125,9 @@ impl Tracker {
         };
         let refused = delivery.wait_for_artifacts(&logged.numbers, timeout, keep_waiting)?;
         // Other threads log as well: these are theirs.
-        let is_of_these = |what: &String| {
-            let mut paths = logged.paths.iter();
-            paths.any(|path| what.strip_prefix("artifact ") == Some(path))
-        };
-        match refused.into_iter().find(|(what, _)| is_of_these(what)) {
-            Some((what, reason)) => Err(Error::Refused { what, reason }),
+        let is_of_these = |it: &Refused| logged.paths.iter().any(|path| path == it.path());
+        match refused.into_iter().find(is_of_these) {
+            Some(refused) => Err(refused.into()),
             None => Ok(()),
         }
     }

@@ -53,9 +53,9 @@ impl Tracker {
     /// Delivers first, so that its files are where it says.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name, URI, description or tag MLflow would refuse; [`Error::Store`] when the run, the
-    /// version or the logged model that the URI names does not exist, the registry fails or the version does not
-    /// become ready.
+    /// [`Error::Invalid`] for a name, URI, description or tag MLflow would refuse; [`Error::Refused`] where the store has
+    /// refused a file of the model; [`Error::Store`] when the run, the version or the logged model that the URI names
+    /// does not exist, the registry fails or the version does not become ready.
     pub fn register_model(
         &self,
         name: &str,
@@ -77,6 +77,13 @@ impl Tracker {
             return Err(Error::invalid("model URI", uri, reason));
         }
         self.settle_artifacts(keep_waiting)?;
+        if let ModelSource::Run { run_id, path } = &source
+            && let Ok(run) = run_id.parse()
+            && let Some(delivery) = &self.session.delivery
+            && let Some(refused) = delivery.refused_below(run, path)
+        {
+            return Err(refused.into());
+        }
         let origin = self.origin(source, keep_waiting)?;
         registry::check_location(origin.location.as_deref().unwrap_or(&origin.source))?;
         let new = NewVersion {

@@ -89,6 +89,25 @@ def far(
     return Far(s3_tracker(bucket, proxy), s3_server, proxy, bucket, tmp_path / "source")
 
 
+def test_a_model_that_has_lost_a_file_is_not_registered(far):
+    model = far.folder / "model"
+    write(model / "MLmodel")
+    write(model / "weights")
+    far.proxy.strike("refuse", of("model/weights"), status=403, code="AccessDenied")
+    far.tracker.log_artifacts_dir(model, "model")
+    far.tracker.log_artifact(model / "MLmodel", "other")
+    for path in ("model", "model/weights", ""):
+        with pytest.raises(ArtifactError, match=r"model/weights was not taken: .*AccessDenied"):
+            far.tracker.register_model("lost", f"runs:/{far.run_id}/{path}")
+    # Nothing is missing in these.
+    for number, path in enumerate(["model/MLmodel", "other"], 1):
+        assert far.tracker.register_model("whole", f"runs:/{far.run_id}/{path}") == str(number)
+    assert [it.name for it in far.tracker.search_model_versions()] == ["whole"] * 2
+    far.proxy.heal()
+    far.tracker.log_artifact(model / "weights", "model")
+    assert far.tracker.register_model("lost", f"runs:/{far.run_id}/model") == "1"
+
+
 # Faults that pass.
 
 PASSING = [

@@ -70,18 +70,22 @@ class _Bar:
     def __init__(self) -> None:
         self.begun = time.monotonic()
         self.is_shown = False
+        self.width = 0
 
-    def show(self, delivered: int, total: int) -> None:
-        """Show how far the delivery is."""
+    def show(self, delivered: int, total: int, uploading: int, uploaded: int) -> None:
+        """Show how many records are delivered, and how far the files are that are on their way, in bytes."""
         if not sys.stderr.isatty() or not total:
             return
         self.is_shown = True
         filled = round(30 * min(delivered / total, 1))
         rate = delivered / max(time.monotonic() - self.begun, 1e-3)
-        sys.stderr.write(
-            f"\r[{'#' * filled}{'.' * (30 - filled)}] {delivered:,} of {total:,} records, {rate:,.0f}/s "
+        files = f", {uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB" if uploading else ""
+        text = (
+            f"[{'#' * filled}{'.' * (30 - filled)}] {delivered:,} of {total:,} records, {rate:,.0f}/s{files} "
         )
+        sys.stderr.write(f"\r{text:<{self.width}}")
         sys.stderr.flush()
+        self.width = len(text)
 
     def close(self) -> None:
         """Leave the terminal with a line of its own."""
