@@ -54,9 +54,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def memory_of_an_upload(
     run_script: Callable[..., SimpleNamespace], uri: str, artifacts: str, large: Path, **variables: object
 ) -> float:
-    """By how many MiB the peak of a process grows by an upload that is not its first."""
+    """By how many MiB the peak of a process grows by an upload of a file or folder that is not its first."""
     script = """
         import re, sys
+        from pathlib import Path
         from heimdall_tracking import MLflowTracker
 
         def peak():
@@ -67,7 +68,8 @@ def memory_of_an_upload(
         tracker.start_run()
         tracker.log_artifact(small).wait(60)
         before = peak()
-        tracker.log_artifact(large, "").wait(60)
+        log = tracker.log_artifacts_dir if Path(large).is_dir() else tracker.log_artifact
+        log(large, "").wait(60)
         print(peak() - before)
         tracker.end_run()
         """

@@ -99,6 +99,33 @@ def of(name: str, method: str = "") -> Chooses:
     return lambda request: request.path.endswith(name) and request.method.startswith(method)
 
 
+def lists(request: Request) -> bool:
+    """Whether it asks what objects there are."""
+    return request.method == "GET" and "list-type" in request.query
+
+
+# Faults that pass, and what there is to say of them.
+PASSING: list[tuple[str, dict[str, Any]]] = [
+    ("refuse", {"status": 503, "code": "SlowDown"}),
+    ("refuse", {"status": 500, "code": "InternalError"}),
+    ("refuse", {"status": 503, "code": "ServiceUnavailable"}),
+    ("refuse", {"status": 502, "code": "BadGateway"}),
+    ("refuse", {"status": 429, "code": "TooManyRequests"}),
+    ("refuse", {"status": 400, "code": "RequestTimeout"}),
+    ("reset", {"at": 0}),
+    ("reset", {"at": 100_000}),
+    ("damage", {}),
+    ("lose answer", {}),
+    ("cut", {}),
+    ("delay", {"seconds": 0.3}),
+]
+
+
+def name_of_fault(fault: tuple[str, dict[str, Any]]) -> str:
+    name, details = fault
+    return f"{name} {details.get('code', details.get('at', ''))}".strip()
+
+
 @dataclass
 class S3Proxy:
     """Passes requests on to a server at `port`; `prefix` is a path below which it does so."""

@@ -433,6 +433,41 @@ def test_threads_and_processes_may_download_to_the_same_place_at_a_time(far, tmp
             assert contents(target / "all") == files, "nothing else is left"
 
 
+def test_long_files_that_are_downloaded_together_are_never_in_memory(far, tmp_path, run_script, uri):
+    content = os.urandom(4 * RANGE)
+    for number in range(4):
+        far.put(f"all/{number}", content)
+    far.put("small", b"content")
+    grown = run_script(
+        """
+        import re, sys
+        from heimdall_tracking import MLflowTracker
+
+        def peak():
+            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+        uri, endpoint, key, secret, run_id, target = sys.argv[1:]
+        tracker = MLflowTracker(
+            uri, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+        )
+        tracker.download_artifacts(run_id, "small", target)
+        before = peak()
+        tracker.download_artifacts(run_id, "all", target)
+        print(peak() - before)
+        """,
+        uri,
+        far.proxy.url,
+        s3.ACCESS_KEY,
+        s3.SECRET_KEY,
+        far.run_id,
+        tmp_path / "ours",
+        HEIMDALL_DIR=tmp_path / "theirs",
+    )
+    assert grown.code == 0, grown.err
+    assert all((tmp_path / "ours" / "all" / f"{number}").read_bytes() == content for number in range(4))
+    assert float(grown.out) <= 32
+
+
 def test_a_file_may_take_longer_to_come_from_a_server_than_an_answer(tracking_server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     content = os.urandom(RANGE)

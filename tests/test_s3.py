@@ -403,6 +403,21 @@ def test_a_large_file_is_never_in_memory(s3_server, bucket, tmp_path, run_script
     assert s3_server.client().head_object(Bucket=bucket, Key=key)["ContentLength"] == 256 * MIB
 
 
+def test_large_files_of_one_folder_are_never_in_memory(s3_server, bucket, tmp_path, run_script, uri):
+    folder, block = tmp_path / "checkpoints", os.urandom(16 * MIB)
+    for number in range(6):
+        file = write(folder / f"{number}.ckpt")
+        with file.open("wb") as content:
+            for part in range(4):
+                content.write(bytes([number, part]) + block[2:])
+    artifacts, variables = f"s3://{bucket}/runs", s3_server.variables
+    assert memory_of_an_upload(run_script, uri, artifacts, folder, **variables) <= 64
+    client = s3_server.client()
+    keys = [key for key in s3_server.keys(bucket) if key.endswith(".ckpt")]
+    sizes = [client.head_object(Bucket=bucket, Key=key)["ContentLength"] for key in keys]
+    assert sizes == [64 * MIB] * 6
+
+
 # By whose keys.
 
 

@@ -18,7 +18,18 @@ import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
 from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
-from s3_proxy import Request, S3Proxy, any_request, begins, completes, of, parts, puts
+from s3_proxy import (
+    PASSING,
+    Request,
+    S3Proxy,
+    any_request,
+    begins,
+    completes,
+    name_of_fault,
+    of,
+    parts,
+    puts,
+)
 
 SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 MIB = 1 << 20
@@ -110,21 +121,7 @@ def test_a_model_that_has_lost_a_file_is_not_registered(far):
 
 # Faults that pass.
 
-PASSING = [
-    ("refuse", {"status": 503, "code": "SlowDown"}),
-    ("refuse", {"status": 500, "code": "InternalError"}),
-    ("refuse", {"status": 503, "code": "ServiceUnavailable"}),
-    ("refuse", {"status": 502, "code": "BadGateway"}),
-    ("refuse", {"status": 429, "code": "TooManyRequests"}),
-    ("refuse", {"status": 400, "code": "RequestTimeout"}),
-    ("reset", {"at": 0}),
-    ("reset", {"at": 100_000}),
-    ("damage", {}),
-    ("lose answer", {}),
-    ("cut", {}),
-    ("delay", {"seconds": 0.3}),
-]
-NAMES = [f"{name} {details.get('code', details.get('at', ''))}".strip() for name, details in PASSING]
+NAMES = [name_of_fault(fault) for fault in PASSING]
 
 
 @pytest.mark.parametrize(("name", "details"), PASSING, ids=NAMES)

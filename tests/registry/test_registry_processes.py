@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import urllib.error
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import mlflow
 import pytest
 
 from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError, RegistrationError
@@ -154,6 +156,12 @@ def test_a_version_that_is_pending_is_waited_for(slow_registry, model):
     tracker = MLflowTracker(registry.url, experiment_name="slow")
     assert tracker.register_model(model, "s3://models/m") == "1"
     assert registry.asked == 4
+
+
+def test_a_version_is_waited_for_as_long_as_stock_mlflow_does():
+    ours = inspect.signature(MLflowTracker.register_model).parameters["await_registration_for"]
+    theirs = inspect.signature(mlflow.register_model).parameters["await_registration_for"]
+    assert ours.default == theirs.default == 300
 
 
 @pytest.mark.parametrize("patience", [0, None])
