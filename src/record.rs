@@ -363,6 +363,12 @@ impl ArtifactPath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is that folder, or below it.
+    pub fn is_within(&self, folder: &Self) -> bool {
+        let rest = self.0.strip_prefix(&folder.0);
+        rest.is_some_and(|rest| folder.0.is_empty() || rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// A value cut to the characters that the store keeps.
@@ -508,6 +514,18 @@ mod tests {
             &"k".repeat(250),
         ] {
             assert_eq!(Key::parse("metric key", key).unwrap().as_str(), key);
+        }
+    }
+
+    #[test]
+    fn a_path_is_within_itself_and_the_folders_above_it() {
+        let path = |text: &str| ArtifactPath::parse(text).unwrap();
+        let model = path("a/model/weights");
+        for folder in ["", "a", "a/model", "a/model/weights"] {
+            assert!(model.is_within(&path(folder)), "{folder}");
+        }
+        for folder in ["b", "a/mod", "model", "a/model/weights/x", "a/model/weight"] {
+            assert!(!model.is_within(&path(folder)), "{folder}");
         }
     }
 

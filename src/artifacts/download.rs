@@ -51,7 +51,7 @@ pub async fn download(
 ) -> Result<PathBuf, ArtifactError> {
     let files = patiently(|| store.files(path)).await?;
     let (files, is_folder) = match files.is_empty() {
-        false => (files, true),
+        false => (without_marks(files), true),
         true if path.as_str().is_empty() => (files, true),
         true => {
             let state = patiently(|| store.head(path)).await?;
@@ -98,6 +98,19 @@ fn below(root: &Path, path: &ArtifactPath) -> PathBuf {
     }
 }
 
+/// Consoles of stores of objects mark a folder by an empty object in its place.
+fn without_marks(files: Vec<FileInfo>) -> Vec<FileInfo> {
+    let parents: BTreeSet<String> = files
+        .iter()
+        .flat_map(|info| {
+            let path = info.path.as_str();
+            path.match_indices('/').map(|(at, _)| path[..at].to_owned())
+        })
+        .collect();
+    let is_mark = |info: &FileInfo| info.size == Some(0) && parents.contains(info.path.as_str());
+    files.into_iter().filter(|info| !is_mark(info)).collect()
+}
+
 /// A store of objects can have a file where it has a folder; a disk cannot.
 fn check_names(files: &[FileInfo], dst: &Path) -> Result<(), ArtifactError> {
     let names: BTreeSet<&str> = files.iter().map(|info| info.path.as_str()).collect();
@@ -127,7 +140,7 @@ async fn fetch(
     let folder = folder_of(root, &info.path)?;
     let target = below(root, &info.path);
     let failed = |source| io_error(&info.path, &target, source);
-    if target.is_dir() && !target.is_symlink() {
+    if target.is_dir() && !target.is_symlink() && info.size != Some(0) {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     let attempt = async || {
@@ -160,6 +173,10 @@ async fn fetch(
     match attempt().await {
         // On its way, as a rule, or it was replaced meanwhile.
         Err(ArtifactError::Damaged { .. }) => attempt().await,
+        // The mark of a folder with nothing in it.
+        Err(ArtifactError::NotFound { .. }) if finished.is_some() && info.size == Some(0) => {
+            fs::create_dir_all(&target).map_err(failed)
+        }
         settled => settled,
     }
 }

@@ -73,7 +73,12 @@ impl S3Access {
         let keys = match settings {
             // The settings are made from the environment as a rule: its token belongs to its keys.
             Some(keys) => match in_environment {
-                Ok(Some(same)) if same.access_key_id == keys.access_key_id => Some(same),
+                Ok(Some(same))
+                    if same.access_key_id == keys.access_key_id
+                        && same.secret_access_key == keys.secret_access_key =>
+                {
+                    Some(same)
+                }
                 _ => Some(keys),
             },
             None => in_environment?,
@@ -393,6 +398,13 @@ mod tests {
         ];
         let found = access(&given, &environment).unwrap();
         assert_eq!(shown(&found), Some(("e", "es", Some("et"))));
+        // Another tracker's secret in the environment is none of these settings'.
+        let other = S3Config {
+            secret_access_key: Some("other".to_owned().into()),
+            ..given.clone()
+        };
+        let found = access(&other, &environment).unwrap();
+        assert_eq!(shown(&found), Some(("e", "other", None)));
     }
 
     #[test]

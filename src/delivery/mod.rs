@@ -131,13 +131,6 @@ impl Refused {
     pub fn path(&self) -> &str {
         self.path.as_str()
     }
-
-    fn is_below(&self, run: RunId, folder: &ArtifactPath) -> bool {
-        let within = self.path().strip_prefix(folder.as_str());
-        let is_within =
-            |rest: &str| folder.as_str().is_empty() || rest.is_empty() || rest.starts_with('/');
-        self.run == run && within.is_some_and(is_within)
-    }
 }
 
 impl From<Refused> for Error {
@@ -590,7 +583,7 @@ impl Delivery {
         let state = self.common.destinations.first()?.state();
         let mut refused = state.refused.values();
         refused
-            .find(|it| !it.is_replaced && it.is_below(run, folder))
+            .find(|it| !it.is_replaced && it.run == run && it.path.is_within(folder))
             .cloned()
     }
 

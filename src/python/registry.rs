@@ -21,7 +21,7 @@ use crate::{
 
 #[pymethods]
 impl MLflowTracker {
-    #[pyo3(signature = (model_name, model_uri, description="", tags=None, await_registration_for=Some(300.0)))]
+    #[pyo3(signature = (model_name, model_uri, description="", tags=None, await_registration_for=300.0))]
     fn register_model(
         &self,
         py: Python<'_>,

@@ -18,7 +18,7 @@ use object_store::{
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
     multipart::MultipartStore,
-    path::Path as Key,
+    path::{Error as PathError, Path as Key},
 };
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -177,7 +177,24 @@ impl ObjectArtifacts {
         Key::parse(key).map_err(|error| self.failed(path, error.into()))
     }
 
-    /// The path of an object below the prefix; `None` for the mark of a folder.
+    /// The path of an object in the list of a folder; `None` for the mark of that folder.
+    fn listed(
+        &self,
+        folder: &ArtifactPath,
+        key: &Key,
+    ) -> Result<Option<ArtifactPath>, ArtifactError> {
+        let path = self.below(key)?;
+        match path {
+            Some(path) if path == *folder => Ok(None),
+            Some(path) if !path.is_within(folder) => Err(ArtifactError::BadName {
+                name: path.as_str().to_owned(),
+                store: self.uri.clone(),
+            }),
+            path => Ok(path),
+        }
+    }
+
+    /// The path of an object below the prefix; `None` for the prefix itself.
     fn below(&self, key: &Key) -> Result<Option<ArtifactPath>, ArtifactError> {
         let name = key.as_ref();
         let below = match self.prefix.as_str() {
@@ -203,7 +220,16 @@ impl ObjectArtifacts {
                 store: self.uri.clone(),
             };
         }
-        self.not_done(path, error.into())
+        match error {
+            // Of a key in a list: no path of ours is one.
+            object_store::Error::InvalidPath {
+                source: PathError::EmptySegment { path } | PathError::BadSegment { path, .. },
+            } => ArtifactError::BadName {
+                name: path,
+                store: self.uri.clone(),
+            },
+            error => self.not_done(path, error.into()),
+        }
     }
 
     fn not_done(&self, path: &ArtifactPath, why: ObjectFailure) -> ArtifactError {
@@ -275,15 +301,13 @@ impl ArtifactStore for ObjectArtifacts {
         let found = self.store.list_with_delimiter(Some(&key)).await;
         let found = found.map_err(|error| self.failed(folder, error))?;
         let mut infos = Vec::new();
-        for folder in &found.common_prefixes {
-            if let Some(path) = self.below(folder)? {
+        for below in &found.common_prefixes {
+            if let Some(path) = self.listed(folder, below)? {
                 infos.push(FileInfo { path, size: None });
             }
         }
         for object in &found.objects {
-            if let Some(path) = self.below(&object.location)?
-                && path != *folder
-            {
+            if let Some(path) = self.listed(folder, &object.location)? {
                 let size = Some(object.size);
                 infos.push(FileInfo { path, size });
             }
@@ -297,15 +321,10 @@ impl ArtifactStore for ObjectArtifacts {
         let objects = self.store.list(Some(&key));
         let infos = objects
             .map_err(|error| self.failed(folder, error))
-            .and_then(|object| {
-                future::ready(self.below(&object.location).map(|path| (path, object.size)))
-            })
-            .try_filter_map(|(path, size)| {
-                let is_below = path.filter(|path| path != folder);
-                future::ready(Ok(is_below.map(|path| FileInfo {
-                    path,
-                    size: Some(size),
-                })))
+            .try_filter_map(|object| {
+                let path = self.listed(folder, &object.location);
+                let size = Some(object.size);
+                future::ready(path.map(|path| path.map(|path| FileInfo { path, size })))
             })
             .try_collect::<Vec<_>>();
         let mut infos = infos.await?;
