@@ -56,7 +56,7 @@ class Stock:
         folder.mkdir()
         for path in Path(sysconfig.get_path("purelib")).iterdir():
             name = _package(path)
-            ours = name.startswith(("heimdall", "mlflow", "_", "pip", "setuptools"))
+            ours = name.startswith(("heimdall", "mlflow", "__", "_distutils", "pip", "setuptools"))
             if name not in has and not ours and path.suffix != ".pth":
                 (folder / path.name).symlink_to(path)
         return {"PYTHONPATH": str(folder)}
