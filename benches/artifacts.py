@@ -1,6 +1,6 @@
 """How fast files go to the stores and come back, beside boto3 and the stock client, in turns.
 
-Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files]…
+Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files|fetch]…
 [--mib 1024] [--files 2000] [--bytes 20000] [--rounds 5]` in an environment that has all of them and
 SeaweedFS. Written down are medians and ranges.
 
@@ -10,6 +10,7 @@ SeaweedFS. Written down are medians and ranges.
 * many: a folder of small files to S3, beside the stock client's `log_artifacts` and boto3 in 10 threads.
 * proxy: the same by the artifact proxy of a `mlflow server`, beside the stock client.
 * ranges, files: the large file and the small ones back from S3.
+* fetch: the small ones back by the artifact proxy of a `mlflow server`, beside the stock client.
 
 Each figure is of a process of its own, which has imported and connected when the clock starts; "processor" is
 what that process used, in seconds, "MiB" what it grew by at most, "blocked" how long the caller was kept. The
@@ -40,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import s3
 from helpers import clean_environment, free_port, serving
 
-CASES = ["large", "tls", "local", "many", "proxy", "ranges", "files"]
+CASES = ["large", "tls", "local", "many", "proxy", "ranges", "files", "fetch"]
 
 
 # What a process of its own does.
@@ -309,20 +310,26 @@ class Bench:
             ["mlflow log_artifacts", "boto3 in 10 threads"],
         )
 
-    def run_proxy(self) -> None:
-        port, served = free_port(), self.folder / "served"
+    @contextlib.contextmanager
+    def proxy(self, name: str) -> Iterator[tuple[str, Path]]:
+        """The URL of a `mlflow server` with an artifact proxy, and the folder that it keeps artifacts in."""
+        port, served = free_port(), self.folder / name
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--workers", "2", "--backend-store-uri", self.database("served"), "--serve-artifacts"]
+        command += ["--workers", "2", "--backend-store-uri", self.database(name), "--serve-artifacts"]
         command += ["--artifacts-destination", str(served)]
         url = f"http://127.0.0.1:{port}"
+        with serving(command, url, self.folder / f"{name}.log"):
+            yield url, served
 
-        def through(peer: str, work: str) -> dict[str, float]:
-            found = self.measure(peer, work, uri=url, artifacts="", source=self.many)
-            assert sum(1 for _ in served.rglob("*.bin")) == self.options.files
-            shutil.rmtree(served)
-            return found
+    def run_proxy(self) -> None:
+        with self.proxy("served") as (url, served):
 
-        with serving(command, url, self.folder / "server.log"):
+            def through(peer: str, work: str) -> dict[str, float]:
+                found = self.measure(peer, work, uri=url, artifacts="", source=self.many)
+                assert sum(1 for _ in served.rglob("*.bin")) == self.options.files
+                shutil.rmtree(served)
+                return found
+
             self.in_turns(
                 f"{self.options.files:,} files of {self.options.bytes:,} bytes by a mlflow server",
                 {
@@ -333,41 +340,42 @@ class Bench:
                 ["mlflow log_artifacts"],
             )
 
-    def back(self, title: str, source: Path) -> None:
-        """Measure the way back from S3."""
+    def logged(self, uri: str, place: str | None, source: Path) -> str:
+        """The id of a run with a file, or with those of a folder, among its artifacts."""
         from heimdall_tracking import MLflowTracker
 
+        os.environ.update(self.server.variables)
+        os.environ["HEIMDALL_DIR"] = str(self.folder / "heimdall")
+        tracker = MLflowTracker(uri, place, experiment_name="bench")
+        with tracker.run() as run:
+            call = tracker.log_artifacts_dir if source.is_dir() else tracker.log_artifact
+            call(source, "")
+        tracker.flush()
+        return run.run_id
+
+    def download(self, peer: str, source: Path, **task: object) -> dict[str, float]:
+        """What it takes to have back what `source` is."""
+        target = Path(tempfile.mkdtemp(dir=self.folder)) / "downloaded"
+        found = self.measure(peer, "download", artifacts="", target=target, **task)
+        sizes = [path.stat().st_size for path in ([source] if source.is_file() else source.iterdir())]
+        assert sorted(path.stat().st_size for path in target.rglob("*") if path.is_file()) == sorted(sizes)
+        if source.is_file():
+            # The small ones stay: ext4 looks for longer where many files were deleted just before.
+            shutil.rmtree(target)
+        return found
+
+    def back(self, title: str, source: Path) -> None:
+        """Measure the way back from S3."""
         with self.bucket() as bucket:
             uri = self.database(f"back-{bucket}")
-            os.environ.update(self.server.variables)
-            os.environ["HEIMDALL_DIR"] = str(self.folder / "heimdall")
-            tracker = MLflowTracker(uri, f"s3://{bucket}/runs", experiment_name="bench")
-            with tracker.run() as run:
-                call = tracker.log_artifacts_dir if source.is_dir() else tracker.log_artifact
-                call(source, "")
-            tracker.flush()
-            prefix = f"runs/{run.run_id}/artifacts/"
-            bytes_there = sum(
-                path.stat().st_size for path in ([source] if source.is_file() else source.iterdir())
-            )
-
-            def download(peer: str) -> dict[str, float]:
-                target = Path(tempfile.mkdtemp(dir=self.folder)) / "downloaded"
-                task = {"uri": uri, "artifacts": "", "run": run.run_id, "target": target}
-                found = self.measure(peer, "download", bucket=bucket, prefix=prefix, **task)
-                files = [path for path in target.rglob("*") if path.is_file()]
-                assert sum(path.stat().st_size for path in files) == bytes_there
-                if source.is_file():
-                    # The small ones stay: ext4 looks for longer where many files were deleted just before.
-                    shutil.rmtree(target)
-                return found
-
+            run_id = self.logged(uri, f"s3://{bucket}/runs", source)
+            task = {"uri": uri, "run": run_id, "bucket": bucket, "prefix": f"runs/{run_id}/artifacts/"}
             self.in_turns(
                 title,
                 {
-                    "heimdall": lambda: download("heimdall"),
-                    "mlflow download_artifacts": lambda: download("mlflow"),
-                    "boto3 download_file, 10 threads": lambda: download("boto3"),
+                    "heimdall": lambda: self.download("heimdall", source, **task),
+                    "mlflow download_artifacts": lambda: self.download("mlflow", source, **task),
+                    "boto3 download_file, 10 threads": lambda: self.download("boto3", source, **task),
                 },
                 ["mlflow download_artifacts", "boto3 download_file, 10 threads"],
             )
@@ -378,6 +386,18 @@ class Bench:
     def run_files(self) -> None:
         title = f"{self.options.files:,} files of {self.options.bytes:,} bytes back from S3"
         self.back(title, self.many)
+
+    def run_fetch(self) -> None:
+        with self.proxy("fetched") as (url, _):
+            task = {"uri": url, "run": self.logged(url, None, self.many)}
+            self.in_turns(
+                f"{self.options.files:,} files of {self.options.bytes:,} bytes back by a mlflow server",
+                {
+                    "heimdall": lambda: self.download("heimdall", self.many, **task),
+                    "mlflow download_artifacts": lambda: self.download("mlflow", self.many, **task),
+                },
+                ["mlflow download_artifacts"],
+            )
 
 
 def main() -> None:

@@ -218,6 +218,22 @@ def test_our_own_loader_gives_a_session(tracker, net):
     np.testing.assert_allclose(found, expected_of(net)[0], rtol=0, atol=1e-5)
 
 
+def test_an_export_to_s3_and_postgresql_is_loaded_by_stage(postgres_uri, s3_bucket, s3_server, fluent, net):
+    tracker = MLflowTracker(postgres_uri, f"s3://{s3_bucket}/runs", experiment_name="exports")
+    done = tracker.export_onnx(net)
+    assert (done.model_name, done.version, done.stage) == ("heimdall-localization-onnx", "1", "Staging")
+    folder = done.model_uri.replace(f"runs:/{done.run_id}", f"runs/{done.run_id}/artifacts")
+    assert {"MLmodel", "metadata.json", "model.onnx"} <= s3_server.objects(s3_bucket, folder).keys()
+    fluent.set_tracking_uri(postgres_uri)
+    source = "models:/heimdall-localization-onnx/Staging"
+    proto = fluent.onnx.load_model(source)
+    stock = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for session in (stock, tracker.load_model(source)):
+        found = session.run(["positions", "uncertainties"], {"mel_spectrogram": SPECTROGRAMS.numpy()})
+        for output, expected in zip(found, expected_of(net), strict=True):
+            np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+
+
 def test_the_best_run_is_exported_and_stays_as_it_has_ended(tracker, net):
     torch.manual_seed(4)
     others = [LocalizationNet(), LocalizationNet()]

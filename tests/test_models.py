@@ -512,6 +512,25 @@ def test_every_uri_of_a_model_loads_it(tracker, client, log, net, form):
     torch.testing.assert_close(again(ROWS), expected_of(net, ROWS), rtol=0, atol=0)
 
 
+def test_a_version_in_s3_is_loaded_by_every_name(s3_tracker, s3_server, bucket, uri, net, monkeypatch):
+    tracker = s3_tracker(bucket)
+    with tracker.run() as run:
+        info = tracker.log_model(net, registered_model_name="heimdall-localization")
+    tracker.transition_model_stage("heimdall-localization", "1", "Production")
+    tracker.set_model_alias("heimdall-localization", "champion", "1")
+    place = tracker.get_run(run.run_id).artifact_uri
+    assert place.startswith(f"s3://{bucket}/")
+    name = "models:/heimdall-localization"
+    sources = [f"{name}/1", f"{name}/Production", f"{name}@champion", info.model_uri, f"{place}/model"]
+    said = [tracker.load_model(source)(ROWS) for source in sources]
+    # The function has the keys from the environment, where the tracker has found none.
+    for variable, value in s3_server.variables.items():
+        monkeypatch.setenv(variable, value)
+    said += [heimdall_tracking.load_model(source, tracking_uri=uri)(ROWS) for source in sources]
+    for found in said:
+        torch.testing.assert_close(found, expected_of(net, ROWS), rtol=0, atol=0)
+
+
 def test_a_local_folder_is_found_by_its_escaped_uri_and_asks_no_store(log, net, tmp_path):
     _, folder = log(net)
     named = folder.rename(tmp_path / "é 1#100%: net")

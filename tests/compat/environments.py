@@ -56,7 +56,7 @@ class Stock:
         folder.mkdir()
         for path in Path(sysconfig.get_path("purelib")).iterdir():
             name = _package(path)
-            ours = name.startswith(("heimdall", "mlflow", "_", "pip", "setuptools"))
+            ours = name.startswith(("heimdall", "mlflow", "__", "_distutils", "pip", "setuptools"))
             if name not in has and not ours and path.suffix != ".pth":
                 (folder / path.name).symlink_to(path)
         return {"PYTHONPATH": str(folder)}
@@ -108,12 +108,16 @@ class Stock:
                 process.kill()
 
     @contextlib.contextmanager
-    def server(self, uri: str, folder: Path) -> Iterator[str]:
-        """Run the release's server on a database; the URL it answers at."""
+    def server(self, uri: str, folder: Path, proxied: bool = False) -> Iterator[str]:
+        """Run the release's server on a database; the URL it answers at.
+
+        Clients reach the artifacts in `folder` themselves, or through the server if they are `proxied`.
+        """
         port = free_port()
         command = [self.python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--workers", "1", "--backend-store-uri", driver(uri)]
-        command += ["--default-artifact-root", str(folder / "artifacts")]
+        place = "--artifacts-destination" if proxied else "--default-artifact-root"
+        command += [place, str(folder / "artifacts")]
         with serving(command, f"http://127.0.0.1:{port}", folder / f"server-{self.version}.log"):
             yield f"http://127.0.0.1:{port}"
 

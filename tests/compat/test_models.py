@@ -16,15 +16,13 @@ from heimdall_tracking.training import RssDataset, RssLocalizationNet
 from .environments import driver
 
 RECORDINGS = Path(__file__).parents[2] / "examples" / "powder_rss_462mhz"
-# Loads a model in each way, and prints what it says of the rows.
+# Loads each model in each way, and prints what it says of the rows.
 LOAD = """
     import json, sys, warnings
     import numpy as np
     import mlflow, torch
 
-    uri, rows, flavor, *sources = sys.argv[1:]
-    mlflow.set_tracking_uri(uri)
-    rows = np.load(rows)
+    rows, asked = np.load(sys.argv[1]), json.loads(sys.argv[2])
 
     def listed(output):
         if isinstance(output, dict):
@@ -33,17 +31,19 @@ LOAD = """
         return [np.asarray(it.detach() if hasattr(it, "detach") else it).tolist() for it in several]
 
     said = {}
-    for source in sources:
-        said["pyfunc " + source] = listed(mlflow.pyfunc.load_model(source).predict(rows))
+    for uri, flavor, source in asked:
+        mlflow.set_tracking_uri(uri)
+        way = f" {source} {uri}"
+        said["pyfunc" + way] = listed(mlflow.pyfunc.load_model(source).predict(rows))
         if flavor == "pytorch":
-            said["pytorch " + source] = listed(mlflow.pytorch.load_model(source)(torch.from_numpy(rows)))
+            said["pytorch" + way] = listed(mlflow.pytorch.load_model(source)(torch.from_numpy(rows)))
         else:
             import onnxruntime
             proto = mlflow.onnx.load_model(source)
             session = onnxruntime.InferenceSession(
                 proto.SerializeToString(), providers=["CPUExecutionProvider"]
             )
-            said["onnx " + source] = listed(session.run(None, {session.get_inputs()[0].name: rows}))
+            said["onnx" + way] = listed(session.run(None, {session.get_inputs()[0].name: rows}))
     print(json.dumps(said))
 """
 
@@ -76,13 +76,14 @@ def tracker(stock, empty_database, tmp_path, monkeypatch) -> MLflowTracker:
 
 
 @pytest.fixture
-def said_by(stock, empty_database, tmp_path):
-    """What the release says of rows, by the way that the model is loaded."""
+def said_by(stock, tmp_path):
+    """What the release says of rows, by the way that a model is loaded; asked for are stores' models."""
     variables = stock.lend_packages(tmp_path / "lent")
 
-    def said_by(rows, flavor, *sources):
+    def said_by(rows, asked, **more):
         np.save(tmp_path / "rows.npy", rows)
-        return stock.run(LOAD, driver(empty_database), tmp_path / "rows.npy", flavor, *sources, **variables)
+        models = json.dumps([(driver(uri), flavor, source) for uri, flavor, source in asked])
+        return stock.run(LOAD, tmp_path / "rows.npy", models, **variables, **more)
 
     return said_by
 
@@ -129,11 +130,11 @@ def test_a_module_says_the_same_however_it_is_named(
             registered_model_name="heimdall-localization",
             serialization=serialization,
         )
-    sources = every_uri(tracker, stock, empty_database, info)
+    asked = [(empty_database, "pytorch", it) for it in every_uri(tracker, stock, empty_database, info)]
     with torch.no_grad():
         said = model.eval()(rows)
     expected = [it.numpy() for it in (said if outputs > 1 else [said])]
-    check(said_by(rows.numpy(), "pytorch", *sources), expected, ways=2 * len(sources))
+    check(said_by(rows.numpy(), asked), expected, ways=2 * len(asked))
 
 
 def test_the_network_of_the_training_wheel_needs_neither_wheel(tracker, stock, empty_database, said_by):
@@ -142,12 +143,12 @@ def test_the_network_of_the_training_wheel_needs_neither_wheel(tracker, stock, e
     rss = dataset.rss("test")[:20]
     with tracker.run():
         info = tracker.log_model(model, registered_model_name="rss")
-    sources = every_uri(tracker, stock, empty_database, info)
-    check(said_by(rss, "pytorch", *sources), model.predict(rss), ways=2 * len(sources))
+    asked = [(empty_database, "pytorch", it) for it in every_uri(tracker, stock, empty_database, info)]
+    check(said_by(rss, asked), model.predict(rss), ways=2 * len(asked))
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")
-def test_an_export_to_onnx_says_the_same_however_it_is_named(tracker, said_by):
+def test_an_export_to_onnx_says_the_same_however_it_is_named(tracker, empty_database, said_by):
     torch.manual_seed(2)
     model = Own(2)
     rows = torch.randn(5, 4)
@@ -157,4 +158,38 @@ def test_an_export_to_onnx_says_the_same_however_it_is_named(tracker, said_by):
     with torch.no_grad():
         expected = [it.numpy() for it in model.eval()(rows)]
     sources = ["models:/own-onnx/1", "models:/own-onnx/Staging", done.model_uri]
-    check(said_by(rows.numpy(), "onnx", *sources), expected, ways=2 * len(sources))
+    asked = [(empty_database, "onnx", it) for it in sources]
+    check(said_by(rows.numpy(), asked), expected, ways=2 * len(asked))
+
+
+@pytest.fixture
+def far(stock, postgres_uri, s3_bucket, tmp_path, monkeypatch):
+    """URIs of stores, the trackers on them, and the scheme of where those have their artifacts."""
+    monkeypatch.setenv("HEIMDALL_MLFLOW_VERSION", stock.version)
+    monkeypatch.chdir(tmp_path)
+    with stock.server(f"sqlite:///{tmp_path / 'served.db'}", tmp_path, proxied=True) as url:
+        in_s3 = MLflowTracker(postgres_uri, f"s3://{s3_bucket}/runs", experiment_name="models")
+        behind = MLflowTracker(url, experiment_name="models")
+        yield [(postgres_uri, in_s3, "s3"), (url, behind, "mlflow-artifacts")]
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")
+def test_what_is_in_s3_or_behind_the_releases_server_says_the_same(far, said_by, s3_server):
+    torch.manual_seed(2)
+    model = Own(1)
+    rows = torch.randn(5, 4)
+    asked = []
+    for uri, tracker, scheme in far:
+        with tracker.run() as run:
+            tracker.log_model(model, input_example=rows, registered_model_name="own")
+        tracker.transition_model_stage("own", "1", "Staging")
+        tracker.export_onnx(model, input_example=rows, model_name="own-onnx")
+        assert tracker.get_run(run.run_id).artifact_uri.startswith(f"{scheme}:/")
+        for name, flavor in (("own", "pytorch"), ("own-onnx", "onnx")):
+            tracker.set_model_alias(name, "champion", "1")
+            sources = [f"models:/{name}/1", f"models:/{name}/Staging", f"models:/{name}@champion"]
+            asked += [(uri, flavor, it) for it in sources]
+    with torch.no_grad():
+        expected = [model.eval()(rows).numpy()]
+    # boto3 is one of the packages that are lent.
+    check(said_by(rows.numpy(), asked, **s3_server.variables), expected, ways=2 * len(asked))
