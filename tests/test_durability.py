@@ -424,6 +424,22 @@ def test_ctrl_c_ends_a_flush_that_waits_for_a_locked_database(tracker, uri, db, 
     assert MLflowTracker(uri).get_run_info(run_id)["status"] in ("FINISHED", "KILLED")
 
 
+def test_an_exit_that_has_nothing_to_wait_for_says_nothing(uri, run_script):
+    done = run_script(
+        """
+        import sys
+        from heimdall_tracking import MLflowTracker
+        tracker = MLflowTracker(sys.argv[1])
+        with tracker.run():
+            tracker.log_metric("loss", 1.0)
+        tracker.flush()
+        """,
+        uri,
+        HEIMDALL_EXIT_TIMEOUT=0,
+    )
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
 def test_two_processes_that_start_on_a_new_database_at_once_both_log_everything(uri, db, start_script):
     code = """
         import sys

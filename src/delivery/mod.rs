@@ -776,7 +776,10 @@ pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
             let stop = is_interrupted.then(Instant::now).or(until);
             let waited = shared.wait_for(stop, keep_waiting, over);
             is_interrupted |= matches!(waited, Err(Error::Interrupted));
-            if !shared.state().ended {
+            let appended = delivery.journal.appended();
+            let state = shared.state();
+            // Without a moment to wait a worker has not ended, even where nothing is left.
+            if !state.ended && state.delivered < appended {
                 told.push(left_behind(&shared.uri, &dir));
             }
         }

@@ -13,7 +13,7 @@ from torch import nn
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.training import RssDataset, RssLocalizationNet
 
-from .environments import driver
+from .environments import Stock, driver
 
 RECORDINGS = Path(__file__).parents[2] / "examples" / "powder_rss_462mhz"
 # Loads each model in each way, and prints what it says of the rows.
@@ -46,6 +46,13 @@ LOAD = """
             said["onnx" + way] = listed(session.run(None, {session.get_inputs()[0].name: rows}))
     print(json.dumps(said))
 """
+
+
+@pytest.fixture(autouse=True)
+def loads_models(stock: Stock) -> None:
+    """Leave out a release whose pyfunc refuses the configuration that models of later ones have."""
+    if stock.version == "2.8.1":
+        pytest.skip("models of today are loaded by MLflow 2.22 and later")
 
 
 class Own(nn.Module):
