@@ -64,6 +64,8 @@ pub(super) struct Courier {
     notices: Arc<Notices>,
     patience: Patience,
     flights: Flights,
+    /// What is delivered is of a dead process, whose numbers are its own.
+    is_adopting: bool,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
     /// Runs that other processes have started, and since when the store has said that they are not there.
     attached: HashMap<RunId, Option<Instant>>,
@@ -95,6 +97,7 @@ impl Courier {
             notices,
             patience,
             flights: Flights::default(),
+            is_adopting: false,
             artifacts: HashMap::new(),
             attached: HashMap::new(),
             recovered: Arc::default(),
@@ -112,6 +115,16 @@ impl Courier {
         abandoned: &Abandoned,
         destination: usize,
     ) -> Result<(), Left> {
+        // Files of this process stay on their way: neither numbers nor copies of the two may be mixed.
+        let ours = std::mem::take(&mut self.flights);
+        self.is_adopting = true;
+        let delivered = self.adopt(abandoned, destination).await;
+        self.is_adopting = false;
+        self.flights = ours;
+        delivered
+    }
+
+    async fn adopt(&mut self, abandoned: &Abandoned, destination: usize) -> Result<(), Left> {
         let mut reader = abandoned.reader(destination);
         if reader.is_done(abandoned.end) {
             return Ok(());
@@ -456,6 +469,7 @@ impl Courier {
             state.parked += 1;
             if let Some(path) = entry.record.artifact_path()
                 && state.refused.len() < MAX_REFUSED
+                && !self.is_adopting
             {
                 let refused = Refused {
                     run: entry.record.run(),

@@ -639,15 +639,16 @@ impl Delivery {
         primary.is_some_and(|primary| primary.state().outage(Cargo::Records).error.is_some())
     }
 
-    /// What the primary destination has taken nothing of for as long as this, the longest first.
-    pub(crate) fn troubled_for(&self, time: Duration) -> Option<Cargo> {
+    /// What the primary destination has taken nothing of for as long as this, the longest first, and why.
+    pub(crate) fn troubled_for(&self, time: Duration) -> Option<(Cargo, String)> {
         let state = self.common.destinations.first()?.state();
         let (since, cargo) = [Cargo::Records, Cargo::Artifacts]
             .into_iter()
             .filter_map(|cargo| Some((state.outage(cargo).since?, cargo)))
             .min_by_key(|(since, _)| *since)?;
         let waited = (now_ms() - since).max(0).unsigned_abs();
-        (u128::from(waited) >= time.as_millis()).then_some(cargo)
+        let why = state.outage(cargo).error.clone().unwrap_or_default();
+        (u128::from(waited) >= time.as_millis()).then_some((cargo, why))
     }
 
     /// How it stands.

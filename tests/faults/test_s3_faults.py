@@ -100,6 +100,46 @@ def far(
     return Far(s3_tracker(bucket, proxy), s3_server, proxy, bucket, tmp_path / "source")
 
 
+def test_files_of_a_dead_process_are_not_mixed_with_those_on_their_way(far, start_script, uri):
+    held = far.proxy.strike("hold", lambda it: puts(it) and "live" in it.path)
+    # More than go together, so that some have not begun.
+    for number in range(20):
+        far.log(f"live-{number}", os.urandom(1000 + number))
+    wait_until(lambda: held.struck == 16, "as many are on their way as go together")
+    dead = start_script(
+        """
+        import os, sys
+        from heimdall_tracking import MLflowTracker
+        uri, artifacts, file = sys.argv[1:]
+        tracker = MLflowTracker(uri, artifacts, experiment_name="dead", mode="offline")
+        run_id = tracker.start_run()
+        tracker.log_artifact(file, "")
+        tracker.log_metric("loss", 1.0)
+        print(run_id, flush=True)
+        os._exit(0)
+        """,
+        uri,
+        f"s3://{far.bucket}/runs",
+        write(far.folder / "dead", b"of a dead process"),
+    )
+    run_id = dead.stdout.readline().strip()
+    dead.wait(PATIENCE_S)
+    flush = Thread(target=far.tracker.flush)
+    flush.start()
+    there = {"dead": b"of a dead process"}
+    folder = f"runs/{run_id}/artifacts"
+    wait_until(
+        lambda: far.server.objects(far.bucket, folder) == there, "what the dead process has left arrives"
+    )
+    far.proxy.heal()
+    flush.join(PATIENCE_S)
+    far.check()
+    far.tracker.end_run()
+    far.tracker.flush(PATIENCE_S)
+    assert far.tracker.get_run_info(far.run_id)["status"] == "FINISHED"
+    assert far.tracker.get_run_info(run_id)["status"] == "FAILED"
+
+
 def test_a_model_that_has_lost_a_file_is_not_registered(far):
     model = far.folder / "model"
     write(model / "MLmodel")
