@@ -636,8 +636,8 @@ impl Tracker {
         let patience = self.settled.options.connect_timeout;
         loop {
             match flush(delivery, Some(patience), keep_waiting) {
-                Err(Error::Undelivered { reason, .. }) => {
-                    if let Some(cargo) = delivery.troubled_for(patience) {
+                Err(Error::Undelivered { .. }) => {
+                    if let Some((cargo, reason)) = delivery.troubled_for(patience) {
                         let uri = self.settled.tracking.uri();
                         return Err(Error::Store(StoreError::Unavailable {
                             destination: match cargo {

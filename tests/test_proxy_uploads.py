@@ -61,11 +61,11 @@ def far(
     tracker = MLflowTracker(served.server.url, experiment_name="parts", set_environment=False)
     run_id = tracker.start_run()
 
-    def log(size: int = SIZE, name: str = "weights.ckpt") -> tuple[object, bytes]:
+    def log(size: int = SIZE, name: str = "weights.ckpt", immutable: bool = False) -> tuple[object, bytes]:
         content = os.urandom(size)
         file = tmp_path / name
         file.write_bytes(content)
-        return tracker.log_artifact(file, "models"), content
+        return tracker.log_artifact(file, "models", immutable=immutable), content
 
     def stored(name: str = "weights.ckpt") -> SimpleNamespace:
         [key] = [
@@ -177,6 +177,34 @@ def test_an_upload_whose_part_is_refused_is_given_up_and_begun_anew_without_a_wo
     for text in (told, str(far.tracker.status()), *said()):
         assert "Signature" not in text
         assert "uploadId" not in text
+
+
+def test_an_outage_costs_nothing_of_what_has_arrived(far, s3_server):
+    far.store.strike("refuse", part(3), status=503, code="SlowDown")
+    upload, content = far.log()
+    wait_until(lambda: "503" in (far.tracker.status().last_error or ""), "the store is known to be away")
+    wait_until(lambda: len(far.store.seen(part(3))) > 8, "the delivery has tried again")
+    far.store.heal()
+    upload.wait(PATIENCE_S)
+    assert far.stored().content == content
+    assert [len(far.server.seen(of_upload(way))) for way in ("create", "abort", "complete")] == [1, 0, 1]
+    assert sorted(it.part for it in far.store.seen(is_ours) if it.part != 3) == [1, 2, 4]
+    assert s3_server.unfinished(far.bucket) == []
+
+
+def test_parts_of_a_file_that_has_changed_in_an_outage_are_not_mixed(far, s3_server, tmp_path):
+    far.store.strike("refuse", part(3), status=503, code="SlowDown")
+    upload, content = far.log(immutable=True)
+    wait_until(lambda: "503" in (far.tracker.status().last_error or ""), "the store is known to be away")
+    # The caller has said that nobody would.
+    changed = os.urandom(len(content))
+    with (tmp_path / "weights.ckpt").open("r+b") as file:
+        file.write(changed)
+    far.store.heal()
+    upload.wait(PATIENCE_S)
+    assert far.stored().content == changed
+    assert far.server.seen(of_upload("abort"))
+    assert s3_server.unfinished(far.bucket) == []
 
 
 @pytest.mark.parametrize("status", [501, 404, 405])

@@ -34,7 +34,6 @@ def begin(timeout: float | None = None, until_delivered: bool = True) -> "Callab
     another thing.
     """
     try:
-        from contextlib import suppress
         from threading import Event, Thread
     except ImportError:
         # So late in the interpreter's end there is no bar.
@@ -42,9 +41,14 @@ def begin(timeout: float | None = None, until_delivered: bool = True) -> "Callab
     over = Event()
     arguments = (timeout, over, until_delivered)
     thread = Thread(target=_show, args=arguments, name="heimdall-progress", daemon=True)
-    # Nor where no thread can be had.
-    with suppress(RuntimeError):
+    try:
         thread.start()
+    except RuntimeError:
+        # Nor where no thread can be had.
+        pass
+    except BaseException:
+        over.set()
+        raise
 
     def end() -> None:
         over.set()
@@ -117,7 +121,7 @@ class Bar:
         filled = round(20 * done)
         text = f"delivering [{'#' * filled}{'.' * (20 - filled)}] {left}, {self.hint}"
         # A line that is wrapped could not be drawn over.
-        text = text[: _columns() - 1]
+        text = text[: columns() - 1]
         sys.stderr.write(f"\r{text:<{len(self.shown)}}")
         sys.stderr.flush()
         self.shown = text
@@ -132,7 +136,8 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _columns() -> int:
+def columns() -> int:
+    """Return how wide the terminal is."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):

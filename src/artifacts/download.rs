@@ -235,8 +235,13 @@ async fn compare(
     length: u64,
     checksum: Checksum,
 ) -> Result<(), ArtifactError> {
-    let failed = |source| io_error(path, landing.path(), source);
-    let content = pieces(Arc::clone(landing.file()), 0..length, CHUNK).map_err(failed);
+    let content = pieces(Arc::clone(landing.file()), 0..length, CHUNK).map_err(|error| {
+        damaged(
+            store,
+            path,
+            format!("what has arrived cannot be read: {error}"),
+        )
+    });
     let content = checksum.compared(content, |reason| damaged(store, path, reason));
     pin!(content).try_for_each(|_| future::ready(Ok(()))).await
 }
@@ -305,7 +310,7 @@ async fn fetch_in_ranges(
         async move {
             let _permit = room.acquire().await;
             if is_noted {
-                // Read once more: a power loss takes what the disk did not have yet.
+                // Read once more where its CRC tells: a power loss takes what the disk did not have yet.
                 if let Ok(crc) = written(file, range.clone(), crc).await {
                     return Ok((number, (crc, expected)));
                 }

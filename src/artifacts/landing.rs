@@ -292,7 +292,7 @@ fn lock(place: &Path) -> io::Result<Lock> {
             continue;
         }
         match ours.nlink() {
-            1 => return Ok(Lock::Taken(file)),
+            0 | 1 => return Ok(Lock::Taken(file)),
             // What is written to it would be in somebody else's copy as well.
             _ => fs::remove_file(place)?,
         }

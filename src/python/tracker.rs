@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::{
-    exceptions::PyKeyboardInterrupt,
+    exceptions::{PyException, PyKeyboardInterrupt},
     prelude::*,
     types::{PyDict, PyList, PyMapping, PyString, PyType},
 };
@@ -762,17 +762,18 @@ impl MLflowTracker {
         py: Python<'_>,
         question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
     ) -> PyResult<T> {
+        // A bar that fails is no reason to fail; Ctrl-C and the end of the process are.
+        let lets = |called: PyResult<_>| match called {
+            Err(error) if !error.is_instance_of::<PyException>(py) => Err(error),
+            called => Ok(called.ok()),
+        };
         let progress = py.import("heimdall_tracking._progress");
-        let end = progress.and_then(|it| it.call_method0("begin"));
+        let end = lets(progress.and_then(|it| it.call_method0("begin")))?;
         let answer = self.ask(py, question);
-        // A bar that fails is no reason to fail, Ctrl-C is.
-        let ended = end.and_then(|end| end.call0());
-        match ended {
-            Err(error) if answer.is_ok() && error.is_instance_of::<PyKeyboardInterrupt>(py) => {
-                Err(error)
-            }
-            _ => answer,
+        if let Some(end) = end {
+            lets(end.call0())?;
         }
+        answer
     }
 }
 

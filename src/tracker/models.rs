@@ -77,14 +77,16 @@ impl Tracker {
             return Err(Error::invalid("model URI", uri, reason));
         }
         self.settle_artifacts(keep_waiting)?;
-        if let ModelSource::Run { run_id, path } = &source
-            && let Ok(run) = run_id.parse()
-            && let Some(delivery) = &self.session.delivery
-            && let Some(refused) = delivery.refused_below(run, path)
-        {
-            return Err(refused.into());
-        }
+        let refused = match &source {
+            ModelSource::Run { run_id, path } => self.refused_below(run_id, path),
+            _ => None,
+        };
         let origin = self.origin(source, keep_waiting)?;
+        if let Some(refused) = refused
+            && origin.model_id.is_none()
+        {
+            return Err(refused);
+        }
         registry::check_location(origin.location.as_deref().unwrap_or(&origin.source))?;
         let new = NewVersion {
             name: name.clone(),
@@ -116,6 +118,19 @@ impl Tracker {
             }
         }
         self.await_ready(&name, created, patience, keep_waiting)
+    }
+
+    /// That a file of a model in a run was refused, and is not there.
+    fn refused_below(&self, run_id: &str, folder: &ArtifactPath) -> Option<Error> {
+        let delivery = self.session.delivery.as_ref()?;
+        let refused = delivery.refused_below(run_id.parse().ok()?, folder)?;
+        Some(Error::Refused {
+            what: format!("artifact {}", refused.path()),
+            reason: format!(
+                "{}; nothing is registered: log the whole model under another path, and register that",
+                refused.reason
+            ),
+        })
     }
 
     /// Waits until a version is ready.

@@ -8,6 +8,7 @@ import sys
 import time
 
 from .. import _native
+from .._progress import columns
 from ..settings import Settings
 
 
@@ -83,6 +84,8 @@ class _Bar:
         text = (
             f"[{'#' * filled}{'.' * (30 - filled)}] {delivered:,} of {total:,} records, {rate:,.0f}/s{files} "
         )
+        # A line that is wrapped could not be drawn over.
+        text = text[: columns() - 1]
         sys.stderr.write(f"\r{text:<{self.width}}")
         sys.stderr.flush()
         self.width = len(text)

@@ -5,17 +5,18 @@
 //! server alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     fs::File,
     ops::Range,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use reqwest::{
     Body, Method, StatusCode, Url,
     header::{
@@ -52,6 +53,8 @@ const ADVICE: &str = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false has files go th
 pub(super) struct Parts {
     access: PartsAccess,
     room: Semaphore,
+    /// Uploads that the store cannot go on with at present, by their files' paths. Never on a disk: see above.
+    unfinished: Mutex<HashMap<String, Unfinished>>,
 }
 
 impl Parts {
@@ -59,6 +62,65 @@ impl Parts {
         Self {
             access,
             room: Semaphore::new(TOGETHER),
+            unfinished: Mutex::default(),
+        }
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, HashMap<String, Unfinished>> {
+        self.unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An upload that has begun, and what of it has arrived.
+struct Unfinished {
+    of: Version,
+    id: Option<String>,
+    /// Length of a part.
+    length: u64,
+    places: Vec<Place>,
+    /// ETags of parts, by their numbers.
+    arrived: Mutex<BTreeMap<u64, String>>,
+    /// The store knows it no more, or its addresses do not hold any longer.
+    is_over: AtomicBool,
+}
+
+impl Unfinished {
+    fn arrived(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn range(&self, number: u64) -> Range<u64> {
+        let start = (number - 1) * self.length;
+        start..self.of.size.min(start + self.length)
+    }
+
+    fn length_of(&self, number: u64) -> u64 {
+        let range = self.range(number);
+        range.end - range.start
+    }
+}
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unfinished")
+    }
+}
+
+/// What tells whether a file is still the one of which parts have been sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Version {
+    fn now(file: &File, size: u64) -> Self {
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        Self {
+            size,
+            modified: modified.ok(),
         }
     }
 }
@@ -125,26 +187,92 @@ impl Client {
         let Some((folder, name)) = path.rsplit_once('/') else {
             return Ok(false);
         };
+        let of = Version::now(file, size);
+        let kept = self.parts().unfinished().remove(path);
+        let upload = match kept {
+            Some(kept) if kept.of == of => kept,
+            kept => {
+                if let Some(other) = kept {
+                    self.abort(folder, name, other.id.as_deref()).await;
+                }
+                match self.new_upload(folder, name, of).await? {
+                    Some(begun) => begun,
+                    None => return Ok(false),
+                }
+            }
+        };
+        let failure = match self.send_parts(&upload, file, sent).await {
+            Ok(()) if Version::now(file, size) != of => Failure::Store(StoreError::Unavailable {
+                destination: self.base().to_owned(),
+                source: "the file has changed while it was sent: it is sent anew".into(),
+                retry_after: None,
+            }),
+            Ok(()) => match self.complete(folder, name, &upload).await {
+                Ok(()) => return Ok(true),
+                Err(failure) => failure,
+            },
+            Err(failure) => {
+                let is_away = matches!(&failure, Failure::Store(StoreError::Unavailable { .. }));
+                if is_away && !upload.is_over.load(Ordering::Relaxed) {
+                    // What has arrived stays there for the next attempt.
+                    self.parts().unfinished().insert(path.to_owned(), upload);
+                    return Err(failure);
+                }
+                failure
+            }
+        };
+        self.abort(folder, name, upload.id.as_deref()).await;
+        Err(failure)
+    }
+
+    /// Begins an upload; `None` where the server says that it cannot have it so.
+    async fn new_upload(
+        &self,
+        folder: &str,
+        name: &str,
+        of: Version,
+    ) -> Result<Option<Unfinished>, Failure> {
         let length = self.parts().access.length.min(MAX_LENGTH);
-        let length = length.max(size.div_ceil(MAX_PARTS));
-        let count = size.div_ceil(length);
+        let length = length.max(of.size.div_ceil(MAX_PARTS));
+        let count = of.size.div_ceil(length);
         let Some(begun) = self.begin(folder, name, count).await? else {
-            return Ok(false);
+            return Ok(None);
         };
-        let id = begun.upload_id;
-        let send = async {
-            let places = places(begun.credentials, count).map_err(|reason| self.odd(&reason))?;
-            let parts = self.send_parts(places, file, size, length, sent).await?;
-            let body = json!({"path": name, "upload_id": id, "parts": parts});
-            self.of_upload("complete", folder, &body).await
-        };
-        if let Err(failure) = send.await {
-            // What has arrived would be paid for. Where this fails as well, the store's own rules sweep it away.
-            let body = json!({"path": name, "upload_id": id});
-            let _ = self.of_upload("abort", folder, &body).await;
-            return Err(failure);
+        match places(begun.credentials, count) {
+            Ok(places) => Ok(Some(Unfinished {
+                of,
+                id: begun.upload_id,
+                length,
+                places,
+                arrived: Mutex::default(),
+                is_over: AtomicBool::new(false),
+            })),
+            Err(reason) => {
+                self.abort(folder, name, begun.upload_id.as_deref()).await;
+                Err(self.odd(&reason))
+            }
         }
-        Ok(true)
+    }
+
+    async fn complete(&self, folder: &str, name: &str, upload: &Unfinished) -> Result<(), Failure> {
+        let parts: Vec<Value> = {
+            let arrived = upload.arrived();
+            let places = upload.places.iter();
+            places
+                .map(|place| {
+                    let etag = arrived.get(&place.number);
+                    json!({"part_number": place.number, "etag": etag, "url": place.url.as_str()})
+                })
+                .collect()
+        };
+        let body = json!({"path": name, "upload_id": upload.id, "parts": parts});
+        self.of_upload("complete", folder, &body).await
+    }
+
+    /// What has arrived would be paid for. Where this fails as well, the store's own rules sweep it away.
+    async fn abort(&self, folder: &str, name: &str, id: Option<&str>) {
+        let body = json!({"path": name, "upload_id": id});
+        let _ = self.of_upload("abort", folder, &body).await;
     }
 
     async fn begin(&self, folder: &str, name: &str, count: u64) -> Result<Option<Begun>, Failure> {
@@ -170,17 +298,15 @@ impl Client {
         ended.map(drop).map_err(without_addresses)
     }
 
-    /// What the server is to be told of the parts that have arrived.
+    /// Sends the parts that have not arrived.
     async fn send_parts(
         &self,
-        places: Vec<Place>,
+        upload: &Unfinished,
         file: &Arc<File>,
-        size: u64,
-        length: u64,
         sent: &AtomicU64,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<(), Failure> {
         let access = &self.parts().access;
-        let patience = self.patience(length);
+        let patience = self.patience(upload.length);
         let http = http_client(access.insecure_tls, access.ca_bundle.as_deref(), patience);
         let http = http.map_err(|reason| {
             Failure::Store(StoreError::Open {
@@ -189,19 +315,33 @@ impl Client {
             })
         })?;
         let http = &http;
-        stream::iter(places)
-            .map(|place| async move {
-                let start = (place.number - 1) * length;
-                let range = start..size.min(start + length);
+        let arrived: BTreeSet<u64> = upload.arrived().keys().copied().collect();
+        let there = arrived.iter().map(|number| upload.length_of(*number));
+        sent.fetch_add(there.sum(), Ordering::Relaxed);
+        let missing = (0..upload.places.len())
+            .filter(|index| !arrived.contains(&upload.places[*index].number));
+        // Those that are on their way when one fails may arrive.
+        let is_away = &AtomicBool::new(false);
+        let sent_all: Vec<Result<(), Failure>> = stream::iter(missing)
+            .map(|index| async move {
+                let place = &upload.places[index];
+                let range = upload.range(place.number);
                 let _room = self.parts().room.acquire().await;
-                let put = || put_part(http, &place, file, range.clone());
-                let etag = self.patiently(put).await?;
-                sent.fetch_add(range.end - range.start, Ordering::Relaxed);
-                Ok(json!({"part_number": place.number, "etag": etag, "url": place.url.as_str()}))
+                if is_away.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let put = || put_part(http, place, file, range.clone(), &upload.is_over);
+                let etag = self.patiently(put).await.inspect_err(|_| {
+                    is_away.store(true, Ordering::Relaxed);
+                })?;
+                upload.arrived().insert(place.number, etag);
+                sent.fetch_add(upload.length_of(place.number), Ordering::Relaxed);
+                Ok(())
             })
-            .buffered(TOGETHER)
-            .try_collect()
-            .await
+            .buffer_unordered(TOGETHER)
+            .collect()
+            .await;
+        sent_all.into_iter().collect()
     }
 
     /// An answer that nothing can be done with.
@@ -214,12 +354,13 @@ impl Client {
     }
 }
 
-/// Puts a part, once, and returns its ETag.
+/// Puts a part, once, and returns its ETag. Says whether the upload `is_over`.
 async fn put_part(
     http: &reqwest::Client,
     place: &Place,
     file: &Arc<File>,
     range: Range<u64>,
+    is_over: &AtomicBool,
 ) -> Result<String, Failure> {
     let destination = place.url.origin().ascii_serialization();
     let unavailable = |cause: Cause, retry_after| {
@@ -256,6 +397,8 @@ async fn put_part(
         }
         // An address holds for some time, and an upload until somebody sweeps it away: there are new ones then.
         status => {
+            let passes = matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error();
+            is_over.store(!passes, Ordering::Relaxed);
             let retry_after = retry_after(response.headers());
             Err(unavailable(status.to_string().into(), retry_after))
         }
