@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::{StreamExt, stream};
@@ -44,6 +44,8 @@ const MAX_PARTS: u64 = 10_000;
 const MAX_LENGTH: u64 = 5 << 30;
 /// How long a server may take to say what it can.
 const INFO_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an upload is gone on with: MLflow's addresses hold an hour, and new ones may lead elsewhere.
+const HOLDS: Duration = Duration::from_secs(3600);
 /// What would make another request of ours than the one that is meant.
 const NOT_THEIRS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
 const ADVICE: &str = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false has files go through the server";
@@ -76,6 +78,7 @@ impl Parts {
 /// An upload that has begun, and what of it has arrived.
 struct Unfinished {
     of: Version,
+    begun: Instant,
     id: Option<String>,
     /// Length of a part.
     length: u64,
@@ -190,7 +193,7 @@ impl Client {
         let of = Version::now(file, size);
         let kept = self.parts().unfinished().remove(path);
         let upload = match kept {
-            Some(kept) if kept.of == of => kept,
+            Some(kept) if kept.of == of && kept.begun.elapsed() < HOLDS => kept,
             kept => {
                 if let Some(other) = kept {
                     self.abort(folder, name, other.id.as_deref()).await;
@@ -241,6 +244,7 @@ impl Client {
         match places(begun.credentials, count) {
             Ok(places) => Ok(Some(Unfinished {
                 of,
+                begun: Instant::now(),
                 id: begun.upload_id,
                 length,
                 places,
@@ -398,7 +402,7 @@ async fn put_part(
         // An address holds for some time, and an upload until somebody sweeps it away: there are new ones then.
         status => {
             let passes = matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error();
-            is_over.store(!passes, Ordering::Relaxed);
+            is_over.fetch_or(!passes, Ordering::Relaxed);
             let retry_after = retry_after(response.headers());
             Err(unavailable(status.to_string().into(), retry_after))
         }
