@@ -18,6 +18,7 @@ import postgres
 import s3
 from heimdall_tracking import MLflowTracker
 from helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
+from s3_proxy import S3Proxy
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -228,6 +229,13 @@ def s3_bucket(bucket: str, s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPat
     for name, value in s3_server.variables.items():
         monkeypatch.setenv(name, value)
     return bucket
+
+
+@pytest.fixture
+def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
+    """What lies between a tracker and the S3 server, and can strike."""
+    with S3Proxy(s3_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

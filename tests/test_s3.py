@@ -70,12 +70,6 @@ ODD_NAMES = [
 
 
 @pytest.fixture
-def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy(s3_server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def run(s3_server: s3.S3Server, s3_tracker: Callable[..., MLflowTracker], bucket: str) -> SimpleNamespace:
     """A tracker with an active run, and what boto3 finds of that run's artifacts."""
     tracker = s3_tracker(bucket)

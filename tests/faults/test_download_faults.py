@@ -33,12 +33,6 @@ def bucket(s3_server: s3.S3Server, files: dict[str, bytes]) -> Iterator[str]:
     s3_server.delete_bucket(name)
 
 
-@pytest.fixture
-def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy(s3_server.port) as proxy:
-        yield proxy
-
-
 class Stored:
     """Files in S3 behind a proxy, and where they are downloaded to."""
 

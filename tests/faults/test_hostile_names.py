@@ -92,12 +92,6 @@ def bucket(s3_server: s3.S3Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy(s3_server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def tracker(s3_tracker: Callable[..., MLflowTracker], bucket: str, proxy: S3Proxy) -> MLflowTracker:
     return s3_tracker(bucket, proxy)
 

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -34,12 +34,6 @@ from s3_proxy import (
 SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 MIB = 1 << 20
 PART = 8 * MIB
-
-
-@pytest.fixture
-def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
-    with S3Proxy(s3_server.port) as proxy:
-        yield proxy
 
 
 class Far:
