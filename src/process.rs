@@ -55,7 +55,7 @@ extern "C" fn in_child() {
 }
 
 /// Descriptors of the locks of this process. One that finds no slot lasts as long as the forks do.
-static LOCKS: [AtomicI32; 64] = [const { AtomicI32::new(NONE) }; 64];
+static LOCKS: [AtomicI32; 1024] = [const { AtomicI32::new(NONE) }; 1024];
 const NONE: i32 = -1;
 
 /// Sees to it that a lock ends with this process, whatever forks of it live on.

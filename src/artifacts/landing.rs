@@ -105,10 +105,11 @@ impl Landing {
                 Err(error) if is_foreign(&error, &place) => continue,
                 Err(error) => return Err(error),
             };
+            let stays = file.metadata()?.len() > 0;
             process::keep_from_forks(&file);
             left.retain(|other| *other != place);
             return Ok(Self {
-                stays: AtomicBool::new(file.metadata()?.len() > 0),
+                stays: AtomicBool::new(stays),
                 path: place,
                 file: Arc::new(file),
                 is_locked,

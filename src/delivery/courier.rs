@@ -206,7 +206,9 @@ impl Courier {
             }
         }
         let oldest = entries.first().map(|placed| placed.entry.at);
-        self.shared.update(|state| state.oldest = oldest);
+        if !self.is_adopting {
+            self.shared.update(|state| state.oldest = oldest);
+        }
         let goes_along = |a: &Placed, b: &Placed| {
             let (a, b) = (&a.entry.record, &b.entry.record);
             !a.is_artifact() && !b.is_artifact() && !matches!(b, Record::RunEnded { .. })
@@ -230,12 +232,14 @@ impl Courier {
                 self.write_or_park(reader, group, letters).await?;
             }
         }
-        self.shared.update(|state| {
-            state.oldest = None;
-            if let Some(last) = entries.last() {
-                state.written = self.flights.written(last.number + 1);
-            }
-        });
+        if !self.is_adopting {
+            self.shared.update(|state| {
+                state.oldest = None;
+                if let Some(last) = entries.last() {
+                    state.written = self.flights.written(last.number + 1);
+                }
+            });
+        }
         self.flights.follow(entries);
         Ok(())
     }

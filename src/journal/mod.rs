@@ -664,7 +664,8 @@ impl Journal {
     /// changed, for the user.
     pub fn maintain(&self) -> Option<String> {
         let mut writer = self.writer();
-        if writer.sealed {
+        // What is in memory alone then is for a destination that is slower than the one that has sealed it.
+        if writer.sealed && writer.memory.is_empty() {
             return None;
         }
         let looks = writer.looked.elapsed() >= LOOK;
@@ -838,11 +839,16 @@ impl Journal {
         writer.sealed && writer.appended == appended
     }
 
-    /// Frames that are in memory only, from entry `next` on, at most some megabytes of them.
+    /// Frames that are in memory only, from entry `next` on, at most some megabytes of them; none while there are others
+    /// on the disk behind `position`, which come first.
     pub(crate) fn in_memory(&self, next: u64, position: Position) -> Vec<Placed> {
         let mut placed = Vec::new();
         let mut bytes = 0;
-        for frame in &self.writer().memory {
+        let writer = self.writer();
+        if position < unpacked(self.end.load(Ordering::Acquire)) {
+            return placed;
+        }
+        for frame in &writer.memory {
             if frame.number + frame.entries <= next || bytes > MAX_TOGETHER {
                 continue;
             }

@@ -19,7 +19,7 @@ use crate::record::Record;
 pub struct Placed {
     /// Its number in the journal.
     pub number: u64,
-    /// The place behind its frame.
+    /// Where those behind it begin: behind its frame, or before it where others of it follow.
     pub behind: Position,
     /// The entry.
     pub entry: Entry,

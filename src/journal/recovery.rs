@@ -14,6 +14,7 @@ use super::{
     reader::{self, Reader},
     root, segment,
 };
+use crate::process;
 
 /// Name of the lock file.
 pub const LOCK: &str = "lock";
@@ -35,7 +36,13 @@ pub struct Abandoned {
     /// Where it ends.
     pub end: Position,
     ledger: Arc<Ledger>,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        process::no_longer_kept(&self.lock);
+    }
 }
 
 impl Abandoned {
@@ -157,11 +164,13 @@ fn take(dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Option<Abandoned> {
         let saved = reader::saved(dir, destination);
         (saved.position, saved.next)
     });
-    Some(Abandoned {
+    let abandoned = Abandoned {
         ledger: Arc::new(Ledger::new(places.collect())),
         end: end(dir).ok()?,
         dir: dir.to_owned(),
         manifest,
-        _lock: lock,
-    })
+        lock,
+    };
+    process::keep_from_forks(&abandoned.lock);
+    Some(abandoned)
 }

@@ -205,7 +205,8 @@ impl ReadAt for [u8] {
 /// Frames read from one segment.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    /// Entries of the intact frames, in order, each with its number and the place behind its frame.
+    /// Entries of the intact frames, in order, each with its number and the place where those behind it begin: behind
+    /// its frame, or before it where others of it follow.
     pub entries: Vec<(u64, Entry, u64)>,
     /// Where the next read begins.
     pub offset: u64,
@@ -240,10 +241,17 @@ pub fn read(file: &(impl ReadAt + ?Sized), offset: u64, end: u64) -> io::Result<
                     length,
                 } => {
                     read.skipped += std::mem::take(&mut damage).bytes;
-                    let behind = offset + (at + length) as u64;
-                    let numbered = (number..).zip(entries);
-                    read.entries
-                        .extend(numbered.map(|(number, entry)| (number, entry, behind)));
+                    let before = offset + at as u64;
+                    let last = entries.len();
+                    let placed = (number..).zip(entries).zip(1..);
+                    read.entries.extend(placed.map(|((number, entry), count)| {
+                        let is_last = count == last;
+                        (
+                            number,
+                            entry,
+                            before + if is_last { length as u64 } else { 0 },
+                        )
+                    }));
                     length
                 }
                 Decoded::Blank(length) => length,

@@ -330,6 +330,28 @@ fn a_folder_that_somebody_deletes_is_made_again_with_what_it_held() {
 }
 
 #[test]
+fn what_is_left_of_records_that_were_appended_as_one_comes_again() {
+    let run = RunId::random();
+    let records = || (0..3).map(|step| metrics(run, step)).collect();
+    for delivered in 0..=4 {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = journal(dir.path());
+        journal.append_all(records()).unwrap();
+        journal.append(metrics(run, 3)).unwrap();
+        let mut reader = Reader::live(Arc::clone(&journal), 0);
+        let entries = read_all(&mut reader, journal.end().position);
+        assert_eq!(steps(&entries), [0, 1, 2, 3]);
+        if delivered > 0 {
+            reader.advance(&entries[..delivered]).unwrap();
+        }
+        drop((reader, journal));
+        let taken = all_abandoned(dir.path()).remove(0);
+        let left = read_all(&mut taken.reader(0), taken.end);
+        assert_eq!(steps(&left), [0, 1, 2, 3][delivered..]);
+    }
+}
+
+#[test]
 fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("heimdall");

@@ -94,6 +94,42 @@ def far(
     return Far(s3_tracker(bucket, proxy), s3_server, proxy, bucket, tmp_path / "source")
 
 
+def test_what_a_killed_process_had_not_sent_of_a_folder_arrives(far, start_script, uri, tmp_path):
+    # Of one call, and so of one place in the journal.
+    files = {name: os.urandom(1000) for name in "abcde"}
+    for name, content in files.items():
+        write(tmp_path / "model" / name, content)
+    code = """
+        import sys
+        from heimdall_tracking import MLflowTracker
+        uri, artifacts, endpoint, key, secret, folder = sys.argv[1:]
+        tracker = MLflowTracker(
+            uri, artifacts, s3_endpoint_url=endpoint, s3_access_key_id=key, s3_secret_access_key=secret
+        )
+        if folder:
+            print(tracker.start_run(), flush=True)
+            tracker.log_artifacts_dir(folder, "")
+            tracker.log_metric("loss", 1.0)
+            sys.stdin.read()
+        tracker.flush()
+    """
+    place = (uri, f"s3://{far.bucket}/runs", far.proxy.url, s3.ACCESS_KEY, s3.SECRET_KEY)
+    theirs = tmp_path / "theirs"
+    held = far.proxy.strike("hold", lambda it: puts(it) and it.path[-1] in "cde")
+    process = start_script(code, *place, tmp_path / "model", HEIMDALL_DIR=theirs)
+    run_id = process.stdout.readline().strip()
+    arrived = lambda: far.server.objects(far.bucket, f"runs/{run_id}/artifacts")  # noqa: E731
+    wait_until(lambda: held.struck == 3 and len(arrived()) == 2, "two of the folder's files have arrived")
+    # The position behind them is saved.
+    wait_until(lambda: '"next"' in "".join(it.read_text() for it in theirs.rglob("position*")), "it is noted")
+    process.kill()
+    process.wait(PATIENCE_S)
+    far.proxy.heal()
+    again = start_script(code, *place, "", HEIMDALL_DIR=theirs)
+    assert again.communicate(timeout=PATIENCE_S)[1] == ""
+    assert arrived() == files
+
+
 def test_files_of_a_dead_process_are_not_mixed_with_those_on_their_way(far, start_script, uri):
     held = far.proxy.strike("hold", lambda it: puts(it) and "live" in it.path)
     # More than go together, so that some have not begun.
