@@ -120,11 +120,7 @@ class Bar:
             left = f"{uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB uploaded, {left}"
         filled = round(20 * done)
         text = f"delivering [{'#' * filled}{'.' * (20 - filled)}] {left}, {self.hint}"
-        # A line that is wrapped could not be drawn over.
-        text = text[: columns() - 1]
-        sys.stderr.write(f"\r{text:<{len(self.shown)}}")
-        sys.stderr.flush()
-        self.shown = text
+        self.shown = draw(text, self.shown)
 
     def close(self) -> None:
         """Leave the terminal with a line of its own."""
@@ -132,12 +128,20 @@ class Bar:
             sys.stderr.write("\n")
 
 
+def draw(text: str, shown: str) -> str:
+    """Draw a line over the one that is `shown`, and return what is shown then."""
+    # A line that is wrapped could not be drawn over.
+    text = text[: _columns() - 1]
+    sys.stderr.write(f"\r{text:<{len(shown)}}")
+    sys.stderr.flush()
+    return text
+
+
 def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def columns() -> int:
-    """Return how wide the terminal is."""
+def _columns() -> int:
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):

@@ -98,14 +98,16 @@ fn below(root: &Path, path: &ArtifactPath) -> PathBuf {
     }
 }
 
+/// The folders that a path is in, the outermost first.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at])
+}
+
 /// Consoles of stores of objects mark a folder by an empty object in its place.
 fn without_marks(files: Vec<FileInfo>) -> Vec<FileInfo> {
     let parents: BTreeSet<String> = files
         .iter()
-        .flat_map(|info| {
-            let path = info.path.as_str();
-            path.match_indices('/').map(|(at, _)| path[..at].to_owned())
-        })
+        .flat_map(|info| parents(info.path.as_str()).map(str::to_owned))
         .collect();
     let is_mark = |info: &FileInfo| info.size == Some(0) && parents.contains(info.path.as_str());
     files.into_iter().filter(|info| !is_mark(info)).collect()
@@ -115,8 +117,7 @@ fn without_marks(files: Vec<FileInfo>) -> Vec<FileInfo> {
 fn check_names(files: &[FileInfo], dst: &Path) -> Result<(), ArtifactError> {
     let names: BTreeSet<&str> = files.iter().map(|info| info.path.as_str()).collect();
     for name in &names {
-        let parents = name.match_indices('/').map(|(at, _)| &name[..at]);
-        if let Some(parent) = parents.into_iter().find(|parent| names.contains(parent)) {
+        if let Some(parent) = parents(name).find(|parent| names.contains(parent)) {
             return Err(ArtifactError::Io {
                 artifact: (*name).to_owned(),
                 target: dst.join(parent),

@@ -123,14 +123,10 @@ impl Tracker {
     /// That a file of a model in a run was refused, and is not there.
     fn refused_below(&self, run_id: &str, folder: &ArtifactPath) -> Option<Error> {
         let delivery = self.session.delivery.as_ref()?;
-        let refused = delivery.refused_below(run_id.parse().ok()?, folder)?;
-        Some(Error::Refused {
-            what: format!("artifact {}", refused.path()),
-            reason: format!(
-                "{}; nothing is registered: log the whole model under another path, and register that",
-                refused.reason
-            ),
-        })
+        let mut refused = delivery.refused_below(run_id.parse().ok()?, folder)?;
+        refused.reason +=
+            "; nothing is registered: log the whole model under another path, and register that";
+        Some(refused.into())
     }
 
     /// Waits until a version is ready.

@@ -8,7 +8,7 @@ import sys
 import time
 
 from .. import _native
-from .._progress import columns
+from .._progress import draw
 from ..settings import Settings
 
 
@@ -70,27 +70,21 @@ class _Bar:
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
-        self.is_shown = False
-        self.width = 0
+        self.shown = ""
 
     def show(self, delivered: int, total: int, uploading: int, uploaded: int) -> None:
         """Show how many records are delivered, and how far the files are that are on their way, in bytes."""
         if not sys.stderr.isatty() or not total:
             return
-        self.is_shown = True
         filled = round(30 * min(delivered / total, 1))
         rate = delivered / max(time.monotonic() - self.begun, 1e-3)
         files = f", {uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB" if uploading else ""
         text = (
             f"[{'#' * filled}{'.' * (30 - filled)}] {delivered:,} of {total:,} records, {rate:,.0f}/s{files} "
         )
-        # A line that is wrapped could not be drawn over.
-        text = text[: columns() - 1]
-        sys.stderr.write(f"\r{text:<{self.width}}")
-        sys.stderr.flush()
-        self.width = len(text)
+        self.shown = draw(text, self.shown)
 
     def close(self) -> None:
         """Leave the terminal with a line of its own."""
-        if self.is_shown:
+        if self.shown:
             sys.stderr.write("\n")
