@@ -17,8 +17,9 @@ import pytest
 import postgres
 import s3
 from heimdall_tracking import MLflowTracker
-from helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port, serving
+from helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port
 from s3_proxy import S3Proxy
+from stock import serving
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -35,6 +36,26 @@ LONG = ("test_models.py", "test_export_onnx.py", "test_s3_faults.py", "test_dura
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+class TellsAtOnce:
+    """Shows a failure when it happens: a suite that is cut off shows no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(
+                f"{report.nodeid}: failed in {report.when} after {report.duration:.0f} s"
+            )
+            self.terminal.write_line("\n".join(report.longreprtext.splitlines()[-40:]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if terminal := config.pluginmanager.get_plugin("terminalreporter"):
+        config.pluginmanager.register(TellsAtOnce(terminal))
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import struct
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,31 +90,6 @@ def reset(connection: socket.socket) -> None:
         # A thread that waits in `recv` would keep it open.
         connection.shutdown(socket.SHUT_RD)
     connection.close()
-
-
-@contextlib.contextmanager
-def serving(command: list[str], url: str, log: Path, **variables: object) -> Iterator[subprocess.Popen]:
-    """Run a `mlflow server` for a `with` block, which it enters as soon as the server answers."""
-    environment = clean_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **variables)
-
-    def is_healthy() -> bool:
-        assert process.poll() is None, log.read_text()
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            return urllib.request.urlopen(f"{url}/health").status == 200
-        return False
-
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=log.parent, env=environment, start_new_session=True
-        )
-    try:
-        wait_until(is_healthy, "the server answers")
-        yield process
-    finally:
-        # The server has workers, and a group of its own.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=PATIENCE_S)
 
 
 def certificate_in(folder: Path) -> tuple[Path, Path]:

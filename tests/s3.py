@@ -58,6 +58,7 @@ class Server:
             variables["AWS_CA_BUNDLE"] = str(self.certificate[0])
         return variables
 
+    @functools.cache  # noqa: B019 - there are a handful of servers, and a client takes half a second
     def client(self, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY, **config: Any) -> Any:
         """boto3's client, with all rights unless it is given other keys."""
         import boto3
@@ -98,12 +99,7 @@ class Server:
 
     def read(self, bucket: str, key: str) -> bytes:
         """What is in an object."""
-        return self._reader.get_object(Bucket=bucket, Key=key)["Body"].read()
-
-    @functools.cached_property
-    def _reader(self) -> Any:
-        # boto3 takes longer to make a client than to read an object.
-        return self.client()
+        return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
         """The objects below a prefix, by what follows it in their keys."""

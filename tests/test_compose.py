@@ -15,7 +15,8 @@ import yaml
 
 import postgres
 import s3
-from helpers import PATIENCE_S, clean_environment, free_port, serving
+from helpers import PATIENCE_S, clean_environment, free_port
+from stock import serving
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "compose"
 TEXT = (FOLDER / "compose.yaml").read_text()

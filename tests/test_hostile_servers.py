@@ -21,7 +21,8 @@ from heimdall_tracking import (
     PermissionDeniedError,
     StoreUnavailableError,
 )
-from helpers import certificate_in, free_port, serving, wait_until
+from helpers import certificate_in, free_port, wait_until
+from stock import serving
 
 EXPERIMENT = {
     "experiment": {

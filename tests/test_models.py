@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import random
+import shutil
 import subprocess
 import sys
 import threading
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -234,8 +237,9 @@ class Mine(torch.nn.Module):
 torch.manual_seed(1)
 model = Mine()
 tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
-with tracker.run() as run:
-    info = tracker.log_model(model, input_example=torch.ones(1, 4))
+with tracker.run():
+    for path in ("first", "second"):
+        info = tracker.log_model(model, path, torch.ones(1, 4))
 print(info.model_uri)
 print(model(torch.ones(1, 4)).item())
 """
@@ -253,15 +257,22 @@ class Scaled(torch.nn.Module):
 """
 
 
-def test_a_class_of_a_script_and_of_a_file_beside_it_loads_elsewhere(tracker, uri, tmp_path):
+@pytest.mark.parametrize("packages", ["site-packages", "packages", "."])
+def test_a_class_of_a_script_and_of_a_file_beside_it_loads_elsewhere(tracker, uri, tmp_path, packages):
     project = tmp_path / "project"
     project.mkdir()
+    if packages != "site-packages":
+        # As by `pip install --target`: each with a record of its files, some of them outside.
+        for part in {file.parts[0] for file in metadata.distribution("cloudpickle").files}:
+            shutil.copytree(Path(cloudpickle.__file__).parents[1] / part, project / packages / part)
+        for record in (project / packages).glob("*.dist-info/RECORD"):
+            record.write_text(record.read_text() + "../../bin/program,,\n")
     (project / "train.py").write_text(SCRIPT)
     (project / "beside.py").write_text(BESIDE)
     done = subprocess.run(
         [sys.executable, "train.py", uri],
         cwd=project,
-        env=clean_environment(HEIMDALL_DIR=tmp_path / "other"),
+        env=clean_environment(HEIMDALL_DIR=tmp_path / "other", PYTHONPATH=project / packages),
         capture_output=True,
         text=True,
         check=True,

@@ -15,8 +15,9 @@ import pytest
 import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError, ConfigurationError
-from helpers import PATIENCE_S, free_port, memory_of_an_upload, serving, wait_until
+from helpers import PATIENCE_S, free_port, memory_of_an_upload, wait_until
 from s3_proxy import Request, S3Proxy
+from stock import serving
 from test_hostile_servers import Server, mlflow, ok
 
 MIB = 1 << 20

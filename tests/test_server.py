@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from heimdall_tracking import MLflowTracker, PermissionDeniedError
-from helpers import PATIENCE_S, contents, free_port, serving
+from helpers import PATIENCE_S, contents, free_port
+from stock import serving
 
 HISTORY = [(step, math.sin(step)) for step in range(1500)]
 

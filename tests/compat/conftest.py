@@ -9,10 +9,21 @@ import postgres
 from .environments import CHOSEN, Stock
 
 
+@pytest.fixture(scope="session")
+def _releases() -> Iterator[dict[str, Stock]]:
+    # A parameter's fixture is made anew whenever its turn comes again.
+    releases: dict[str, Stock] = {}
+    yield releases
+    for stock in releases.values():
+        stock.stop()
+
+
 @pytest.fixture(scope="session", params=CHOSEN)
-def stock(request: pytest.FixtureRequest) -> Stock:
+def stock(request: pytest.FixtureRequest, _releases: dict[str, Stock]) -> Stock:
     """A release of stock MLflow."""
-    return Stock(request.param)
+    if request.param not in _releases:
+        _releases[request.param] = Stock(request.param)
+    return _releases[request.param]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,12 +10,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from helpers import clean_environment, free_port, serving
+import psycopg
+
+from helpers import clean_environment, free_port
+from stock import interpreter, serving
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heimdall-tracking" / "mlflow"
 INSTALLED = installed_version("mlflow")
@@ -32,28 +36,38 @@ class Stock:
     def __init__(self, version: str) -> None:
         self.version = version
         self.python = sys.executable if version == INSTALLED else environment(version)
+        self.folder = Path(tempfile.mkdtemp(prefix="stock"))
 
-    def run(self, script: str, *arguments: object, **variables: object):
-        """Run a script by the release's interpreter and return what it prints, as JSON."""
-        done = subprocess.run(
-            [self.python, "-c", textwrap.dedent(script), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=clean_environment(**variables),
+    def run(self, script: str, *arguments: object, imports: Sequence[str] = (), **variables: object):
+        """Run a script in a process of the release's and return what it prints, as JSON.
+
+        What takes long to import is named in `imports`: the next script finds it there.
+        """
+        said = interpreter(self.python, str(variables.get("PYTHONPATH", ""))).run(
+            textwrap.dedent(script),
+            [*map(str, arguments)],
+            clean_environment(**variables),
+            ["mlflow", "mlflow.store.tracking.sqlalchemy_store", *imports],
         )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads(said.splitlines()[-1])
 
-    def lend_packages(self, folder: Path) -> dict[str, str]:
+    def stop(self) -> None:
+        """Leave no file."""
+        shutil.rmtree(self.folder)
+
+    def lend_packages(self) -> dict[str, str]:
         """Return the variables with which `run` finds torch and what else is installed here and not there.
 
         Links in a folder, as another torch for each release would be gigabytes.
         """
         if self.python == sys.executable:
             return {}
+        folder = self.folder / "lent"
+        if folder.exists():
+            return {"PYTHONPATH": str(folder)}
+        folder.mkdir()
         theirs = Path(self.python).parents[1] / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
         has = {_package(path) for path in theirs.iterdir()}
-        folder.mkdir()
         for path in Path(sysconfig.get_path("purelib")).iterdir():
             name = _package(path)
             ours = name.startswith(("heimdall", "mlflow", "__", "_distutils", "pip", "setuptools"))
@@ -61,15 +75,32 @@ class Stock:
                 (folder / path.name).symlink_to(path)
         return {"PYTHONPATH": str(folder)}
 
-    def make_database(self, uri: str, folder: Path) -> None:
-        """Let the release create its tables in an empty database."""
+    def make_database(self, uri: str) -> None:
+        """Put the tables that the release creates into an empty database, as a copy of what it did once."""
+        if uri.startswith("sqlite:///"):
+            template = self.folder / "mlflow.db"
+            if not template.exists():
+                self._create_tables(f"sqlite:///{template}")
+            shutil.copy(template, uri.removeprefix("sqlite:///"))
+            return
+        server, _, name = uri.rpartition("/")
+        template = f"mlflow_{self.version}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [template])
+            if not known.fetchone():
+                connection.execute(f'CREATE DATABASE "{template}"'.encode())
+                self._create_tables(f"{server}/{template}")
+            connection.execute(f'DROP DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+
+    def _create_tables(self, uri: str) -> None:
         script = """
             import sys
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
             SqlAlchemyStore(sys.argv[1], sys.argv[2])
             print("null")
         """
-        self.run(script, driver(uri), folder)
+        self.run(script, driver(uri), self.folder / "artifacts")
 
     def walk(self, uri: str, oldest: str) -> Iterator[str]:
         """Bring an empty database to each revision of the release in turn, and yield it there."""

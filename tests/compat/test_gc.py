@@ -34,7 +34,7 @@ def test_garbage_goes_behind_the_releases_server_and_from_its_database(
     stock, empty_database, tmp_path: Path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    stock.make_database(empty_database, tmp_path)
+    stock.make_database(empty_database)
     with stock.server(empty_database, tmp_path) as url:
         tracker = MLflowTracker(url, experiment_name="collected")
         kept, deleted, registered = logged(tracker), logged(tracker), logged(tracker)

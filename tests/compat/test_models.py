@@ -85,12 +85,13 @@ def tracker(stock, empty_database, tmp_path, monkeypatch) -> MLflowTracker:
 @pytest.fixture
 def said_by(stock, tmp_path):
     """What the release says of rows, by the way that a model is loaded; asked for are stores' models."""
-    variables = stock.lend_packages(tmp_path / "lent")
+    variables = stock.lend_packages()
 
     def said_by(rows, asked, **more):
         np.save(tmp_path / "rows.npy", rows)
         models = json.dumps([(driver(uri), flavor, source) for uri, flavor, source in asked])
-        return stock.run(LOAD, tmp_path / "rows.npy", models, **variables, **more)
+        imports = ["mlflow.pyfunc", "mlflow.pytorch", "mlflow.onnx", "onnxruntime"]
+        return stock.run(LOAD, tmp_path / "rows.npy", models, imports=imports, **variables, **more)
 
     return said_by
 

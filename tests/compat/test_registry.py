@@ -56,7 +56,7 @@ def uri(request: pytest.FixtureRequest, stock, empty_database: str, tmp_path, mo
     """A database of the release, or its server on one."""
     monkeypatch.setenv("HEIMDALL_MLFLOW_VERSION", stock.version)
     monkeypatch.chdir(tmp_path)
-    stock.make_database(empty_database, tmp_path)
+    stock.make_database(empty_database)
     if request.param == "database":
         yield empty_database
     elif empty_database.startswith("sqlite"):

@@ -124,10 +124,11 @@ def check_what_is_purged(tracker: MLflowTracker, uri: str) -> None:
 
 
 def test_a_database_of_any_revision_takes_runs_stays_of_it_and_is_upgraded_with_them(
-    empty_database, tmp_path, monkeypatch, subtests
+    empty_database, tmp_path, monkeypatch, subtests, request
 ):
     monkeypatch.chdir(tmp_path)
     stock = Stock(CHOSEN[-1])
+    request.addfinalizer(stock.stop)
     written = []
     for version, revision in enumerate(stock.walk(empty_database, OLDEST), start=1):
         with subtests.test(revision=revision):

@@ -55,7 +55,7 @@ def database(request: pytest.FixtureRequest, stock, empty_database: str, tmp_pat
     monkeypatch.setenv("HEIMDALL_MLFLOW_VERSION", stock.version)
     monkeypatch.chdir(tmp_path)
     if request.param == "theirs":
-        stock.make_database(empty_database, tmp_path)
+        stock.make_database(empty_database)
     return empty_database
 
 

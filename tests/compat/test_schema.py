@@ -12,7 +12,7 @@ def test_every_table_column_key_index_and_trigger_is_the_releases_own(
 ):
     monkeypatch.setenv("HEIMDALL_MLFLOW_VERSION", stock.version)
     MLflowTracker(empty_database, experiment_name="Default")
-    stock.make_database(other_empty_database, tmp_path)
+    stock.make_database(other_empty_database)
 
     ours, theirs = catalog(empty_database), catalog(other_empty_database)
 

@@ -13,7 +13,8 @@ import pytest
 
 import postgres
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, contents, free_port, serving, wait_until
+from helpers import PATIENCE_S, contents, free_port, wait_until
+from stock import serving
 
 
 class Place(NamedTuple):

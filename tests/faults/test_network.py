@@ -18,8 +18,9 @@ import pytest
 
 import postgres
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, contents, free_port, serving, wait_until
+from helpers import PATIENCE_S, contents, free_port, wait_until
 from proxy import FAULTS, Proxy
+from stock import serving
 
 SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 STRIKES = 25

@@ -16,7 +16,8 @@ import pytest
 
 import postgres
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, free_port, serving, wait_until
+from helpers import PATIENCE_S, clean_environment, free_port, wait_until
+from stock import serving
 
 HAS_SYNC = importlib.util.find_spec("heimdall_tracking.cli") is not None
 

@@ -13,6 +13,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -347,20 +348,37 @@ def _by_value(cloudpickle: Any) -> list[Any]:
 
 def _own_modules() -> list[str]:
     """Modules that are imported and belong to no installed package: the user's own."""
-    schemes = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = {Path(sysconfig.get_path(name)).resolve() for name in schemes}
-    installed |= {
-        Path(path).resolve() for path in sys.path if path.endswith(("site-packages", "dist-packages"))
-    }
+    installed = _places_of_packages()
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         ours = name.partition(".")[0] in ("__main__", "heimdall_tracking", "heimdall_training")
-        if ours or not isinstance(file, str) or getattr(module, "__name__", None) != name:
+        if ours or getattr(module, "__name__", None) != name:
             continue
-        if installed.isdisjoint(Path(file).resolve().parents):
+        # Objects that pose as modules, such as torch.ops, name a file that is nowhere.
+        if not isinstance(file, str) or not (path := Path(file)).is_absolute():
+            continue
+        path = path.resolve()
+        if installed.isdisjoint((path, *path.parents)):
             found.append(name)
     return found
+
+
+def _places_of_packages() -> set[Path]:
+    """The folders that packages are installed in, and packages in folders that have other things as well."""
+    schemes = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in schemes}
+    for entry in sys.path:
+        place = Path(entry).resolve()
+        if place.name in ("site-packages", "dist-packages"):
+            installed.add(place)
+        elif place not in installed:
+            # What `pip install --target` writes; the script itself may lie beside it.
+            for package in metadata.distributions(path=[str(place)]):
+                if package.read_text("RECORD") is not None:
+                    names = {file.parts[0] for file in package.files or () if file.parts}
+                    installed |= {place / name for name in names - {".."}}
+    return installed
 
 
 def _save_state(model: Any, folder: Path) -> None:
