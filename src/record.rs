@@ -359,6 +359,11 @@ impl ArtifactPath {
         })
     }
 
+    /// Its last part; nothing for the root.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The path with `/` between its parts.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -203,6 +203,31 @@ def test_a_file_of_another_length_than_the_list_says_is_told_with_its_store(far,
         far.tracker.download_artifacts(far.run_id, "folder", tmp_path / "ours")
 
 
+@pytest.mark.parametrize("size", [1000, RANGE + 1], ids=["whole", "in ranges"])
+def test_a_file_that_is_replaced_by_a_longer_one_meanwhile_arrives(far, tmp_path, size):
+    far.put("folder/file", b"x" * size)
+    # What asks for it waits until it is another.
+    held = far.proxy.strike("hold", of("file"))
+    with ThreadPoolExecutor() as pool:
+        there = pool.submit(far.tracker.download_artifacts, far.run_id, "folder", tmp_path / "ours")
+        wait_until(lambda: held.met, "the list is there")
+        far.put("folder/file", content := os.urandom(2 * size))
+        far.proxy.heal()
+        assert contents(Path(there.result(PATIENCE_S))) == {"file": content}
+
+
+def test_what_an_interrupted_download_has_left_in_a_logged_folder_is_no_artifact(far, tmp_path):
+    left = ".heimdall-0123abcd.part"
+    write(tmp_path / "folder" / "file", b"content")
+    write(tmp_path / "folder" / left, b"half")
+    far.tracker.log_artifacts_dir(tmp_path / "folder", "folder").wait()
+    assert [it.path for it in far.tracker.list_artifacts("folder")] == ["folder/file"]
+    # Another client may have taken it for one.
+    far.put(f"folder/{left}", b"half")
+    there = far.tracker.download_artifacts(far.run_id, "folder", tmp_path / "ours")
+    assert contents(Path(there)) == {"file": b"content"}
+
+
 @pytest.fixture
 def start_download(far, tmp_path, start_script, uri):
     """Download a file or folder in a process of its own, which says so when it is there."""

@@ -31,7 +31,7 @@ def served(s3_server: s3.S3Server, tmp_path_factory: pytest.TempPathFactory) -> 
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     bucket = s3_server.create_bucket()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--serve-artifacts", "--artifacts-destination", f"s3://{bucket}/served"]
     with S3Proxy(s3_server.port) as store, S3Proxy(port) as server:
         variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": store.url}
@@ -153,6 +153,43 @@ def test_no_step_is_one_that_must_not_fail(far, way):
     assert fault.struck == 2
 
 
+def test_an_outage_at_the_end_costs_no_part(far, s3_server):
+    far.server.strike("refuse", of_upload("complete"), status=503, code="Unavailable")
+    upload, content = far.log()
+    wait_until(lambda: len(far.server.seen(of_upload("complete"))) > 8, "the delivery has tried again")
+    far.server.heal()
+    upload.wait(PATIENCE_S)
+    assert far.stored().content == content
+    assert [len(far.server.seen(of_upload(way))) for way in ("create", "abort")] == [1, 0]
+    assert sorted(it.part for it in far.store.seen(is_ours)) == [1, 2, 3, 4]
+    assert s3_server.unfinished(far.bucket) == []
+
+
+def through_the_server(request: Request) -> bool:
+    return request.method == "PUT"
+
+
+@pytest.mark.parametrize(("status", "begun"), [(413, 1), (403, 2)], ids=["for good", "again and again"])
+def test_what_cannot_go_past_the_server_goes_through_it(far, s3_server, status, begun):
+    far.store.strike("refuse", part(3), status=status, code="Refused")
+    upload, content = far.log()
+    upload.wait(PATIENCE_S)
+    assert far.stored().content == content
+    assert len(far.server.seen(through_the_server)) == 1
+    assert [len(far.server.seen(of_upload(way))) for way in ("create", "abort")] == [begun, begun]
+    assert s3_server.unfinished(far.bucket) == []
+
+
+def test_an_upload_that_could_not_be_given_up_is_once_somebody_can_be_told(far, s3_server):
+    far.store.strike("refuse", part(3), 4, status=403, code="AccessDenied")
+    far.server.strike("refuse", of_upload("abort"), 6, status=503, code="Unavailable")
+    upload, content = far.log()
+    upload.wait(PATIENCE_S)
+    assert far.stored().content == content
+    assert len(far.server.seen(of_upload("create"))) == 2
+    assert s3_server.unfinished(far.bucket) == []
+
+
 def test_an_upload_whose_part_is_refused_is_given_up_and_begun_anew_without_a_word_of_its_address(
     far, s3_server, caplog
 ):
@@ -163,15 +200,23 @@ def test_an_upload_whose_part_is_refused_is_given_up_and_begun_anew_without_a_wo
         far.tracker.set_tag("waiting", "for words")
         return [it.getMessage() for it in caplog.records if it.name.startswith("heimdall")]
 
-    far.store.strike("refuse", part(3), status=403, code="AccessDenied")
+    far.store.strike("refuse", part(3), 4, status=403, code="AccessDenied")
+    # Long enough to be told.
+    far.server.strike("refuse", of_upload("create"), after=1, status=503, code="Unavailable")
     upload, content = far.log()
+    errors: set[str] = set()
+
+    def refused() -> bool:
+        errors.add(far.tracker.status().last_error or "")
+        return any("403" in error for error in errors)
+
+    wait_until(refused, "the part is refused")
     wait_until(said, "the user is told that the store does not take it")
-    wait_until(lambda: far.server.seen(of_upload("abort")), "the upload is given up")
-    told = far.tracker.status().last_error
-    assert "403" in told
+    assert far.server.seen(of_upload("abort"))
+    [told] = [error for error in errors if "403" in error]
     assert "part 3" in told
     assert "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD" in told
-    far.store.heal()
+    far.server.heal()
     upload.wait(PATIENCE_S)
     assert far.stored().content == content
     assert s3_server.unfinished(far.bucket) == []
@@ -208,7 +253,7 @@ def test_parts_of_a_file_that_has_changed_in_an_outage_are_not_mixed(far, s3_ser
     assert s3_server.unfinished(far.bucket) == []
 
 
-@pytest.mark.parametrize("status", [501, 404, 405])
+@pytest.mark.parametrize("status", [501, 404, 405, 500])
 def test_a_server_that_knows_no_parts_gets_the_file_in_one_piece(far, status):
     refused = far.server.strike("refuse", of_upload("create"), status=status, code="None")
     upload, content = far.log()

@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use super::{
     ArtifactError, ArtifactStore, Checksum, Content, FileInfo, FileState, damaged,
     finished::Finished,
-    landing::{Begun, Landing},
+    landing::{Begun, Landing, is_part},
     pieces,
 };
 use crate::{delivery::retry::Backoff, record::ArtifactPath};
@@ -51,7 +51,7 @@ pub async fn download(
 ) -> Result<PathBuf, ArtifactError> {
     let files = patiently(|| store.files(path)).await?;
     let (files, is_folder) = match files.is_empty() {
-        false => (without_marks(files), true),
+        false => (artifacts(files), true),
         true if path.as_str().is_empty() => (files, true),
         true => {
             let state = patiently(|| store.head(path)).await?;
@@ -103,14 +103,16 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(at, _)| &path[..at])
 }
 
-/// Consoles of stores of objects mark a folder by an empty object in its place.
-fn without_marks(files: Vec<FileInfo>) -> Vec<FileInfo> {
+/// The files that are artifacts. Consoles of stores of objects mark a folder by an empty object in its place, and who
+/// logs a folder that an interrupted download has been to may log its leavings.
+fn artifacts(files: Vec<FileInfo>) -> Vec<FileInfo> {
     let parents: BTreeSet<String> = files
         .iter()
         .flat_map(|info| parents(info.path.as_str()).map(str::to_owned))
         .collect();
     let is_mark = |info: &FileInfo| info.size == Some(0) && parents.contains(info.path.as_str());
-    files.into_iter().filter(|info| !is_mark(info)).collect()
+    let is_artifact = |info: &FileInfo| !is_mark(info) && !is_part(info.path.name());
+    files.into_iter().filter(is_artifact).collect()
 }
 
 /// A store of objects can have a file where it has a folder; a disk cannot.
@@ -144,8 +146,9 @@ async fn fetch(
     if target.is_dir() && !target.is_symlink() && info.size != Some(0) {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
-    let attempt = async || {
-        let state = match info.size.unwrap_or_default() <= RANGE {
+    let attempt = async |is_second: bool| {
+        // What was listed may have been replaced by a file of another length since.
+        let state = match info.size.unwrap_or_default() <= RANGE && !is_second {
             true => None,
             false => Some(patiently(|| store.head(&info.path)).await?),
         };
@@ -171,9 +174,9 @@ async fn fetch(
         }
         Ok(())
     };
-    match attempt().await {
+    match attempt(false).await {
         // On its way, as a rule, or it was replaced meanwhile.
-        Err(ArtifactError::Damaged { .. }) => attempt().await,
+        Err(ArtifactError::Damaged { .. }) => attempt(true).await,
         // The mark of a folder with nothing in it.
         Err(ArtifactError::NotFound { .. }) if finished.is_some() && info.size == Some(0) => {
             fs::create_dir_all(&target).map_err(failed)
@@ -190,7 +193,8 @@ async fn arrive(
     landing: &Landing,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
-    let size = info.size.unwrap_or_default();
+    let size = state.as_ref().map(|state| state.size);
+    let size = size.or(info.size).unwrap_or_default();
     let length = match state {
         Some(FileState {
             size,
@@ -216,7 +220,7 @@ async fn arrive(
             size
         }
         // What cannot be told apart from another version cannot be fetched in pieces.
-        _ => fetch_whole(store, info, landing, room).await?,
+        _ => fetch_whole(store, &info.path, size, landing, room).await?,
     };
     match length == size {
         true => Ok(length),
@@ -276,17 +280,17 @@ fn folder_of(root: &Path, path: &ArtifactPath) -> Result<PathBuf, ArtifactError>
 
 async fn fetch_whole(
     store: &dyn ArtifactStore,
-    info: &FileInfo,
+    path: &ArtifactPath,
+    size: u64,
     landing: &Landing,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
-    let failed = |source| io_error(&info.path, landing.path(), source);
+    let failed = |source| io_error(path, landing.path(), source);
     let _permit = room.acquire().await;
     patiently(|| async {
         let file = landing.begin().map_err(failed)?;
-        let content = store.read(&info.path, None, None).await?;
-        let whole = 0..info.size.unwrap_or_default();
-        let (length, _) = write(content, file, whole, None, failed).await?;
+        let content = store.read(path, None, None).await?;
+        let (length, _) = write(content, file, 0..size, None, failed).await?;
         Ok(length)
     })
     .await

@@ -215,11 +215,19 @@ impl Landing {
         if !note.is_empty() {
             self.file.set_len(size)?;
         }
-        let placed =
-            copying::settle(&self.file).and_then(|()| match self.file.metadata()?.len() == size {
+        let placed = copying::settle(&self.file).and_then(|()| {
+            let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+            // An artifact may have the name of this place.
+            if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+                return Err(io::Error::other(
+                    "another file has come to where it has arrived",
+                ));
+            }
+            match ours.len() == size {
                 true => fs::rename(&self.path, target),
                 false => Err(io::ErrorKind::UnexpectedEof.into()),
-            });
+            }
+        });
         if let Err(error) = placed {
             let _ = self.file.write_all_at(&note, size);
             return Err(error);
@@ -254,6 +262,11 @@ impl Drop for Landing {
 pub(super) fn name_of(path: &ArtifactPath, which: &str) -> String {
     let hash = crc32fast::hash(path.as_str().as_bytes());
     format!(".heimdall-{hash:08x}{which}.part")
+}
+
+/// Whether that is the name of a file of ours that has not arrived.
+pub(crate) fn is_part(name: &str) -> bool {
+    name.starts_with(".heimdall-") && name.ends_with(".part")
 }
 
 /// Whether a place that is there may not be written to.
@@ -430,6 +443,21 @@ mod tests {
         landing.file().set_len(19).unwrap();
         landing.publish(&dir.path().join("short"), 20).unwrap_err();
         assert!(!dir.path().join("short").exists());
+    }
+
+    #[test]
+    fn what_has_come_to_the_place_of_a_download_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        landing.go_on(&Begun::new(20, "1", true)).unwrap();
+        // An artifact that has its name.
+        let other = dir.path().join("other");
+        fs::write(&other, [7; 20]).unwrap();
+        fs::rename(&other, landing.path()).unwrap();
+        let target = dir.path().join("file");
+        landing.publish(&target, 20).unwrap_err();
+        assert!(!target.exists());
     }
 
     #[test]

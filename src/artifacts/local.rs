@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, landing,
-    pieces, staged, staged_lost,
+    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, is_part,
+    landing, pieces, staged, staged_lost,
 };
 use crate::{copying, record::ArtifactPath};
 
@@ -82,7 +82,7 @@ impl LocalArtifacts {
             let Ok(metadata) = fs::metadata(child.path()) else {
                 continue;
             };
-            if !is_part(&name) {
+            if !is_part(&name.to_string_lossy()) {
                 let size = metadata.is_file().then_some(metadata.len());
                 infos.push(FileInfo { path, size });
             }
@@ -151,7 +151,8 @@ impl LocalArtifacts {
     fn unfinished_now(&self) -> Result<Vec<Unfinished>, ArtifactError> {
         let mut found = Vec::new();
         self.walk(&mut |path, metadata| {
-            let is_part = metadata.is_file() && path.file_name().is_some_and(is_part);
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_part = metadata.is_file() && is_part(&name);
             let below = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
             // One below a name that no artifact can have was not made here.
             if is_part && let Some(Ok(path)) = below.map(ArtifactPath::parse) {
@@ -326,11 +327,6 @@ fn put(
         let _ = fs::remove_file(&part);
         failed(source)
     })
-}
-
-fn is_part(name: &std::ffi::OsStr) -> bool {
-    let name = name.to_string_lossy();
-    name.starts_with(".heimdall-") && name.ends_with(".part")
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::{
 };
 pub(crate) use buffers::pieces;
 pub use checksum::Checksum;
+pub(crate) use landing::is_part;
 pub use object::ObjectFailure;
 pub(crate) use object::http_client;
 

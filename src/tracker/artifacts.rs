@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{Session, Tracker};
 use crate::{
-    artifacts::{ArtifactError, ArtifactStore, FileInfo, download::download},
+    artifacts::{ArtifactError, ArtifactStore, FileInfo, download::download, is_part},
     config::ArtifactUri,
     delivery::{Refused, background::KeepWaiting},
     error::{Error, Result},
@@ -440,7 +440,10 @@ fn collect(
             collect(folders, &path, files)?;
             folders.pop();
         } else if resolved.is_file() {
-            files.push((resolved, path));
+            // What an interrupted download has left there is no file of the user's.
+            if !is_part(path.name()) {
+                files.push((resolved, path));
+            }
         } else {
             return Err(Error::NoSuchFile {
                 path: child.path(),

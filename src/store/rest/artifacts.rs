@@ -105,7 +105,7 @@ impl Client {
         size: u64,
         sent: &AtomicU64,
     ) -> Result<(), Failure> {
-        if self.sends_in_parts(size).await && self.put_in_parts(path, &file, size, sent).await? {
+        if self.put_in_parts(path, &file, size, sent).await? {
             return Ok(());
         }
         let request = self

@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::client::{Client, Failure, describe, retry_after, with_json};
+use super::client::{Client, Failure, InternalError, describe, retry_after, with_json};
 use crate::{
     artifacts::{http_client, pieces},
     config::PartsAccess,
@@ -46,6 +46,8 @@ const MAX_LENGTH: u64 = 5 << 30;
 const INFO_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an upload is gone on with: MLflow's addresses hold an hour, and new ones may lead elsewhere.
 const HOLDS: Duration = Duration::from_secs(3600);
+/// Uploads of a file that came to nothing until it goes through the server, which may do what the way past it cannot.
+const IN_VAIN: u32 = 2;
 /// What would make another request of ours than the one that is meant.
 const NOT_THEIRS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
 const ADVICE: &str = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false has files go through the server";
@@ -57,6 +59,8 @@ pub(super) struct Parts {
     room: Semaphore,
     /// Uploads that the store cannot go on with at present, by their files' paths. Never on a disk: see above.
     unfinished: Mutex<HashMap<String, Unfinished>>,
+    /// How many uploads of a file came to nothing, by its path.
+    in_vain: Mutex<HashMap<String, u32>>,
 }
 
 impl Parts {
@@ -65,7 +69,12 @@ impl Parts {
             access,
             room: Semaphore::new(TOGETHER),
             unfinished: Mutex::default(),
+            in_vain: Mutex::default(),
         }
+    }
+
+    fn in_vain(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unfinished(&self) -> MutexGuard<'_, HashMap<String, Unfinished>> {
@@ -92,6 +101,12 @@ struct Unfinished {
 impl Unfinished {
     fn arrived(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it can be gone on with. To complete it needs no address.
+    fn holds(&self) -> bool {
+        let is_whole = self.arrived().len() == self.places.len();
+        !self.is_over.load(Ordering::Relaxed) && (is_whole || self.begun.elapsed() < HOLDS)
     }
 
     fn range(&self, number: u64) -> Range<u64> {
@@ -159,7 +174,7 @@ struct Place {
 
 impl Client {
     /// Whether a file of that length goes in parts, as far as the user, else the server, says it.
-    pub(super) async fn sends_in_parts(&self, size: u64) -> bool {
+    async fn sends_in_parts(&self, size: u64) -> bool {
         let access = &self.parts().access;
         if size == 0 || size < access.from {
             return false;
@@ -178,7 +193,7 @@ impl Client {
         self.send(request.timeout(INFO_TIMEOUT)).await
     }
 
-    /// Sends a file in parts; false where the server says that it cannot have it so.
+    /// Sends a file in parts; false where it is to go through the server.
     pub(super) async fn put_in_parts(
         &self,
         path: &str,
@@ -192,11 +207,16 @@ impl Client {
         };
         let of = Version::now(file, size);
         let kept = self.parts().unfinished().remove(path);
+        let is_new = !matches!(&kept, Some(kept) if kept.of == of && kept.holds());
         let upload = match kept {
-            Some(kept) if kept.of == of && kept.begun.elapsed() < HOLDS => kept,
+            Some(kept) if !is_new => kept,
             kept => {
                 if let Some(other) = kept {
-                    self.abort(folder, name, other.id.as_deref()).await;
+                    self.end(path, other).await?;
+                }
+                let in_vain = self.parts().in_vain().get(path).copied();
+                if in_vain >= Some(IN_VAIN) || !self.sends_in_parts(size).await {
+                    return Ok(false);
                 }
                 match self.new_upload(folder, name, of).await? {
                     Some(begun) => begun,
@@ -205,27 +225,51 @@ impl Client {
             }
         };
         let failure = match self.send_parts(&upload, file, sent).await {
-            Ok(()) if Version::now(file, size) != of => Failure::Store(StoreError::Unavailable {
-                destination: self.base().to_owned(),
-                source: "the file has changed while it was sent: it is sent anew".into(),
-                retry_after: None,
-            }),
+            Ok(()) if Version::now(file, size) != of => {
+                let changed = "the file has changed while it was sent: it is sent anew";
+                self.end(path, upload).await?;
+                return Err(self.unavailable(changed.into()));
+            }
             Ok(()) => match self.complete(folder, name, &upload).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.parts().in_vain().remove(path);
+                    return Ok(true);
+                }
                 Err(failure) => failure,
             },
-            Err(failure) => {
-                let is_away = matches!(&failure, Failure::Store(StoreError::Unavailable { .. }));
-                if is_away && !upload.is_over.load(Ordering::Relaxed) {
-                    // What has arrived stays there for the next attempt.
-                    self.parts().unfinished().insert(path.to_owned(), upload);
-                    return Err(failure);
-                }
-                failure
-            }
+            Err(failure) => failure,
         };
-        self.abort(folder, name, upload.id.as_deref()).await;
-        Err(failure)
+        if is_away(&failure) && !upload.is_over.load(Ordering::Relaxed) {
+            // What has arrived stays there for the next attempt.
+            self.parts().unfinished().insert(path.to_owned(), upload);
+            return Err(failure);
+        }
+        let is_refused = matches!(&failure, Failure::Store(StoreError::Refused { .. }));
+        // Addresses that do not hold as long as it takes will not next time either.
+        let is_slow = is_new && upload.begun.elapsed() >= HOLDS;
+        *self.parts().in_vain().entry(path.to_owned()).or_default() += 1;
+        self.end(path, upload).await?;
+        match is_refused || is_slow {
+            true => {
+                sent.store(0, Ordering::Relaxed);
+                Ok(false)
+            }
+            false => Err(failure),
+        }
+    }
+
+    /// Has the store forget an upload: what has arrived would be paid for. It is kept until somebody can be told.
+    async fn end(&self, path: &str, upload: Unfinished) -> Result<(), Failure> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or_default();
+        match self.abort(folder, name, upload.id.as_deref()).await {
+            Err(failure) if is_away(&failure) => {
+                upload.is_over.store(true, Ordering::Relaxed);
+                self.parts().unfinished().insert(path.to_owned(), upload);
+                Err(failure)
+            }
+            // The store's own rules sweep it away.
+            _ => Ok(()),
+        }
     }
 
     /// Begins an upload; `None` where the server says that it cannot have it so.
@@ -241,6 +285,10 @@ impl Client {
         let Some(begun) = self.begin(folder, name, count).await? else {
             return Ok(None);
         };
+        // Uploads without an id, as to Azure, have their parts in common: two processes would mix theirs.
+        if begun.upload_id.is_none() {
+            return Ok(None);
+        }
         match places(begun.credentials, count) {
             Ok(places) => Ok(Some(Unfinished {
                 of,
@@ -252,7 +300,7 @@ impl Client {
                 is_over: AtomicBool::new(false),
             })),
             Err(reason) => {
-                self.abort(folder, name, begun.upload_id.as_deref()).await;
+                let _ = self.abort(folder, name, begun.upload_id.as_deref()).await;
                 Err(self.odd(&reason))
             }
         }
@@ -270,13 +318,15 @@ impl Client {
                 .collect()
         };
         let body = json!({"path": name, "upload_id": upload.id, "parts": parts});
-        self.of_upload("complete", folder, &body).await
+        // The store puts the parts together before it answers.
+        let patience = self.patience(upload.of.size);
+        self.of_upload("complete", folder, &body, patience).await
     }
 
-    /// What has arrived would be paid for. Where this fails as well, the store's own rules sweep it away.
-    async fn abort(&self, folder: &str, name: &str, id: Option<&str>) {
+    async fn abort(&self, folder: &str, name: &str, id: Option<&str>) -> Result<(), Failure> {
         let body = json!({"path": name, "upload_id": id});
-        let _ = self.of_upload("abort", folder, &body).await;
+        self.of_upload("abort", folder, &body, self.patience(0))
+            .await
     }
 
     async fn begin(&self, folder: &str, name: &str, count: u64) -> Result<Option<Begun>, Failure> {
@@ -285,19 +335,30 @@ impl Client {
         let request = with_json(self.authorised(Method::POST, url), &body);
         let response = self.answer(request).await?;
         match response.status() {
-            // A store that takes no parts, or a server from before there were any.
+            // A store that takes no parts, or a server from before there were any. One that may not sign addresses,
+            // as with the credentials of a machine of Google's, says no more than that it has failed.
             StatusCode::NOT_IMPLEMENTED
             | StatusCode::NOT_FOUND
-            | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
-            status if status.is_success() => self.read(response).await.map(Some),
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::INTERNAL_SERVER_ERROR => Ok(None),
+            status if status.is_success() => {
+                let begun = self.read(response).await;
+                begun.map(Some).map_err(without_addresses)
+            }
             _ => Err(self.refused(response).await),
         }
     }
 
     /// Ends an upload by one of the two ways that there are.
-    async fn of_upload(&self, way: &str, folder: &str, body: &Value) -> Result<(), Failure> {
+    async fn of_upload(
+        &self,
+        way: &str,
+        folder: &str,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<(), Failure> {
         let url = self.artifact_url(&format!("mpu/{way}"), folder)?;
-        let request = with_json(self.authorised(Method::POST, url), body);
+        let request = with_json(self.authorised(Method::POST, url), body).timeout(patience);
         let ended = self.send_patiently::<serde::de::IgnoredAny>(request).await;
         ended.map(drop).map_err(without_addresses)
     }
@@ -356,6 +417,11 @@ impl Client {
                 .into(),
         })
     }
+}
+
+/// Whether somebody is away for a while, rather than at a loss.
+fn is_away(failure: &Failure) -> bool {
+    matches!(failure, Failure::Store(StoreError::Unavailable { source, .. }) if !source.is::<InternalError>())
 }
 
 /// Puts a part, once, and returns its ETag. Says whether the upload `is_over`.
