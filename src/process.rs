@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::fd::AsRawFd,
     sync::{
         Once,
@@ -66,6 +67,35 @@ pub(crate) fn keep_from_forks(lock: &File) {
         if taken.is_ok() {
             return;
         }
+    }
+}
+
+/// A locked file whose lock ends with this process, whatever forks of it live on.
+#[derive(Debug)]
+pub(crate) struct KeptLock(File);
+
+impl KeptLock {
+    /// Locks a file.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] where another process has it locked, and those of the file system.
+    pub fn take(file: File) -> io::Result<Self> {
+        // Before it is locked: a fork may come at any time.
+        keep_from_forks(&file);
+        let kept = Self(file);
+        kept.0.try_lock()?;
+        Ok(kept)
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for KeptLock {
+    fn drop(&mut self) {
+        no_longer_kept(&self.0);
     }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import struct
 import subprocess
 import time
@@ -40,6 +41,12 @@ def write(path: Path, content: bytes = b"content") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def rows(db: Path, query: str, *values: object) -> list[tuple]:
+    """What a SQLite database answers."""
+    with contextlib.closing(sqlite3.connect(db, timeout=PATIENCE_S)) as connection:
+        return connection.execute(query, values).fetchall()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -8,13 +8,12 @@ import logging
 import signal
 import sqlite3
 import time
-from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
 from heimdall_tracking import MLflowTracker, NotFoundError, UndeliveredError
-from helpers import PATIENCE_S, contents, wait_until
+from helpers import PATIENCE_S, contents, rows, wait_until
 
 LOGGING_FOR_EVER = """
     import itertools, sys, pathlib
@@ -35,11 +34,6 @@ LOGGING_FOR_EVER = """
         if i == flush_at:
             tracker.flush()
 """
-
-
-def rows(db: Path, query: str, *values: object) -> list[tuple]:
-    with contextlib.closing(sqlite3.connect(db)) as connection:
-        return connection.execute(query, values).fetchall()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -45,6 +45,8 @@ pub(super) enum Left {
     Closing,
     /// It belongs to a run that is not there yet.
     Early,
+    /// Its files cannot be sent at present.
+    Stalled,
     Journal(JournalError),
 }
 
@@ -66,9 +68,10 @@ pub(super) struct Courier {
     flights: Flights,
     /// What is delivered is of a dead process, whose numbers are its own.
     is_adopting: bool,
+    /// How long files of a dead process are tried at a store that does not take them.
+    pub stalls_after: Option<Duration>,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
     /// Runs that other processes have started, and since when the store has said that they are not there.
-    attached: HashMap<RunId, Option<Instant>>,
     /// Records of dead processes that were delivered or parked.
     pub recovered: Arc<AtomicU64>,
 }
@@ -98,8 +101,8 @@ impl Courier {
             patience,
             flights: Flights::default(),
             is_adopting: false,
+            stalls_after: None,
             artifacts: HashMap::new(),
-            attached: HashMap::new(),
             recovered: Arc::default(),
         }
     }
@@ -121,7 +124,10 @@ impl Courier {
         let delivered = self.adopt(abandoned, destination).await;
         self.is_adopting = false;
         self.flights = ours;
-        delivered
+        match delivered {
+            Err(Left::Closing) if !self.patience.is_over() => Err(Left::Stalled),
+            delivered => delivered,
+        }
     }
 
     async fn adopt(&mut self, abandoned: &Abandoned, destination: usize) -> Result<(), Left> {
@@ -135,14 +141,8 @@ impl Courier {
             self.tell_damage(&batch.damage);
             let is_last = batch.entries.is_empty();
             // What another process has to start first may be in a journal that comes after this one.
-            for placed in &batch.entries {
-                let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
-                if let Record::RunAttached { run } = &placed.entry.record
-                    && now_ms() - placed.entry.at < patience
-                    && self.is_missing(*run).await?
-                {
-                    return Err(Left::Early);
-                }
+            if self.is_early(&batch.entries).await? {
+                return Err(Left::Early);
             }
             self.deliver(&reader, batch.entries, &letters).await?;
             if is_last {
@@ -170,17 +170,39 @@ impl Courier {
         reader.runs_closed().map_err(Left::Journal)
     }
 
+    /// Whether entries are of a run that is not there only because the process that has started it has not delivered
+    /// that yet.
+    pub async fn is_early(&self, entries: &[Placed]) -> Result<bool, Closing> {
+        let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
+        for placed in entries {
+            if let Record::RunAttached { run } = &placed.entry.record
+                && now_ms() - placed.entry.at < patience
+                && self.is_missing(*run).await?
+            {
+                self.shared.update(|state| {
+                    let outage = state.outage_mut(Cargo::Records);
+                    outage.error = Some(format!(
+                        "run {run} is not there, which another process has started: deliver its journal first"
+                    ));
+                    outage.since.get_or_insert_with(now_ms);
+                });
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether the store does not know a run.
     async fn is_missing(&self, run: RunId) -> Result<bool, Closing> {
         let run = run.to_string();
         let ask = || async { Ok(self.store.artifact_uri(&run).await?) };
-        let answer = self.patience.settle(None, ask, |_| false).await?;
+        let answer = self.patience.settle(None, ask).await?;
         Ok(answer.is_err_and(|failure| failure.is_not_found()))
     }
 
     async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), Closing> {
         let fail = || async { Ok(self.store.fail_run(run_id, end_time).await?) };
-        match self.patience.settle(None, fail, |_| false).await? {
+        match self.patience.settle(None, fail).await? {
             // A run that was deleted since needs no end.
             Ok(())
             | Err(Failure::Store(StoreError::NotFound { .. } | StoreError::RunDeleted { .. })) => {}
@@ -200,11 +222,6 @@ impl Courier {
         entries: Vec<Placed>,
         letters: &DeadLetters,
     ) -> Result<(), Closing> {
-        for placed in &entries {
-            if let Record::RunAttached { run } = placed.entry.record {
-                self.attached.entry(run).or_default();
-            }
-        }
         let oldest = entries.first().map(|placed| placed.entry.at);
         if !self.is_adopting {
             self.shared.update(|state| state.oldest = oldest);
@@ -368,12 +385,9 @@ impl Courier {
         group: &[Placed],
     ) -> Result<Result<(), Failure>, Closing> {
         let records: Vec<&Record> = group.iter().map(|placed| &placed.entry.record).collect();
-        let (store, attached) = (&self.store, &mut self.attached);
-        let runs = || records.iter().map(|record| record.run());
-        let write = || async { Ok(store.write(&records).await?) };
-        let early = |failure: &Failure| is_early(attached, failure, runs());
+        let write = || async { Ok(self.store.write(&records).await?) };
         let note = reader.trouble_note();
-        self.patience.settle(Some(&note), write, early).await
+        self.patience.settle(Some(&note), write).await
     }
 
     /// Sends an artifact on its way.
@@ -401,7 +415,8 @@ impl Courier {
             note: reader.trouble_note(),
             heimdall_dir: self.heimdall_dir.clone(),
         };
-        let patience = self.patience.with(Cargo::Artifacts);
+        let limit = self.stalls_after.filter(|_| self.is_adopting);
+        let patience = self.patience.with(Cargo::Artifacts, limit);
         self.flights.start(placed, order, patience, &self.shared);
         Ok(())
     }
@@ -414,7 +429,7 @@ impl Courier {
         if let Some(store) = self.artifacts.get(&run) {
             return Ok(Ok(Arc::clone(store)));
         }
-        let (store, access, attached) = (&self.store, &self.access, &mut self.attached);
+        let (store, access) = (&self.store, &self.access);
         let id = run.to_string();
         let find = || async {
             let uri = store.artifact_uri(&id).await?;
@@ -423,9 +438,8 @@ impl Courier {
                 .map_or_else(|| access.open(&uri), Ok)?;
             Ok(Arc::<dyn ArtifactStore>::from(found))
         };
-        let early = |failure: &Failure| is_early(attached, failure, [run].into_iter());
         let note = reader.trouble_note();
-        let found = self.patience.settle(Some(&note), find, early).await?;
+        let found = self.patience.settle(Some(&note), find).await?;
         if let Ok(store) = &found {
             self.artifacts.insert(run, Arc::clone(store));
         }
@@ -492,23 +506,4 @@ impl Courier {
             self.notices.tell(format!("the journal is damaged: {text}"));
         }
     }
-}
-
-/// Whether a run is not there only because the process that has started it has not delivered that yet.
-fn is_early(
-    attached: &mut HashMap<RunId, Option<Instant>>,
-    failure: &Failure,
-    runs: impl Iterator<Item = RunId>,
-) -> bool {
-    if !failure.is_not_found() {
-        return false;
-    }
-    let mut is_early = false;
-    for run in runs {
-        if let Some(since) = attached.get_mut(&run) {
-            let since = since.get_or_insert_with(Instant::now);
-            is_early |= since.elapsed() < ATTACHED_PATIENCE;
-        }
-    }
-    is_early
 }

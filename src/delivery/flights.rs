@@ -168,7 +168,7 @@ impl Flights {
                 sent.store(0, Ordering::Relaxed);
                 put(&placed.entry.record, &order, &sent)
             };
-            let work = patience.settle(Some(&order.note), attempt, |_| false);
+            let work = patience.settle(Some(&order.note), attempt);
             // A bug in one upload must not take the others with it.
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| {
@@ -282,14 +282,23 @@ async fn put(record: &Record, order: &Order, sent: &AtomicU64) -> Result<(), Fai
                     source: io::ErrorKind::StorageFull.into(),
                 }));
             };
+            // Also where this is broken off.
+            let _gone = Temporary(&file);
             let upload = upload(&file, content.len() as u64, path, false, None);
-            let put = order.store.put(upload).await;
-            let _ = fs::remove_file(&file);
-            put?;
+            order.store.put(upload).await?;
         }
         _ => {}
     }
     Ok(())
+}
+
+/// A file that goes with this.
+struct Temporary<'a>(&'a Path);
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
 }
 
 fn lost(file: &Path, path: &ArtifactPath) -> ArtifactError {

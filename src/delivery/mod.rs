@@ -739,12 +739,16 @@ fn is_hopeless(place: usize, state: &State, begun: Instant) -> bool {
     place > 0 && state.since().is_some() && begun.elapsed() >= MIRROR_PATIENCE
 }
 
-fn left_behind(uri: &str, journal: &Path) -> String {
-    format!(
+fn left_behind(uri: &str, journal: &Path, in_memory: u64) -> String {
+    let kept = format!(
         "not everything is delivered to {uri}; the rest stays in {} and goes out with the next start or with \
          `heimdall sync`",
         journal.display()
-    )
+    );
+    match in_memory {
+        0 => kept,
+        lost => format!("{kept}, but for {lost} records that the disk has not taken"),
+    }
 }
 
 /// Waits, at the end of the process, for all deliveries of it; what is not delivered in time stays in its
@@ -781,7 +785,8 @@ pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
             let state = shared.state();
             // Without a moment to wait a worker has not ended, even where nothing is left.
             if !state.ended && state.delivered < appended {
-                told.push(left_behind(&shared.uri, &dir));
+                let in_memory = delivery.journal.end().in_memory;
+                told.push(left_behind(&shared.uri, &dir, in_memory));
             }
         }
         delivery.deadline.send_replace(true);

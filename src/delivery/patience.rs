@@ -68,6 +68,8 @@ pub(super) struct Patience {
     notices: Arc<Notices>,
     deadline: watch::Sender<bool>,
     cargo: Cargo,
+    /// How long it waits for what fails; as long as there is time, where it is none.
+    limit: Option<Duration>,
 }
 
 impl Patience {
@@ -84,15 +86,22 @@ impl Patience {
             notices,
             deadline,
             cargo: Cargo::Records,
+            limit: None,
         }
     }
 
     /// The same for what else is brought there.
-    pub fn with(&self, cargo: Cargo) -> Self {
+    pub fn with(&self, cargo: Cargo, limit: Option<Duration>) -> Self {
         Self {
             cargo,
+            limit,
             ..self.clone()
         }
+    }
+
+    /// Whether there is no time left to deliver in.
+    pub fn is_over(&self) -> bool {
+        *self.deadline.borrow()
     }
 
     /// Waits for `pause`; true as soon as there is no time left to deliver in.
@@ -104,12 +113,11 @@ impl Patience {
     }
 
     /// Tries until it succeeds or it is clear that it never will. `note` is the file in which whoever looks at the
-    /// journal later finds why its destination takes nothing; what `early` says of is tried again as well.
+    /// journal later finds why its destination takes nothing.
     pub async fn settle<T, F>(
         &self,
         note: Option<&Path>,
         mut attempt: impl FnMut() -> F,
-        mut early: impl FnMut(&Failure) -> bool,
     ) -> Result<Result<T, Failure>, Closing>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -124,7 +132,7 @@ impl Patience {
                 Either::Right(_) => return Err(Closing),
             };
             match outcome {
-                Err(failure) if failure.is_transient() || early(&failure) => {
+                Err(failure) if failure.is_transient() => {
                     self.wait_out(&mut trouble, &failure, note).await?;
                 }
                 settled => {
@@ -160,7 +168,8 @@ impl Patience {
             }
         }
         let pause = trouble.backoff.pause().max(failure.retry_after());
-        if self.wait_to_close(pause).await {
+        let is_enough = self.limit.is_some_and(|limit| since.elapsed() >= limit);
+        if is_enough || self.wait_to_close(pause).await {
             note_trouble(note, Some(failure));
             Err(Closing)
         } else {

@@ -17,7 +17,6 @@ use super::{
     background::{Background, KeepWaiting},
     courier::{Courier, Left},
     notices::Notices,
-    patience::Cargo,
 };
 use crate::{
     artifacts,
@@ -313,16 +312,11 @@ async fn deliver(
                 match courier.deliver_abandoned(abandoned, place).await {
                     Ok(()) => {}
                     Err(Left::Early) => {
-                        shared.update(|state| {
-                            state.outage_mut(Cargo::Records).error = Some(
-                                "the run is not there, which another process has started: deliver its journal first"
-                                    .to_owned(),
-                            );
-                        });
                         early.push(abandoned);
+                        continue 'journals;
                     }
                     Err(Left::Journal(error)) => courier.tell_damage(&[error.to_string()]),
-                    Err(Left::Closing) => break 'journals,
+                    Err(Left::Closing | Left::Stalled) => break 'journals,
                 }
             }
         }

@@ -424,7 +424,9 @@ impl World {
                 for journal in &found {
                     match courier.deliver_abandoned(journal, 0).await {
                         Ok(()) => journal.remove(),
-                        Err(Left::Closing | Left::Early | Left::Journal(_)) => panic!("left"),
+                        Err(Left::Closing | Left::Early | Left::Stalled | Left::Journal(_)) => {
+                            panic!("left")
+                        }
                     }
                 }
             };

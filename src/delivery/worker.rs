@@ -1,24 +1,33 @@
 //! The worker: reads this process' journal for one destination and has the courier deliver it.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
     Common, Shared,
     courier::{Closing, Courier, Left},
     dead_letter::DeadLetters,
+    retry::Backoff,
 };
 use crate::{
     artifacts,
-    journal::{JournalError, reader::Reader},
+    journal::{
+        JournalError,
+        reader::{Placed, Reader},
+    },
     store::TrackingStore,
 };
 
 /// Pause before a part of the journal that could not be read is read again.
 const REREAD: Duration = Duration::from_secs(1);
+/// How long files of a dead process hold up this one's records where their store does not take them.
+const STALLS: Duration = Duration::from_secs(5);
+/// How long a journal is left alone then.
+const STALLED: Duration = Duration::from_secs(120);
 
 /// Tells who waits that a worker has ended, however it came.
 struct Ending(Arc<Common>, Arc<Shared>);
@@ -45,6 +54,8 @@ pub(super) struct Worker {
     courier: Courier,
     /// A message has been given for a journal that cannot be read or whose position cannot be saved.
     told: bool,
+    /// Journals whose files cannot be sent at present, and since when they are left alone.
+    stalled: HashMap<PathBuf, Instant>,
 }
 
 impl Worker {
@@ -56,7 +67,7 @@ impl Worker {
         common: Arc<Common>,
     ) -> Self {
         let shared = Arc::clone(&common.destinations[destination]);
-        let courier = Courier::new(
+        let mut courier = Courier::new(
             heimdall_dir.clone(),
             store,
             access,
@@ -64,6 +75,7 @@ impl Worker {
             Arc::clone(&common.notices),
             common.deadline.clone(),
         );
+        courier.stalls_after = Some(STALLS);
         Self {
             heimdall_dir,
             destination,
@@ -71,6 +83,7 @@ impl Worker {
             shared,
             courier,
             told: false,
+            stalled: HashMap::new(),
         }
     }
 
@@ -118,6 +131,7 @@ impl Worker {
                 entries = reader.in_memory();
             }
             if !entries.is_empty() {
+                self.await_start(&entries).await?;
                 self.courier.deliver(reader, entries, &letters).await?;
                 if is_in_memory {
                     self.courier.land_all(reader, &letters).await?;
@@ -146,6 +160,10 @@ impl Worker {
                 }
                 continue;
             }
+            if reader.has_passed_over() {
+                let advanced = reader.advance(&[]);
+                self.advanced(advanced, reader);
+            }
             // Everything that was there when the end was read is delivered, damaged records included.
             self.shared.update(|state| state.delivered = end.appended);
             if self.has_adopted() {
@@ -161,11 +179,29 @@ impl Worker {
     }
 
     fn advance(&mut self, reader: &mut Reader) {
-        if let Err(error) = self.courier.advance(reader) {
+        let advanced = self.courier.advance(reader);
+        self.advanced(advanced, reader);
+    }
+
+    fn advanced(&mut self, advanced: Result<(), JournalError>, reader: &Reader) {
+        if let Err(error) = advanced {
             // Delivered all the same; a next start would only deliver it again.
             self.tell_once(&error);
         }
         self.shared.update(|state| state.delivered = reader.next());
+    }
+
+    /// Waits until runs that another process has started are there. It may have died: its journal has the start then.
+    async fn await_start(&mut self, entries: &[Placed]) -> Result<(), Closing> {
+        let mut backoff = Backoff::default();
+        while self.courier.is_early(entries).await? {
+            self.adopt().await?;
+            let pause = backoff.pause().min(REREAD);
+            if self.courier.wait_to_close(pause).await {
+                return Err(Closing);
+            }
+        }
+        Ok(())
     }
 
     fn has_adopted(&self) -> bool {
@@ -180,13 +216,23 @@ impl Worker {
         }
         let common = Arc::clone(&self.common);
         let found = tokio::task::spawn_blocking(move || common.adoption.find()).await;
+        self.stalled.retain(|_, since| since.elapsed() < STALLED);
         for abandoned in found.unwrap_or_default() {
+            if self.stalled.contains_key(&abandoned.dir) {
+                self.common.adoption.let_go(&abandoned);
+                continue;
+            }
             let uris = abandoned.manifest.destinations.iter().enumerate();
             for (place, _) in uris.filter(|(_, uri)| **uri == self.shared.uri) {
                 match self.courier.deliver_abandoned(&abandoned, place).await {
                     Ok(()) => self.common.adoption.settle(&abandoned),
                     Err(Left::Closing) => return Err(Closing),
-                    Err(Left::Early) => self.common.adoption.let_go(&abandoned),
+                    Err(left @ (Left::Early | Left::Stalled)) => {
+                        if matches!(left, Left::Stalled) {
+                            self.stalled.insert(abandoned.dir.clone(), Instant::now());
+                        }
+                        self.common.adoption.let_go(&abandoned);
+                    }
                     Err(Left::Journal(error)) => {
                         self.common.adoption.let_go(&abandoned);
                         // It stays for another start; what this process records goes on.

@@ -8,19 +8,13 @@ use std::{
 };
 
 use super::{Durability, JournalConfig, Manifest, recovery, root, staging};
-use crate::process;
+use crate::process::KeptLock;
 
 /// The folder of a journal. Its lock is held for the life of the process; the kernel releases it.
 #[derive(Debug)]
 pub(super) struct Home {
     pub dir: PathBuf,
-    lock: File,
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        process::no_longer_kept(&self.lock);
-    }
+    lock: KeptLock,
 }
 
 impl Home {
@@ -39,8 +33,7 @@ impl Home {
     }
 
     fn begin_in(hidden: &Path, config: &JournalConfig, pid: u32, created: i64) -> io::Result<Self> {
-        let lock = File::create_new(hidden.join(recovery::LOCK))?;
-        lock.try_lock().map_err(io::Error::from)?;
+        let lock = KeptLock::take(File::create_new(hidden.join(recovery::LOCK))?)?;
         let manifest = Manifest {
             destinations: config.destinations.clone(),
             pid,
@@ -52,7 +45,6 @@ impl Home {
         if config.durability == Durability::Power {
             file.sync_all()?;
         }
-        process::keep_from_forks(&lock);
         Ok(Self {
             dir: hidden.to_owned(),
             lock,
@@ -82,7 +74,7 @@ impl Home {
         let same = |one: &fs::Metadata, other: &fs::Metadata| {
             (one.dev(), one.ino()) == (other.dev(), other.ino())
         };
-        let held = self.lock.metadata();
+        let held = self.lock.file().metadata();
         match (held, fs::metadata(self.dir.join(recovery::LOCK))) {
             (Ok(held), Ok(there)) => !same(&held, &there),
             (_, Err(error)) => error.kind() == io::ErrorKind::NotFound,

@@ -742,8 +742,10 @@ impl Journal {
 
     /// Moves frames from memory to the disk, the first ones first.
     fn spill(&self, writer: &mut Writer) {
+        // Once nobody adds any more there is nobody who could wait for room.
+        let beyond_limits = writer.sealed;
         while let Some(first) = writer.memory.pop_front() {
-            match self.write(writer, &first.frame, false) {
+            match self.write(writer, &first.frame, beyond_limits) {
                 Ok(()) => {
                     writer.memory_bytes -= first.frame.len();
                     self.in_memory.fetch_sub(first.entries, Ordering::AcqRel);

@@ -168,6 +168,13 @@ impl Reader {
             match found {
                 Some((file, _)) if self.ahead.offset < length => {
                     match segment::read(&*file, self.ahead.offset, length) {
+                        // Somebody has cut it off.
+                        Ok(chunk) if chunk.offset <= self.ahead.offset => {
+                            batch
+                                .damage
+                                .push(self.put_aside(&path, "its end is missing"));
+                            self.ahead.offset = length;
+                        }
                         Ok(chunk) => self.take(chunk, &path, &mut batch),
                         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                             batch.damage.push(self.put_aside(&path, &error.to_string()));
@@ -296,6 +303,11 @@ impl Reader {
         }
         // On a full disk there is room for the position once what was delivered is gone.
         saved.or_else(|_| self.save())
+    }
+
+    /// Whether nothing but what was passed over lies behind what is delivered.
+    pub fn has_passed_over(&self) -> bool {
+        self.ahead > self.saved.position
     }
 
     /// The file in which whoever looks at the journal later finds why this destination takes nothing.

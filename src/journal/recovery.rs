@@ -14,7 +14,7 @@ use super::{
     reader::{self, Reader},
     root, segment,
 };
-use crate::process;
+use crate::process::KeptLock;
 
 /// Name of the lock file.
 pub const LOCK: &str = "lock";
@@ -36,13 +36,7 @@ pub struct Abandoned {
     /// Where it ends.
     pub end: Position,
     ledger: Arc<Ledger>,
-    lock: File,
-}
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        process::no_longer_kept(&self.lock);
-    }
+    _lock: KeptLock,
 }
 
 impl Abandoned {
@@ -156,21 +150,18 @@ pub fn is_alive(dir: &Path) -> bool {
 
 fn take(dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Option<Abandoned> {
     let found = manifest(dir).filter(wanted)?;
-    let lock = File::open(dir.join(LOCK)).ok()?;
-    lock.try_lock().ok()?;
+    let lock = KeptLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
     // Another process may have delivered and removed it between the listing and the lock.
     let manifest = manifest(dir).filter(|manifest| *manifest == found)?;
     let places = (0..manifest.destinations.len()).map(|destination| {
         let saved = reader::saved(dir, destination);
         (saved.position, saved.next)
     });
-    let abandoned = Abandoned {
+    Some(Abandoned {
         ledger: Arc::new(Ledger::new(places.collect())),
         end: end(dir).ok()?,
         dir: dir.to_owned(),
         manifest,
-        lock,
-    };
-    process::keep_from_forks(&abandoned.lock);
-    Some(abandoned)
+        _lock: lock,
+    })
 }

@@ -82,8 +82,11 @@ impl Tail {
         let mut header = [0; HEADER_LEN as usize];
         header[..8].copy_from_slice(&MAGIC);
         header[8..].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        let mapped =
-            Map::new(&file, length).and_then(|map| file.write_all_at(&header, 0).map(|()| map));
+        let mapped = Map::new(&file, length).and_then(|map| {
+            // Where nothing can be reserved it has its length all the same: readers go by that.
+            map.is_none().then(|| file.set_len(length)).transpose()?;
+            file.write_all_at(&header, 0).map(|()| map)
+        });
         match mapped {
             Ok(map) => Ok(Self {
                 file: Arc::new(file),

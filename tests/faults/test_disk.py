@@ -182,6 +182,40 @@ def test_a_full_disk_at_the_start_is_told_and_costs_nothing(at_the_disk, uri, ca
     assert len(warnings_of(caplog)) == 1
 
 
+# A filter of system calls: as on NFS before 4.2 and on many file systems in user space.
+RESERVES_NOTHING = """
+import ctypes, errno, platform, struct, sys
+from heimdall_tracking import MLflowTracker
+
+number = {"x86_64": 285, "aarch64": 47}[platform.machine()]
+load, compare, end, allow = (0x20, 0, 0, 0), (0x15, 0, 1, number), 0x06, 0x7FFF0000
+steps = [load, compare, (end, 0, 0, 0x50000 | errno.EOPNOTSUPP), (end, 0, 0, allow)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()  # the filter
+
+tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+with tracker.run() as run:
+    # Over the size of a segment.
+    for part in range(2000):
+        tracker.log_params({f"p{part}": "x" * 6000})
+    tracker.flush(60)
+    tracker.log_metrics({"loss": 1})
+print(run.run_id)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="filters system calls")
+def test_a_disk_that_reserves_nothing_costs_nothing(uri, run_script):
+    run = run_script(RESERVES_NOTHING, uri)
+    assert run.code == 0, run.err
+    assert run.err == ""
+    info = MLflowTracker(uri, experiment_name="tests").get_run_info(run.out.strip())
+    assert (len(info["parameters"]), info["metrics"], info["status"]) == (2000, {"loss": 1.0}, "FINISHED")
+
+
 @pytest.fixture
 def run_under_rules(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run a Python program that may not write where the mode of a folder says so, not even as root."""

@@ -5,23 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, free_port
-
-
-def rows(db: Path, query: str, *values: object) -> list[tuple]:
-    with closing(sqlite3.connect(db, timeout=PATIENCE_S)) as connection:
-        return connection.execute(query, values).fetchall()
+from helpers import PATIENCE_S, clean_environment, free_port, rows, wait_until
 
 
 def points(db: Path, prefix: str) -> list[tuple]:
@@ -114,6 +107,44 @@ def test_a_forked_child_does_not_end_the_run_of_its_parent(uri, db, run_script):
     )
     assert (run.out, run.err) == ("RUNNING\n", "")
     assert rows(db, "SELECT name, status FROM runs") == [("family", "FINISHED")]
+
+
+ORPHANED = """
+import os, signal, sys, time
+from heimdall_tracking import MLflowTracker
+
+tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+print("ready", flush=True)
+sys.stdin.readline()
+run_id = tracker.start_run()
+if os.fork():
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker.log_metrics({"loss": 0.5})
+print(run_id, os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_whose_parent_has_died_delivers_the_start_of_their_run_as_well(uri, db, locked, start_script):
+    process = start_script(ORPHANED, uri)
+
+    def tell() -> None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+    assert process.stdout.readline() == "ready\n"
+    with locked(db):
+        tell()
+        run_id, child = process.stdout.readline().split()
+        tell()
+        killed = process.wait(PATIENCE_S)
+    try:
+        assert killed == -signal.SIGKILL
+        query = "SELECT value FROM metrics WHERE run_uuid = ?"
+        wait_until(lambda: rows(db, query, run_id) == [(0.5,)], "what the child has logged is there")
+    finally:
+        os.kill(int(child), signal.SIGKILL)
 
 
 def test_children_of_children_log_into_the_same_run(uri, db, run_script):

@@ -17,7 +17,7 @@ import pytest
 import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
-from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
+from helpers import PATIENCE_S, clean_environment, contents, rows, wait_until, write
 from s3_proxy import (
     PASSING,
     Request,
@@ -764,3 +764,46 @@ def test_no_key_is_in_anything_that_is_written_or_shown(
     assert written
     assert not any(s3.SECRET_KEY in text for text in shown)
     assert not any(s3.SECRET_KEY.encode() in content for content in written.values())
+
+
+LEFT_BEHIND = """
+import sys, time
+from heimdall_tracking import MLflowTracker
+
+uri, artifacts, file = sys.argv[1:]
+tracker = MLflowTracker(uri, artifacts, experiment_name="tests")
+print(tracker.start_run(), flush=True)
+tracker.log_artifact(file, "")
+print("logged", flush=True)
+time.sleep(600)
+"""
+
+
+def test_files_of_a_dead_process_that_cannot_go_out_hold_up_nobody(
+    start_script, run_script, s3_server, proxy, bucket, uri, db, tmp_path, monkeypatch
+):
+    file = write(tmp_path / "weights", b"content")
+    variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": proxy.url}
+    artifacts = f"s3://{bucket}/runs"
+    proxy.strike("refuse", puts, status=503, code="SlowDown")
+    process = start_script(LEFT_BEHIND, uri, artifacts, file, **variables)
+    run_id, said = (process.stdout.readline().strip() for _ in range(2))
+    assert said == "logged", process.communicate()
+    process.kill()
+    process.wait()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    def arrived() -> list[tuple]:
+        return rows(db, "SELECT value FROM metrics")
+
+    tracker = MLflowTracker(uri, artifacts, experiment_name="tests")
+    with tracker.run():
+        tracker.log_metrics({"loss": 0.5})
+        wait_until(lambda: arrived() == [(0.5,)], "what this process records is there")
+    proxy.heal()
+    code = "import sys; from heimdall_tracking import MLflowTracker; MLflowTracker(sys.argv[1]).flush()"
+    done = run_script(code, uri, **variables)
+    assert done.code == 0, done.err
+    assert s3_server.objects(bucket, f"runs/{run_id}/artifacts") == {"weights": b"content"}
+    assert tracker.get_run(run_id).status == "FAILED"
