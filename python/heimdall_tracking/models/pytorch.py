@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import os
 import pickle
 import sys
 import sysconfig
@@ -348,37 +349,40 @@ def _by_value(cloudpickle: Any) -> list[Any]:
 
 def _own_modules() -> list[str]:
     """Modules that are imported and belong to no installed package: the user's own."""
-    installed = _places_of_packages()
+    folders, packages = _installed()
+    # By their names first: to resolve the links of thousands of files takes a while.
+    inside = tuple(f"{folder}{os.sep}" for folder in folders)
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         ours = name.partition(".")[0] in ("__main__", "heimdall_tracking", "heimdall_training")
         if ours or getattr(module, "__name__", None) != name:
             continue
+        if not isinstance(file, str) or file.startswith(inside):
+            continue
         # Objects that pose as modules, such as torch.ops, name a file that is nowhere.
-        if not isinstance(file, str) or not (path := Path(file)).is_absolute():
+        if not (path := Path(file)).is_absolute():
             continue
         path = path.resolve()
-        if installed.isdisjoint((path, *path.parents)):
+        if not str(path).startswith(inside) and packages.isdisjoint((path, *path.parents)):
             found.append(name)
     return found
 
 
-def _places_of_packages() -> set[Path]:
+def _installed() -> tuple[set[Path], set[Path]]:
     """The folders that packages are installed in, and packages in folders that have other things as well."""
     schemes = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = {Path(sysconfig.get_path(name)).resolve() for name in schemes}
-    for entry in sys.path:
-        place = Path(entry).resolve()
-        if place.name in ("site-packages", "dist-packages"):
-            installed.add(place)
-        elif place not in installed:
-            # What `pip install --target` writes; the script itself may lie beside it.
-            for package in metadata.distributions(path=[str(place)]):
-                if package.read_text("RECORD") is not None:
-                    names = {file.parts[0] for file in package.files or () if file.parts}
-                    installed |= {place / name for name in names - {".."}}
-    return installed
+    folders = {Path(sysconfig.get_path(name)) for name in schemes}
+    folders |= {Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))}
+    folders |= {folder.resolve() for folder in folders}
+    packages = set()
+    for place in {Path(entry).resolve() for entry in sys.path} - folders:
+        # What `pip install --target` writes; the script itself may lie beside it.
+        for package in metadata.distributions(path=[str(place)]):
+            if package.read_text("RECORD") is not None:
+                names = {file.parts[0] for file in package.files or () if file.parts}
+                packages |= {place / name for name in names - {".."}}
+    return folders, packages
 
 
 def _save_state(model: Any, folder: Path) -> None:
