@@ -278,6 +278,8 @@ def test_a_fork_has_no_sampler_and_can_end(run_script, uri, observed):
         uri,
         CPU,
         MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.001",
+        # Python 3.12 warns of every fork beside threads.
+        PYTHONWARNINGS="ignore::DeprecationWarning",
     )
     assert (run.code, run.err) == (0, "")
     assert observed.get_run(run.out.strip()).status == "FINISHED"

@@ -766,19 +766,6 @@ def test_no_key_is_in_anything_that_is_written_or_shown(
     assert not any(s3.SECRET_KEY.encode() in content for content in written.values())
 
 
-LEFT_BEHIND = """
-import sys, time
-from heimdall_tracking import MLflowTracker
-
-uri, artifacts, file = sys.argv[1:]
-tracker = MLflowTracker(uri, artifacts, experiment_name="tests")
-print(tracker.start_run(), flush=True)
-tracker.log_artifact(file, "")
-print("logged", flush=True)
-time.sleep(600)
-"""
-
-
 def test_files_of_a_dead_process_that_cannot_go_out_hold_up_nobody(
     start_script, run_script, s3_server, proxy, bucket, uri, db, tmp_path, monkeypatch
 ):
@@ -786,7 +773,7 @@ def test_files_of_a_dead_process_that_cannot_go_out_hold_up_nobody(
     variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": proxy.url}
     artifacts = f"s3://{bucket}/runs"
     proxy.strike("refuse", puts, status=503, code="SlowDown")
-    process = start_script(LEFT_BEHIND, uri, artifacts, file, **variables)
+    process = start_script(DOOMED, uri, artifacts, file, **variables)
     run_id, said = (process.stdout.readline().strip() for _ in range(2))
     assert said == "logged", process.communicate()
     process.kill()
@@ -794,13 +781,11 @@ def test_files_of_a_dead_process_that_cannot_go_out_hold_up_nobody(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    def arrived() -> list[tuple]:
-        return rows(db, "SELECT value FROM metrics")
-
     tracker = MLflowTracker(uri, artifacts, experiment_name="tests")
-    with tracker.run():
+    with tracker.run() as run:
         tracker.log_metrics({"loss": 0.5})
-        wait_until(lambda: arrived() == [(0.5,)], "what this process records is there")
+        query = "SELECT value FROM metrics WHERE run_uuid = ?"
+        wait_until(lambda: rows(db, query, run.run_id) == [(0.5,)], "what this process records is there")
     proxy.heal()
     code = "import sys; from heimdall_tracking import MLflowTracker; MLflowTracker(sys.argv[1]).flush()"
     done = run_script(code, uri, **variables)
