@@ -71,7 +71,6 @@ pub(super) struct Courier {
     /// How long files of a dead process are tried at a store that does not take them.
     pub stalls_after: Option<Duration>,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
-    /// Runs that other processes have started, and since when the store has said that they are not there.
     /// Records of dead processes that were delivered or parked.
     pub recovered: Arc<AtomicU64>,
 }
@@ -141,7 +140,7 @@ impl Courier {
             self.tell_damage(&batch.damage);
             let is_last = batch.entries.is_empty();
             // What another process has to start first may be in a journal that comes after this one.
-            if self.is_early(&batch.entries).await? {
+            if self.awaited(&batch.entries).await?.is_some() {
                 return Err(Left::Early);
             }
             self.deliver(&reader, batch.entries, &letters).await?;
@@ -170,9 +169,9 @@ impl Courier {
         reader.runs_closed().map_err(Left::Journal)
     }
 
-    /// Whether entries are of a run that is not there only because the process that has started it has not delivered
-    /// that yet.
-    pub async fn is_early(&self, entries: &[Placed]) -> Result<bool, Closing> {
+    /// The run of some entries that is not there only because the process that has started it has not delivered that
+    /// yet.
+    pub async fn awaited(&self, entries: &[Placed]) -> Result<Option<RunId>, Closing> {
         let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
         for placed in entries {
             if let Record::RunAttached { run } = &placed.entry.record
@@ -186,10 +185,10 @@ impl Courier {
                     ));
                     outage.since.get_or_insert_with(now_ms);
                 });
-                return Ok(true);
+                return Ok(Some(*run));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Whether the store does not know a run.

@@ -15,7 +15,7 @@ use super::{Shared, notices::Notices, retry::Backoff};
 use crate::{artifacts::ArtifactError, run::now_ms, store::StoreError};
 
 /// A destination that fails for longer than this is worth a word to the user.
-const QUIET: Duration = Duration::from_secs(2);
+pub(super) const QUIET: Duration = Duration::from_secs(2);
 
 /// The process ends before all is delivered: the rest stays in the journal.
 #[derive(Debug)]

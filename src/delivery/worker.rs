@@ -11,6 +11,7 @@ use super::{
     Common, Shared,
     courier::{Closing, Courier, Left},
     dead_letter::DeadLetters,
+    patience::QUIET,
     retry::Backoff,
 };
 use crate::{
@@ -193,8 +194,14 @@ impl Worker {
 
     /// Waits until runs that another process has started are there. It may have died: its journal has the start then.
     async fn await_start(&mut self, entries: &[Placed]) -> Result<(), Closing> {
-        let mut backoff = Backoff::default();
-        while self.courier.is_early(entries).await? {
+        let (mut backoff, mut quiet) = (Backoff::default(), Some(Instant::now()));
+        while let Some(run) = self.courier.awaited(entries).await? {
+            if quiet.take_if(|begun| begun.elapsed() >= QUIET).is_some() {
+                self.common.notices.tell(format!(
+                    "run {run} is not there yet, which another process has started: what this process records of it \
+                     waits"
+                ));
+            }
             self.adopt().await?;
             let pause = backoff.pause().min(REREAD);
             if self.courier.wait_to_close(pause).await {
