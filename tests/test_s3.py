@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import ssl
 import subprocess
 import sys
@@ -517,7 +518,6 @@ def test_the_default_profile_can_be_named(deliver, monkeypatch, tmp_path, profil
     "way",
     [
         "role_arn = arn:aws:iam::123456789012:role/training\nsource_profile = base",
-        "credential_process = /opt/keys --for lab",
         "sso_session = work\nsso_account_id = 123456789012",
         "sso_start_url = https://work.awsapps.com/start",
     ],
@@ -537,6 +537,69 @@ def test_a_profile_whose_keys_come_by_another_way_is_refused_with_advice(
     keys_in_environment(monkeypatch)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     MLflowTracker(uri, f"s3://{bucket}/runs")
+
+
+PRINTS_KEYS = """
+import datetime, json, pathlib, sys
+
+asked = pathlib.Path(sys.argv[1])
+asked.write_text(asked.read_text() + "asked\\n" if asked.exists() else "asked\\n")
+expires = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=int(sys.argv[4]))
+keys = {"AccessKeyId": sys.argv[2], "SecretAccessKey": sys.argv[3], "Expiration": expires.isoformat()}
+print(json.dumps({"Version": 1} | keys))
+"""
+
+
+@pytest.fixture
+def with_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
+    """A profile whose keys a program prints; the file that it writes a line to whenever it is asked."""
+
+    def with_process(minutes: int) -> Path:
+        program, asked = write(tmp_path / "my tools" / "keys.py", PRINTS_KEYS.encode()), tmp_path / "asked"
+        command = shlex.join(
+            [sys.executable, str(program), str(asked), s3.ACCESS_KEY, s3.SECRET_KEY, str(minutes)]
+        )
+        write(tmp_path / ".aws" / "config", f"[profile lab]\ncredential_process = {command}\n".encode())
+        monkeypatch.setenv("AWS_PROFILE", "lab")
+        return asked
+
+    return with_process
+
+
+def test_keys_that_a_program_prints_are_used_until_shortly_before_they_expire(deliver, with_process):
+    asked = with_process(60)
+    assert deliver() == s3.ACCESS_KEY
+    assert asked.read_text() == "asked\n"
+
+
+def test_keys_that_are_about_to_expire_are_asked_for_anew(
+    with_process, uri, s3_server, bucket, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", s3_server.url)
+    asked = with_process(5)
+    tracker = MLflowTracker(uri, f"s3://{bucket}/runs", experiment_name="keys")
+    with tracker.run():
+        for name in ("a", "b", "c"):
+            tracker.log_artifact(write(tmp_path / name), "").wait(PATIENCE_S)
+    assert len(s3_server.keys(bucket)) == 3
+    assert asked.read_text() == "asked\n" * 3
+
+
+def test_a_program_that_prints_no_keys_is_told_without_what_it_prints(
+    deliver, monkeypatch, tmp_path, uri, bucket
+):
+    command = "echo hush; echo hush >&2; exit 3"
+    write(tmp_path / ".aws" / "config", f"[profile lab]\ncredential_process = {command}\n".encode())
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    tracker = MLflowTracker(uri, f"s3://{bucket}/runs", experiment_name="keys")
+    tracker.start_run()
+    tracker.log_artifact(write(tmp_path / "a.txt"), "")
+    wait_until(lambda: tracker.status().last_error, "the user is told")
+    told = str(tracker.status().last_error)
+    assert "credential_process" in told
+    assert "exit status: 3" in told
+    assert "hush" not in told
 
 
 def test_a_profile_that_has_keys_beside_a_role_gives_its_keys(deliver, monkeypatch, tmp_path):

@@ -23,6 +23,8 @@ pub struct S3Access {
     pub endpoint_url: Option<String>,
     /// Keys; where there are none, a web identity, a container or an instance has some.
     pub keys: Option<AwsKeys>,
+    /// `credential_process`: the program of the profile that prints keys, with its arguments.
+    pub key_process: Option<Secret>,
     /// `AWS_REGION`, `AWS_DEFAULT_REGION`, else the profile's.
     pub region: Option<String>,
     /// `MLFLOW_S3_IGNORE_TLS`: certificates are not verified.
@@ -88,9 +90,9 @@ impl S3Access {
             true => Profile::find(&variable)?,
             false => Profile::default(),
         };
-        let keys = match keys {
+        let (keys, key_process) = match keys {
             None if !is_role => profile.keys()?,
-            keys => keys,
+            keys => (keys, None),
         };
         let (upload_headers, content_type) = match variable("MLFLOW_S3_UPLOAD_EXTRA_ARGS") {
             Some(json) => upload_headers(&json)?,
@@ -104,6 +106,7 @@ impl S3Access {
                 .or_else(|| variable("AWS_ENDPOINT_URL"))
                 .or_else(|| profile.value("endpoint_url")),
             keys,
+            key_process,
             region: variable("AWS_REGION")
                 .or_else(|| variable("AWS_DEFAULT_REGION"))
                 .or_else(|| profile.value("region")),
@@ -256,7 +259,8 @@ impl Profile {
         self.values.get(key).cloned()
     }
 
-    fn keys(&self) -> Result<Option<AwsKeys>, Error> {
+    /// Keys, or the program that prints them.
+    fn keys(&self) -> Result<(Option<AwsKeys>, Option<Secret>), Error> {
         let secret = |key: &str| self.value(key).map(Secret::from);
         let found = keys(
             secret("aws_access_key_id"),
@@ -264,23 +268,21 @@ impl Profile {
             secret("aws_session_token"),
             "AWS_PROFILE",
         )?;
-        let others = [
-            "role_arn",
-            "credential_process",
-            "sso_session",
-            "sso_start_url",
-        ];
+        let others = ["role_arn", "sso_session", "sso_start_url"];
         let other = others.iter().find(|key| self.values.contains_key(**key));
         match (found, other) {
             (None, Some(key)) => Err(Error::configuration(
                 "AWS_PROFILE",
                 &self.name,
                 format!(
-                    "the profile gets its keys by {key}, which is not supported: export them, for example with \
-                     `aws configure export-credentials --format env`"
+                    "the profile gets its keys by {key}, which is not supported: export them with \
+                     `aws configure export-credentials --format env`, or name a profile that has \
+                     `credential_process = aws configure export-credentials --profile {}`",
+                    self.name
                 ),
             )),
-            (found, _) => Ok(found),
+            (Some(keys), _) => Ok((Some(keys), None)),
+            (None, None) => Ok((None, secret("credential_process"))),
         }
     }
 }

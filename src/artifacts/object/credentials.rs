@@ -1,12 +1,31 @@
 //! The credentials of an S3 store, wherever they come from.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    io::{self, Read},
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
 use object_store::{
     CredentialProvider,
     aws::{AwsCredential, AwsCredentialProvider},
 };
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use crate::config::Secret;
+
+/// How long before they expire keys are asked for anew; botocore does so as well.
+const EARLY: TimeDelta = TimeDelta::minutes(10);
+/// How long a program may take to print keys.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// No credentials were found where they were looked for.
 #[derive(Debug, thiserror::Error)]
@@ -33,5 +52,172 @@ impl CredentialProvider for Credentials {
             store: "S3",
             source: Box::new(Missing(error)),
         })
+    }
+}
+
+/// Keys that a program prints, which the `credential_process` of a profile names.
+///
+/// What it prints: <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>.
+pub(super) struct Printed {
+    command: Secret,
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    credential: Arc<AwsCredential>,
+    expires: Option<DateTime<Utc>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Keys {
+    version: u64,
+    access_key_id: String,
+    secret_access_key: String,
+    session_token: Option<String>,
+    expiration: Option<DateTime<Utc>>,
+}
+
+impl Printed {
+    pub fn by(command: Secret) -> Self {
+        Self {
+            command,
+            kept: Mutex::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Printed")
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Printed {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let mut kept = self.kept.lock().await;
+        if let Some(kept) = &*kept
+            && kept.expires.is_none_or(|at| at - Utc::now() > EARLY)
+        {
+            return Ok(Arc::clone(&kept.credential));
+        }
+        let command = self.command.clone();
+        let printed = tokio::task::spawn_blocking(move || read(&command)).await;
+        let keys = printed.unwrap_or_else(|panic| Err(panic.to_string()));
+        let keys = keys.map_err(|reason| object_store::Error::Generic {
+            store: "credential_process",
+            source: reason.into(),
+        })?;
+        let credential = Arc::new(AwsCredential {
+            key_id: keys.access_key_id,
+            secret_key: keys.secret_access_key,
+            token: keys.session_token,
+        });
+        *kept = Some(Kept {
+            credential: Arc::clone(&credential),
+            expires: keys.expiration,
+        });
+        Ok(credential)
+    }
+}
+
+/// The keys that a program prints; else why there are none, without a word of what it says: that may be secret.
+fn read(command: &Secret) -> Result<Keys, String> {
+    let output = output(command).map_err(|error| {
+        format!(
+            "the program of the profile's credential_process gives no keys: {error}; try it by hand"
+        )
+    })?;
+    match serde_json::from_slice::<Keys>(&output) {
+        Ok(keys) if keys.version == 1 => Ok(keys),
+        Ok(keys) => Err(format!(
+            "the program of the profile's credential_process prints keys of version {}, and 1 is what is known",
+            keys.version
+        )),
+        Err(error) => Err(format!(
+            "what the program of the profile's credential_process prints is not what AWS's tools take ({:?} error in \
+             line {}, column {})",
+            error.classify(),
+            error.line(),
+            error.column()
+        )),
+    }
+}
+
+/// Runs a program to its end, as AWS's own clients in Rust do, and returns what it prints.
+fn output(command: &Secret) -> io::Result<Vec<u8>> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command.reveal()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            let seconds = PATIENCE.as_secs();
+            return Err(io::Error::other(format!(
+                "it has not ended within {seconds} s"
+            )));
+        }
+        thread::sleep(LOOK);
+    };
+    if !status.success() {
+        return Err(io::Error::other(format!("it has ended with {status}")));
+    }
+    let mut printed = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_end(&mut printed)?;
+    }
+    Ok(printed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(command: &str) -> String {
+        read(&Secret::from(command.to_owned()))
+            .map(drop)
+            .unwrap_err()
+    }
+
+    #[test]
+    fn keys_are_read_as_aws_describes_them() {
+        let command = r#"echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "s", "SessionToken": "t",
+            "Expiration": "2026-01-02T03:04:05Z", "More": 1}'"#;
+        let keys = read(&Secret::from(command.to_owned())).unwrap();
+        assert_eq!(
+            (keys.access_key_id.as_str(), keys.secret_access_key.as_str()),
+            ("a", "s")
+        );
+        assert_eq!(keys.session_token.as_deref(), Some("t"));
+        assert_eq!(keys.expiration.unwrap().timestamp(), 1_767_323_045);
+    }
+
+    #[test]
+    fn what_is_none_is_told_without_what_it_prints() {
+        for (command, words) in [
+            ("echo hush; exit 3", "exit status: 3"),
+            ("echo hush", "Syntax error in line 1"),
+            (r#"echo '{"Version": "hush"}'"#, "Data error"),
+            (
+                r#"echo '{"Version": 2, "AccessKeyId": "hush", "SecretAccessKey": "hush"}'"#,
+                "version 2",
+            ),
+            ("/nowhere/hush", "exit status: 127"),
+        ] {
+            let reason = reason(command);
+            assert!(reason.contains(words), "{reason}");
+            assert!(!reason.contains("hush"), "{reason}");
+        }
     }
 }

@@ -33,7 +33,7 @@ use crate::{
 };
 use connector::Connector;
 pub(crate) use connector::http_client;
-use credentials::Credentials;
+use credentials::{Credentials, Printed};
 pub use failure::ObjectFailure;
 use failure::missing;
 use unfinished::Listing;
@@ -440,6 +440,9 @@ fn s3_builder(place: &ObjectUri, access: &S3Access, connector: &Connector) -> Am
                 endpoint.trim_end_matches('/'),
             )
             .with_virtual_hosted_style_request(false);
+    }
+    if let Some(command) = &access.key_process {
+        builder = builder.with_credentials(Arc::new(Printed::by(command.clone())));
     }
     if let Some(keys) = &access.keys {
         // As they are: a token of the environment that belongs to other keys must not come with them.
