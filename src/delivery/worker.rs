@@ -234,10 +234,9 @@ impl Worker {
                 match self.courier.deliver_abandoned(&abandoned, place).await {
                     Ok(()) => self.common.adoption.settle(&abandoned),
                     Err(Left::Closing) => return Err(Closing),
-                    Err(left @ (Left::Early | Left::Stalled)) => {
-                        if matches!(left, Left::Stalled) {
-                            self.stalled.insert(abandoned.dir.clone(), Instant::now());
-                        }
+                    Err(Left::Early) => self.common.adoption.let_go(&abandoned),
+                    Err(Left::Stalled) => {
+                        self.stalled.insert(abandoned.dir.clone(), Instant::now());
                         self.common.adoption.let_go(&abandoned);
                     }
                     Err(Left::Journal(error)) => {

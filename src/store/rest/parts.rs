@@ -88,7 +88,7 @@ impl Parts {
 struct Unfinished {
     of: Version,
     begun: Instant,
-    id: Option<String>,
+    id: String,
     /// Length of a part.
     length: u64,
     places: Vec<Place>,
@@ -261,7 +261,7 @@ impl Client {
     /// Has the store forget an upload: what has arrived would be paid for. It is kept until somebody can be told.
     async fn end(&self, path: &str, upload: Unfinished) -> Result<(), Failure> {
         let (folder, name) = path.rsplit_once('/').unwrap_or_default();
-        match self.abort(folder, name, upload.id.as_deref()).await {
+        match self.abort(folder, name, &upload.id).await {
             Err(failure) if is_away(&failure) => {
                 upload.is_over.store(true, Ordering::Relaxed);
                 self.parts().unfinished().insert(path.to_owned(), upload);
@@ -286,21 +286,21 @@ impl Client {
             return Ok(None);
         };
         // Uploads without an id, as to Azure, have their parts in common: two processes would mix theirs.
-        if begun.upload_id.is_none() {
+        let Some(id) = begun.upload_id else {
             return Ok(None);
-        }
+        };
         match places(begun.credentials, count) {
             Ok(places) => Ok(Some(Unfinished {
                 of,
                 begun: Instant::now(),
-                id: begun.upload_id,
+                id,
                 length,
                 places,
                 arrived: Mutex::default(),
                 is_over: AtomicBool::new(false),
             })),
             Err(reason) => {
-                let _ = self.abort(folder, name, begun.upload_id.as_deref()).await;
+                let _ = self.abort(folder, name, &id).await;
                 Err(self.odd(&reason))
             }
         }
@@ -323,7 +323,7 @@ impl Client {
         self.of_upload("complete", folder, &body, patience).await
     }
 
-    async fn abort(&self, folder: &str, name: &str, id: Option<&str>) -> Result<(), Failure> {
+    async fn abort(&self, folder: &str, name: &str, id: &str) -> Result<(), Failure> {
         let body = json!({"path": name, "upload_id": id});
         self.of_upload("abort", folder, &body, self.patience(0))
             .await
