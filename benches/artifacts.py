@@ -39,7 +39,8 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import s3
-from helpers import clean_environment, free_port, serving
+from helpers import clean_environment, free_port
+from stock import serving
 
 CASES = ["large", "tls", "local", "many", "proxy", "ranges", "files", "fetch"]
 

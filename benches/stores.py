@@ -39,7 +39,8 @@ from mlflow.entities import Metric  # noqa: E402
 
 import postgres  # noqa: E402
 from heimdall_tracking import MLflowTracker  # noqa: E402
-from helpers import free_port, serving  # noqa: E402
+from helpers import free_port  # noqa: E402
+from stock import serving  # noqa: E402
 
 ROUNDS = 5
 POINTS = {"sqlite": 100_000, "postgresql": 100_000, "server": 20_000}
