@@ -1,8 +1,11 @@
-//! What can go wrong, as the caller of [`crate::Tracker`] sees it: what failed, with which value, what to do.
+//! Every failure that a caller of [`crate::tracker::open::Tracker`] can see: what failed, with which value, and what to do.
 
 use std::path::PathBuf;
 
-use crate::{artifacts::ArtifactError, journal::JournalError, store::StoreError};
+use crate::{
+    artifacts::error::ArtifactError, journal::error::JournalError, mlflow::invalid::Invalid,
+    store::error::StoreError,
+};
 
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -10,40 +13,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Every failure a tracker call can report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A key, value, path, status or stage that MLflow would not take.
-    #[error("{what} {value:?} is not valid: {reason}")]
-    Invalid {
-        /// What the value was meant to be, for example `metric key`.
-        what: &'static str,
-        /// The value as it was given, shortened.
-        value: String,
-        /// The rule it breaks and what would be right.
-        reason: String,
-    },
-
-    /// A value of a type that cannot be recorded there, for example a metric that is not a number.
-    #[error("{what} {key:?} must be {expected}, not {found}")]
-    WrongType {
-        /// What was being recorded, for example `metric`.
-        what: &'static str,
-        /// Its key.
-        key: String,
-        /// The type it should have.
-        expected: &'static str,
-        /// The type it has.
-        found: String,
-    },
-
-    /// A setting that cannot work: an URI, a folder, an experiment.
-    #[error("{what} {value:?} cannot be used: {reason}")]
-    Configuration {
-        /// Which setting.
-        what: &'static str,
-        /// Its value, without credentials.
-        value: String,
-        /// Why, and what to do.
-        reason: String,
-    },
+    /// A value that breaks a rule of MLflow's, or a setting that cannot work.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
 
     /// Something is recorded while no run is active.
     #[error("no run is active: call start_run() before {action}()")]
@@ -125,30 +97,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Invalid`] whose value is shortened for the message.
+    /// Returns the error for a value that breaks a rule; the value is shortened for the message.
     pub fn invalid(what: &'static str, value: &str, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            what,
-            value: shorten(value),
-            reason: reason.into(),
-        }
+        Invalid::value(what, value, reason).into()
     }
 
-    /// An [`Error::Configuration`].
+    /// Returns the error for a setting that cannot work; its value is shortened for the message.
     pub fn configuration(what: &'static str, value: &str, reason: impl Into<String>) -> Self {
-        Self::Configuration {
-            what,
-            value: shorten(value),
-            reason: reason.into(),
-        }
+        Invalid::setting(what, value, reason).into()
     }
-}
-
-/// A value as error messages quote it: never more than a line.
-pub(crate) fn shorten(value: &str) -> String {
-    const LIMIT: usize = 120;
-    if value.chars().count() <= LIMIT {
-        return value.to_owned();
-    }
-    value.chars().take(LIMIT).chain("…".chars()).collect()
 }

@@ -1,7 +1,7 @@
 //! Any text as a filter and an order: understood or refused, without a panic.
 #![no_main]
 
-use heimdall_tracking::store::search::{Filter, OrderBy};
+use heimdall_tracking::mlflow::search::runs::{Filter, OrderBy};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let _ = Filter::parse(text);

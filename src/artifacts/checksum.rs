@@ -8,7 +8,7 @@ use md5::{Digest as _, Md5};
 use reqwest::header::{ETAG, HeaderMap};
 use ring::digest::{Context, SHA256};
 
-use super::ArtifactError;
+use super::error::ArtifactError;
 
 /// What a store says that a file has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Kind {
 impl Checksum {
     /// The checksum of a whole object, as S3 and what speaks its language tell it with an answer. Those of parts say
     /// nothing of the whole.
-    pub(super) fn told(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn told(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let is_composite = text("x-amz-checksum-type") == Some("COMPOSITE");
         let named = Kind::NAMED.into_iter().find_map(|(name, kind)| {
@@ -82,7 +82,7 @@ impl Checksum {
 
     /// The CRC-64/NVME of a whole, from those of its parts in their order, as S3 writes them, and their lengths.
     /// `None` where one is no such thing.
-    pub(super) fn of_parts(parts: impl IntoIterator<Item = (String, u64)>) -> Option<Self> {
+    pub(crate) fn of_parts(parts: impl IntoIterator<Item = (String, u64)>) -> Option<Self> {
         let parts = parts.into_iter().map(|(text, length)| {
             let value = BASE64_STANDARD.decode(text).ok()?;
             Some((u64::from_be_bytes(value.try_into().ok()?), length))
@@ -94,7 +94,7 @@ impl Checksum {
     }
 
     /// The CRC that this is, if it is one: those of parts add up to it.
-    pub(super) fn crc(&self) -> Option<CrcAlgorithm> {
+    pub(crate) fn crc(&self) -> Option<CrcAlgorithm> {
         self.kind.crc()
     }
 
@@ -102,7 +102,7 @@ impl Checksum {
     ///
     /// # Errors
     /// What differs, if the bytes are others; also where this is no CRC.
-    pub(super) fn compare_parts(
+    pub(crate) fn compare_parts(
         self,
         parts: impl IntoIterator<Item = (u64, u64)>,
     ) -> Result<(), String> {
@@ -124,12 +124,12 @@ impl Checksum {
     }
 
     /// Whether both are of the same bytes; `None` where they are of two kinds.
-    pub(super) fn agrees(&self, stored: &Self) -> Option<bool> {
+    pub(crate) fn agrees(&self, stored: &Self) -> Option<bool> {
         (self.kind == stored.kind).then(|| self.value == stored.value)
     }
 
     /// The bytes of a whole file, with an error at their end unless they have this checksum.
-    pub(super) fn compared<S: Stream<Item = Result<Bytes, ArtifactError>>>(
+    pub(crate) fn compared<S: Stream<Item = Result<Bytes, ArtifactError>>>(
         self,
         content: S,
         damaged: impl FnOnce(String) -> ArtifactError,

@@ -13,22 +13,24 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    ArtifactError, ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, is_part,
-    landing, pieces, staged, staged_lost,
+    buffers::pieces,
+    download::part_file::{self, is_part},
+    error::{ArtifactError, staged_lost},
+    store::{ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, staged},
 };
-use crate::{copying, record::ArtifactPath};
+use crate::{mlflow::artifact_path::ArtifactPath, os::copy_file};
 
 /// Bytes that are read at a time.
 const CHUNK: u64 = 4 << 20;
 
 /// The folder below which a run's artifacts lie.
 #[derive(Clone, Debug)]
-pub(super) struct LocalArtifacts {
+pub(crate) struct LocalArtifacts {
     root: PathBuf,
 }
 
 impl LocalArtifacts {
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
@@ -310,7 +312,7 @@ fn put(
     }
     // Beside the target under a name of its own, so that readers never see half a file. The name follows from the
     // path: what a kill leaves of it, the next attempt takes away.
-    let part = folder.join(landing::name_of(path, "-put"));
+    let part = folder.join(part_file::name_of(path, "-put"));
     let _ = fs::remove_file(&part);
     // A copy of ours on the same file system needs not be copied again; one that has another name is a caller's own file,
     // who may change it later.
@@ -318,7 +320,7 @@ fn put(
     let is_linked = can_link && has_one_name() && fs::hard_link(file, &part).is_ok();
     let moved = match is_linked {
         true => Ok(0),
-        false => copying::copy(file, &part),
+        false => copy_file::copy(file, &part),
     };
     let moved = moved.and_then(|_| fs::rename(&part, &target));
     // Renaming a link to the same file leaves both.
@@ -366,7 +368,7 @@ mod tests {
         let path = artifact("checkpoints/last.ckpt");
         let folder = root.join("checkpoints");
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(landing::name_of(&path, "-put")), "wei").unwrap();
+        fs::write(folder.join(part_file::name_of(&path, "-put")), "wei").unwrap();
         put(&root, &staged, &path, 7, true).unwrap();
         let files: Vec<_> = fs::read_dir(&folder)
             .unwrap()
@@ -385,7 +387,7 @@ mod tests {
         fs::write(root.join("model/a"), "123").unwrap();
         fs::write(
             root.join("model")
-                .join(landing::name_of(&artifact("model/b"), "")),
+                .join(part_file::name_of(&artifact("model/b"), "")),
             "12",
         )
         .unwrap();

@@ -3,9 +3,8 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use crate::{
-    error::Error,
-    journal::{Durability, JournalConfig},
-    signals,
+    journal::config::{Durability, JournalConfig},
+    mlflow::invalid::Invalid,
 };
 
 /// Whether stores are talked to.
@@ -19,13 +18,13 @@ pub enum Mode {
 }
 
 impl FromStr for Mode {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, Invalid> {
         match text.to_ascii_lowercase().as_str() {
             "online" => Ok(Self::Online),
             "offline" => Ok(Self::Offline),
-            _ => Err(Error::configuration(
+            _ => Err(Invalid::setting(
                 "mode",
                 text,
                 "it is \"online\" or \"offline\"",
@@ -45,29 +44,25 @@ pub enum Ranks {
 }
 
 impl FromStr for Ranks {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, Invalid> {
         match text.to_ascii_lowercase().as_str() {
             "zero" => Ok(Self::Zero),
             "all" => Ok(Self::All),
-            _ => Err(Error::configuration(
-                "ranks",
-                text,
-                "it is \"zero\" or \"all\"",
-            )),
+            _ => Err(Invalid::setting("ranks", text, "it is \"zero\" or \"all\"")),
         }
     }
 }
 
 impl FromStr for Durability {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, Invalid> {
         match text.to_ascii_lowercase().as_str() {
             "process" => Ok(Self::Process),
             "power" => Ok(Self::Power),
-            _ => Err(Error::configuration(
+            _ => Err(Invalid::setting(
                 "durability",
                 text,
                 "it is \"process\" or \"power\"",
@@ -108,7 +103,7 @@ impl Default for Options {
             rank: 0,
             durability: Durability::default(),
             connect_timeout: Duration::from_secs(5),
-            term_grace: signals::DEFAULT_GRACE,
+            term_grace: TERM_GRACE,
             journal_limit: JournalConfig::DISK_LIMIT,
             memory_limit: JournalConfig::MEMORY_LIMIT,
         }
@@ -128,6 +123,8 @@ pub struct GivenOptions {
     pub durability: Option<String>,
 }
 
+/// Longest wait for delivery after a SIGTERM by default.
+const TERM_GRACE: Duration = Duration::from_secs(10);
 /// Variables by which launchers tell a process its rank: torchrun and Lightning, Slurm, Open MPI, MPICH.
 const RANK_VARIABLES: [&str; 4] = ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"];
 /// Lightning starts its other processes itself and tells them this alone, and which node they are on.
@@ -137,15 +134,15 @@ impl Options {
     /// What the caller has given, else what the environment says, else the defaults.
     ///
     /// # Errors
-    /// [`Error::Configuration`] for a word that is none of the option's and for a number that is none.
-    pub fn new(given: GivenOptions) -> Result<Self, Error> {
+    /// [`Invalid::Setting`] for a word that is none of the option's and for a number that is none.
+    pub fn new(given: GivenOptions) -> Result<Self, Invalid> {
         Self::from_variables(given, |name| std::env::var(name).ok())
     }
 
     fn from_variables(
         given: GivenOptions,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Invalid> {
         let defaults = Self::default();
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let mirrors = given.mirrors.unwrap_or_else(|| {
@@ -157,7 +154,7 @@ impl Options {
         });
         let seconds = |name, default: Duration| {
             let given = number(name, &set)?;
-            Ok::<_, Error>(given.map_or(default, |seconds| {
+            Ok::<_, Invalid>(given.map_or(default, |seconds| {
                 Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
             }))
         };
@@ -178,22 +175,21 @@ impl Options {
     }
 }
 
-fn word<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Option<T>, Error> {
+fn word<T: FromStr<Err = Invalid>>(text: Option<String>) -> Result<Option<T>, Invalid> {
     text.map(|text| text.parse()).transpose()
 }
 
-fn number(name: &'static str, set: &impl Fn(&str) -> Option<String>) -> Result<Option<f64>, Error> {
+fn number(
+    name: &'static str,
+    set: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<f64>, Invalid> {
     let Some(text) = set(name) else {
         return Ok(None);
     };
     let parsed = text.trim().parse::<f64>().ok();
     match parsed.filter(|number| number.is_finite() && *number >= 0.0) {
         Some(number) => Ok(Some(number)),
-        None => Err(Error::configuration(
-            name,
-            &text,
-            "it is a number from 0 on",
-        )),
+        None => Err(Invalid::setting(name, &text, "it is a number from 0 on")),
     }
 }
 
@@ -220,7 +216,7 @@ impl fmt::Display for Mode {
 mod tests {
     use super::*;
 
-    fn options(given: GivenOptions, variables: &[(&str, &str)]) -> Result<Options, Error> {
+    fn options(given: GivenOptions, variables: &[(&str, &str)]) -> Result<Options, Invalid> {
         Options::from_variables(given, |name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())

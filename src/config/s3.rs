@@ -2,8 +2,18 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{S3Config, Secret};
-use crate::error::Error;
+use crate::{mlflow::invalid::Invalid, net::secret::Secret};
+
+/// Access to an S3 store.
+#[derive(Clone, Debug, Default)]
+pub struct S3Config {
+    /// Endpoint for stores that are not AWS, for example `http://minio:9000`.
+    pub endpoint_url: Option<String>,
+    /// Access key.
+    pub access_key_id: Option<Secret>,
+    /// Secret key.
+    pub secret_access_key: Option<Secret>,
+}
 
 /// Access key, secret key and, for credentials that expire, session token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +53,9 @@ impl S3Access {
     /// The settings' fields and the environment.
     ///
     /// # Errors
-    /// [`Error::Configuration`] for half a pair of keys, an argument of uploads that is not known, a profile that
+    /// [`Invalid::Setting`] for half a pair of keys, an argument of uploads that is not known, a profile that
     /// does not exist or needs what this package has not.
-    pub fn new(given: &S3Config) -> Result<Self, Error> {
+    pub fn new(given: &S3Config) -> Result<Self, Invalid> {
         Self::from_variables(given, |name| std::env::var(name).ok())
     }
 
@@ -57,7 +67,7 @@ impl S3Access {
     fn from_variables(
         given: &S3Config,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Invalid> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let filled = |secret: &Option<Secret>| secret.clone().filter(|it| !it.reveal().is_empty());
         let in_environment = keys(
@@ -120,7 +130,7 @@ impl S3Access {
 }
 
 /// Whether the user has turned off that certificates of S3 stores are verified.
-pub(super) fn ignores_tls(variable: impl Fn(&str) -> Option<String>) -> bool {
+pub(crate) fn ignores_tls(variable: impl Fn(&str) -> Option<String>) -> bool {
     variable("MLFLOW_S3_IGNORE_TLS")
         .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"))
 }
@@ -130,7 +140,7 @@ fn keys(
     secret: Option<Secret>,
     session_token: Option<Secret>,
     what: &'static str,
-) -> Result<Option<AwsKeys>, Error> {
+) -> Result<Option<AwsKeys>, Invalid> {
     match (id, secret) {
         (Some(access_key_id), Some(secret_access_key)) => Ok(Some(AwsKeys {
             access_key_id,
@@ -138,7 +148,7 @@ fn keys(
             session_token,
         })),
         (None, None) => Ok(None),
-        (id, _) => Err(Error::configuration(
+        (id, _) => Err(Invalid::setting(
             what,
             if id.is_some() { "***" } else { "" },
             "an access key and its secret key come together: give both or neither",
@@ -150,9 +160,9 @@ fn keys(
 type Headers = Vec<(String, String)>;
 
 /// Headers, as `PutObject` has them, of the arguments that boto3's `ExtraArgs` takes.
-fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Error> {
+fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Invalid> {
     const NAME: &str = "MLFLOW_S3_UPLOAD_EXTRA_ARGS";
-    let refuse = |value: &str, reason: &str| Err(Error::configuration(NAME, value, reason));
+    let refuse = |value: &str, reason: &str| Err(Invalid::setting(NAME, value, reason));
     let Ok(arguments) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json)
     else {
         return refuse(
@@ -227,7 +237,7 @@ struct Profile {
 
 impl Profile {
     /// The profile that `AWS_PROFILE` names, else the default one; empty where that one is not there.
-    fn find(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+    fn find(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
         let asked = variable("AWS_PROFILE").or_else(|| variable("AWS_DEFAULT_PROFILE"));
         let name = asked.clone().unwrap_or_else(|| "default".to_owned());
         let file = |name: &str, default: &str| {
@@ -246,7 +256,7 @@ impl Profile {
         let mut values = values.take().unwrap_or_default();
         values.extend(of_credentials.unwrap_or_default());
         match asked {
-            Some(name) if !is_there => Err(Error::configuration(
+            Some(name) if !is_there => Err(Invalid::setting(
                 "AWS_PROFILE",
                 &name,
                 "no such profile stands in ~/.aws/credentials or ~/.aws/config",
@@ -260,7 +270,7 @@ impl Profile {
     }
 
     /// Keys, or the program that prints them.
-    fn keys(&self) -> Result<(Option<AwsKeys>, Option<Secret>), Error> {
+    fn keys(&self) -> Result<(Option<AwsKeys>, Option<Secret>), Invalid> {
         let secret = |key: &str| self.value(key).map(Secret::from);
         let found = keys(
             secret("aws_access_key_id"),
@@ -271,7 +281,7 @@ impl Profile {
         let others = ["role_arn", "sso_session", "sso_start_url"];
         let other = others.iter().find(|key| self.values.contains_key(**key));
         match (found, other) {
-            (None, Some(key)) => Err(Error::configuration(
+            (None, Some(key)) => Err(Invalid::setting(
                 "AWS_PROFILE",
                 &self.name,
                 format!(
@@ -323,7 +333,7 @@ mod tests {
 
     use super::*;
 
-    fn access(given: &S3Config, variables: &[(&str, &str)]) -> Result<S3Access, Error> {
+    fn access(given: &S3Config, variables: &[(&str, &str)]) -> Result<S3Access, Invalid> {
         let variables: BTreeMap<_, _> = variables.iter().copied().collect();
         S3Access::from_variables(given, |name| {
             variables.get(name).map(|value| (*value).to_owned())

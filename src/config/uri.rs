@@ -2,8 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::Secret;
-use crate::error::Error;
+use crate::{
+    mlflow::invalid::Invalid,
+    net::secret::{Secret, without_credentials},
+};
 
 /// A place that runs are recorded in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +62,11 @@ impl Destination {
     /// Reads a tracking, backend-store or registry URI.
     ///
     /// # Errors
-    /// [`Error::Configuration`], naming `what`, for schemes that are unknown or not supported by this
+    /// [`Invalid::Setting`], naming `what`, for schemes that are unknown or not supported by this
     /// version and for URIs that name no file, database or host.
-    pub fn parse(what: &'static str, uri: &str) -> Result<Self, Error> {
+    pub fn parse(what: &'static str, uri: &str) -> Result<Self, Invalid> {
         let shown = without_credentials(uri);
-        let refuse = |reason: String| Err(Error::configuration(what, &shown, reason));
+        let refuse = |reason: String| Err(Invalid::setting(what, &shown, reason));
         let Some((scheme, rest)) = uri.split_once(':') else {
             return refuse(format!(
                 "it has no scheme; for a SQLite database file write sqlite:///{uri}"
@@ -378,11 +380,11 @@ impl ArtifactUri {
     /// Reads an artifact URI: a path, `file:` with a path, `s3://`, `gs://`, `wasbs://` or `mlflow-artifacts:`.
     ///
     /// # Errors
-    /// [`Error::Configuration`] for schemes that are unknown and for what its scheme has no form for.
-    pub fn parse(uri: &str) -> Result<Self, Error> {
+    /// [`Invalid::Setting`] for schemes that are unknown and for what its scheme has no form for.
+    pub fn parse(uri: &str) -> Result<Self, Invalid> {
         let what = "artifact URI";
         let shown = without_credentials(uri);
-        let refuse = |reason: String| Err(Error::configuration(what, &shown, reason));
+        let refuse = |reason: String| Err(Invalid::setting(what, &shown, reason));
         let path = match uri.split_once(':') {
             None => uri.to_owned(),
             Some(("file", rest)) => {
@@ -432,31 +434,9 @@ impl ArtifactUri {
     }
 }
 
-/// An URI as messages and attributes show it: user, password and options replaced.
-pub fn without_credentials(uri: &str) -> String {
-    let Some(start) = uri.find("://").map(|at| at + 3) else {
-        return uri.to_owned();
-    };
-    let (scheme, rest) = uri.split_at(start);
-    // A path has neither.
-    if rest.starts_with('/') {
-        return uri.to_owned();
-    }
-    // A password may hold '/', '?' or '@' unescaped: only behind the last '@' can none of it be left.
-    let (user, place) = match rest.rsplit_once('@') {
-        Some((_, place)) => ("***@", place),
-        None => ("", rest),
-    };
-    // PostgreSQL takes a password among the options, too.
-    match place.split_once('?') {
-        Some((place, _)) => format!("{scheme}{user}{place}?***"),
-        None => format!("{scheme}{user}{place}"),
-    }
-}
-
-pub(super) fn absolute(what: &'static str, path: &Path) -> Result<PathBuf, Error> {
+pub(crate) fn absolute(what: &'static str, path: &Path) -> Result<PathBuf, Invalid> {
     let absolute = std::path::absolute(path).map_err(|source| {
-        Error::configuration(what, &path.display().to_string(), source.to_string())
+        Invalid::setting(what, &path.display().to_string(), source.to_string())
     })?;
     // `..` goes, as the same database must have one name whatever folder it is named from.
     let mut clean = PathBuf::new();
@@ -504,7 +484,7 @@ mod tests {
         }
     }
 
-    fn sqlite(uri: &str) -> Result<Destination, Error> {
+    fn sqlite(uri: &str) -> Result<Destination, Invalid> {
         Destination::parse("tracking URI", uri)
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{journal::Entry, record::Record};
+use crate::journal::record::{Entry, Record};
 
 /// The dead letters of one journal and destination: a file with a JSON object per line, and the staged files beside
 /// it.
@@ -92,7 +92,7 @@ impl DeadLetters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{record::ArtifactPath, run::RunId};
+    use crate::mlflow::{artifact_path::ArtifactPath, run::RunId};
 
     #[test]
     fn a_file_that_is_parked_twice_is_kept_whole() {

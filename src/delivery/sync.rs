@@ -13,20 +13,21 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Shared,
-    background::{Background, KeepWaiting},
-    courier::{Courier, Left},
+    destination::Shared,
     notices::Notices,
+    runtime::{Background, KeepWaiting},
+    sender::{Courier, Left},
 };
 use crate::{
-    artifacts,
-    config::{Destination, FreshSchema},
+    artifacts::open,
+    config::{tracker::FreshSchema, uri::Destination},
     error::{Error, Result},
     journal::{
-        Entry, reader,
-        recovery::{self, Abandoned},
+        abandoned::{self, Abandoned},
+        layout, reader,
+        record::Entry,
     },
-    store::{TrackingStore, deferred::DeferredStore},
+    store::{deferred::DeferredStore, tracking::TrackingStore},
 };
 
 /// A journal on this disk and how far it is.
@@ -47,11 +48,11 @@ pub struct Found {
 
 /// The journals below `heimdall_dir`, oldest first. Reads them all; waits on the disk.
 pub fn journals(heimdall_dir: &Path) -> Vec<Found> {
-    recovery::folders(heimdall_dir)
+    layout::folders(heimdall_dir)
         .unwrap_or_default()
         .into_iter()
         .filter_map(|dir| {
-            let manifest = recovery::manifest(&dir)?;
+            let manifest = layout::manifest(&dir)?;
             let uris = manifest.destinations.iter().enumerate();
             let destinations = uris.map(|(place, uri)| {
                 let (pending, oldest) = pending(&dir, place);
@@ -59,7 +60,7 @@ pub fn journals(heimdall_dir: &Path) -> Vec<Found> {
             });
             Some(Found {
                 destinations: destinations.collect(),
-                is_alive: recovery::is_alive(&dir),
+                is_alive: abandoned::is_alive(&dir),
                 pid: manifest.pid,
                 created: manifest.created,
                 dir,
@@ -160,7 +161,7 @@ pub struct Progress {
 pub fn sync(order: &Order, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Outcome> {
     let background = Background::start()?;
     let notices = Arc::new(Notices::default());
-    let all = recovery::abandoned(&order.heimdall_dir, |_| true);
+    let all = abandoned::abandoned(&order.heimdall_dir, |_| true);
     let total: u64 = all
         .iter()
         .flat_map(|it| (0..it.manifest.destinations.len()).map(|place| pending(&it.dir, place).0))
@@ -196,7 +197,7 @@ pub fn sync(order: &Order, progress: &mut dyn FnMut(Progress) -> bool) -> Result
         let courier = Courier::new(
             order.heimdall_dir.clone(),
             Arc::new(store) as Arc<dyn TrackingStore>,
-            artifacts::Access::default(),
+            open::Access::default(),
             Arc::clone(&shared),
             Arc::clone(&notices),
             deadline.clone(),

@@ -17,16 +17,30 @@ use proptest::prelude::*;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Shared,
-    courier::{Courier, Left},
     dead_letter::DeadLetters,
+    destination::Shared,
     notices::Notices,
+    sender::{Courier, Left},
 };
 use crate::{
-    journal::{Journal, JournalConfig, Position, reader::Reader, recovery, segment},
-    record::{Key, Record, RunStart},
-    run::{LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
-    store::{Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore, search::RunQuery},
+    journal::{
+        abandoned,
+        config::JournalConfig,
+        layout,
+        position::Position,
+        reader::Reader,
+        record::{Record, RunStart},
+        writer::Journal,
+    },
+    mlflow::{
+        key::Key,
+        run::{LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
+        search::runs::RunQuery,
+    },
+    store::{
+        error::StoreError,
+        tracking::{Experiment, LoggedModelFiles, RunRow, TrackingStore},
+    },
 };
 
 /// How a write ends.
@@ -294,7 +308,7 @@ impl World {
         Courier::new(
             self.dir.path().to_owned(),
             Arc::clone(&self.store) as Arc<dyn TrackingStore>,
-            crate::artifacts::Access::default(),
+            crate::artifacts::open::Access::default(),
             Arc::new(Shared::new(URI.into())),
             Arc::new(Notices::default()),
             watch::Sender::new(false),
@@ -398,7 +412,7 @@ impl World {
     /// The process dies; the kernel keeps what it has, and releases the lock.
     fn die(&mut self, torn: u8) {
         let end = self.journal.end().position;
-        let path = segment::path(&self.journal.dir(), end.segment);
+        let path = layout::segment_path(&self.journal.dir(), end.segment);
         let next = Arc::new(Journal::create(config(self.dir.path())));
         self.reader = Reader::live(Arc::clone(&next), 0);
         self.journal = next;
@@ -417,7 +431,7 @@ impl World {
     /// What the next process does first, again and again where it dies of it.
     async fn recover(&self) {
         loop {
-            let found = recovery::abandoned(self.dir.path(), |_| true);
+            let found = abandoned::abandoned(self.dir.path(), |_| true);
             let store = Arc::clone(&self.store);
             let mut courier = self.courier();
             let work = async {
@@ -468,7 +482,7 @@ proptest! {
             let runs: BTreeMap<RunId, &str> =
                 rows.runs.iter().map(|(run, status)| (*run, status.as_str())).collect();
             prop_assert_eq!(&runs, &world.promised.runs);
-            let left = recovery::folders(world.dir.path()).unwrap();
+            let left = layout::folders(world.dir.path()).unwrap();
             prop_assert_eq!(left, vec![world.journal.dir()], "nothing is left but the living one's");
             Ok(())
         })?;
@@ -495,7 +509,7 @@ fn destinations_of_one_journal_go_at_their_own_pace() {
     }
     drop((journal, readers));
 
-    let left = recovery::abandoned(dir.path(), |_| true).remove(0);
+    let left = abandoned::abandoned(dir.path(), |_| true).remove(0);
     assert!(left.reader(0).is_done(left.end) || left.reader(0).next() == 100);
     let mut slow = left.reader(1);
     let mut seen = 0;

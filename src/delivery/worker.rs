@@ -8,19 +8,20 @@ use std::{
 };
 
 use super::{
-    Common, Shared,
-    courier::{Closing, Courier, Left},
     dead_letter::DeadLetters,
-    patience::QUIET,
-    retry::Backoff,
+    destination::Shared,
+    keeper::Common,
+    outage::{Closing, QUIET},
+    sender::{Courier, Left},
 };
 use crate::{
-    artifacts,
+    artifacts::open,
     journal::{
-        JournalError,
+        error::JournalError,
         reader::{Placed, Reader},
     },
-    store::TrackingStore,
+    net::retry::Backoff,
+    store::tracking::TrackingStore,
 };
 
 /// Pause before a part of the journal that could not be read is read again.
@@ -47,7 +48,7 @@ impl Drop for Ending {
 
 /// Delivers one tracker's journal to one destination, and what dead processes left for that one.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(crate) struct Worker {
     heimdall_dir: PathBuf,
     destination: usize,
     common: Arc<Common>,
@@ -64,7 +65,7 @@ impl Worker {
         heimdall_dir: PathBuf,
         destination: usize,
         store: Arc<dyn TrackingStore>,
-        access: artifacts::Access,
+        access: open::Access,
         common: Arc<Common>,
     ) -> Self {
         let shared = Arc::clone(&common.destinations[destination]);

@@ -10,8 +10,8 @@
 //! is missing. The marker is written last and lets a reader find the next frame behind damaged bytes; the
 //! checksum decides whether what it found is one.
 
-use super::Entry;
-use crate::{record::Key, run::RunId};
+use super::record::Entry;
+use crate::mlflow::{invalid::Invalid, key::Key, run::RunId};
 
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 20;
@@ -83,12 +83,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Goes on with a frame that was [taken](Draft::taken).
-    pub(super) fn of(bytes: &'a mut Vec<u8>, entries: u32) -> Self {
+    pub(crate) fn of(bytes: &'a mut Vec<u8>, entries: u32) -> Self {
         Self { bytes, entries }
     }
 
     /// The frame's bytes and its number of entries; what is left is a frame without entries.
-    pub(super) fn taken(&mut self) -> (Vec<u8>, u32) {
+    pub(crate) fn taken(&mut self) -> (Vec<u8>, u32) {
         let empty = self.bytes[..HEADER_LEN].to_vec();
         let bytes = std::mem::replace(self.bytes, empty);
         (bytes, std::mem::take(&mut self.entries))
@@ -100,12 +100,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Its length in bytes.
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.bytes.len()
     }
 
     /// The whole frame, whose first entry has that number.
-    pub(super) fn sealed(&mut self, number: u64) -> &[u8] {
+    pub(crate) fn sealed(&mut self, number: u64) -> &[u8] {
         let length = self.bytes.len() - HEADER_LEN;
         // `push` has refused longer ones.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
@@ -156,7 +156,7 @@ impl<'a> Checked<'a> {
     ///
     /// # Errors
     /// Those of [`Key::parse`].
-    pub fn parse(what: &'static str, text: &'a str) -> Result<Self, crate::Error> {
+    pub fn parse(what: &'static str, text: &'a str) -> Result<Self, Invalid> {
         Key::check(what, text)?;
         Ok(Self(text))
     }
@@ -278,7 +278,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{record::Record, run::RunId};
+    use crate::{journal::record::Record, mlflow::run::RunId};
 
     fn entry(at: i64, value: f64) -> Entry {
         let key = Key::parse("metric key", "val/loss").unwrap();

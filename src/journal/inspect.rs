@@ -2,8 +2,7 @@
 
 use std::{fs::File, path::Path};
 
-use super::{JournalError, segment};
-use crate::record::Record;
+use super::{error::JournalError, record::Record, segment};
 
 /// Longest value that is shown.
 const SHOWN: usize = 200;
@@ -75,7 +74,7 @@ fn described(record: &Record) -> String {
     }
 }
 
-fn pairs(values: &[(crate::record::Key, String)]) -> String {
+fn pairs(values: &[(crate::mlflow::key::Key, String)]) -> String {
     let shown = values.iter().map(|(key, value)| {
         let short: String = value.chars().take(SHOWN).collect();
         let more = if short.len() < value.len() { "…" } else { "" };

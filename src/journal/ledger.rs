@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Position;
+use super::position::Position;
 
 /// A position, and the number of the first entry behind it that is not delivered.
 pub type Place = (Position, u64);

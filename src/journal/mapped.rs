@@ -9,9 +9,17 @@ use std::{fs::File, io};
 
 use super::frame::MARKER_LEN;
 
+/// Returns the error for a frame of `frame` bytes that does not fit behind byte `at` of `length`.
+pub(crate) fn does_not_fit(frame: usize, at: u64, length: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::WriteZero,
+        format!("a frame of {frame} bytes does not fit behind byte {at} of {length}"),
+    )
+}
+
 /// The pages of a file from its beginning.
 #[derive(Debug)]
-pub(super) struct Map {
+pub(crate) struct Map {
     pages: memmap2::MmapMut,
 }
 
@@ -51,9 +59,19 @@ impl Map {
     }
 
     /// Copies a frame to `at`, its marker last: a frame that has its marker is whole.
-    pub fn put(&mut self, at: usize, frame: &[u8]) {
-        let Some(place) = self.pages.get_mut(at..at + frame.len()) else {
-            return;
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WriteZero`] for a frame that does not fit behind `at`; nothing of it is written.
+    pub fn put(&mut self, at: usize, frame: &[u8]) -> io::Result<()> {
+        let place = at
+            .checked_add(frame.len())
+            .and_then(|end| self.pages.get_mut(at..end));
+        let Some(place) = place.filter(|place| place.len() >= MARKER_LEN) else {
+            return Err(does_not_fit(
+                frame.len(),
+                at as u64,
+                self.pages.len() as u64,
+            ));
         };
         place[MARKER_LEN..].copy_from_slice(&frame[MARKER_LEN..]);
         // The compiler must not move the marker before the rest, nor write it twice.
@@ -65,6 +83,7 @@ impl Map {
                 std::ptr::write_volatile(to, *byte);
             }
         }
+        Ok(())
     }
 
     /// Waits until these bytes are on the disk itself.
@@ -73,5 +92,30 @@ impl Map {
     /// Those of the file system.
     pub fn sync(&self, at: usize, length: usize) -> io::Result<()> {
         self.pages.flush_range(at, length)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_does_not_fit_is_an_error_and_leaves_no_byte() {
+        let file = tempfile::tempfile().unwrap();
+        let mut map = Map::new(&file, 64)
+            .unwrap()
+            .expect("blocks can be reserved");
+        let frame = [7u8; 32];
+        map.put(0, &frame).unwrap();
+        for at in [33, 64, 65, usize::MAX] {
+            let error = map.put(at, &frame).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WriteZero, "{at}");
+        }
+        assert_eq!(
+            map.put(40, &[]).unwrap_err().kind(),
+            io::ErrorKind::WriteZero
+        );
+        assert_eq!(map.pages[..32], frame);
+        assert!(map.pages[32..].iter().all(|byte| *byte == 0));
     }
 }

@@ -9,10 +9,14 @@ use std::{
 };
 
 use super::{
-    Entry, Journal, JournalError, Position, Progress, ledger::Ledger, recovery, replace, segment,
-    staging,
+    error::JournalError,
+    layout::{self, position_path, replace, trouble_path},
+    ledger::Ledger,
+    position::{Position, Progress},
+    record::{Entry, Record},
+    segment,
+    writer::Journal,
 };
-use crate::record::Record;
 
 /// An entry and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +130,7 @@ impl Reader {
 
     /// A staged file's path.
     pub fn staged(&self, name: &str) -> PathBuf {
-        staging::staged_path(&self.dir(), name)
+        layout::staged_path(&self.dir(), name)
     }
 
     fn segment(&self, number: u64) -> io::Result<Option<(Arc<File>, u64)>> {
@@ -134,7 +138,7 @@ impl Reader {
             Source::Live(journal) => Ok(journal
                 .segment(number)
                 .map(|segment| (segment.file, segment.length))),
-            Source::Folder { dir, .. } => match File::open(segment::path(dir, number)) {
+            Source::Folder { dir, .. } => match File::open(layout::segment_path(dir, number)) {
                 Ok(file) => {
                     let length = file.metadata()?.len();
                     Ok(Some((Arc::new(file), length)))
@@ -153,7 +157,7 @@ impl Reader {
         let mut batch = Batch::default();
         while batch.entries.is_empty() && self.ahead < end {
             let number = self.ahead.segment;
-            let path = segment::path(&self.dir(), number);
+            let path = layout::segment_path(&self.dir(), number);
             let failed = |source| JournalError::Io {
                 path: path.clone(),
                 source,
@@ -285,7 +289,7 @@ impl Reader {
             Source::Folder { dir, ledger } => {
                 let (before, after) = ledger.advance(self.destination, position, next);
                 for number in before.0.segment..after.0.segment {
-                    let _ = fs::remove_file(segment::path(dir, number));
+                    let _ = fs::remove_file(layout::segment_path(dir, number));
                 }
                 ledger.others(self.destination)
             }
@@ -344,7 +348,7 @@ impl Reader {
 }
 
 /// Saves how far a destination is in the journal in `dir`.
-pub(super) fn save(
+pub(crate) fn save(
     dir: &Path,
     destination: usize,
     progress: &Progress,
@@ -373,7 +377,7 @@ pub fn peek(
     mut each: impl FnMut(&Batch),
 ) -> Result<(), JournalError> {
     let mut reader = Reader::peeking(dir, destination);
-    let end = recovery::end(dir).map_err(|source| JournalError::Io {
+    let end = layout::end(dir).map_err(|source| JournalError::Io {
         path: dir.to_owned(),
         source,
     })?;
@@ -389,12 +393,4 @@ pub fn peek(
 /// Why a destination of the journal in `dir` has taken nothing, as far as that was noted.
 pub fn trouble(dir: &Path, destination: usize) -> Option<String> {
     fs::read_to_string(trouble_path(dir, destination)).ok()
-}
-
-fn trouble_path(dir: &Path, destination: usize) -> PathBuf {
-    dir.join(format!("trouble-{destination}.txt"))
-}
-
-fn position_path(dir: &Path, destination: usize) -> PathBuf {
-    dir.join(format!("position-{destination}.json"))
 }

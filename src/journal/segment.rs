@@ -2,42 +2,30 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use super::{
-    Durability, Entry, FORMAT_VERSION,
+    config::Durability,
     frame::{self, Decoded},
-    mapped::Map,
+    mapped::{Map, does_not_fit},
+    record::Entry,
 };
+
+/// Version of the frames and their content; a reader takes no other.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Bytes before the first frame.
 pub const HEADER_LEN: u64 = 12;
-/// Name of the next segment while it is not needed yet.
-pub const SPARE: &str = "spare";
-/// Bytes of a segment, at least and at most; one that must take a longer frame is longer.
-pub const LENGTHS: (u64, u64) = (1 << 14, 8 << 20);
 /// What is tried where the disk has no room for a whole one.
 const SHORT: [u64; 2] = [1 << 20, 1 << 17];
 
 const MAGIC: [u8; 8] = *b"HEIMDALJ";
 /// How much is read at a time; a longer frame is read whole.
 const READ_CHUNK: u64 = 1 << 20;
-
-/// Path of segment `number` in a journal's folder.
-pub fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:08}.segment"))
-}
-
-/// Number of the segment at `path`, if it is one.
-pub fn number(path: &Path) -> Option<u64> {
-    (path.extension()? == "segment")
-        .then(|| path.file_stem()?.to_str()?.parse().ok())
-        .flatten()
-}
 
 /// The end of a segment that is being written.
 #[derive(Debug)]
@@ -140,16 +128,20 @@ impl Tail {
         }
     }
 
-    /// Appends a frame that it [takes](Self::takes). It is with the kernel when this returns, so the end of the
-    /// process leaves it; with [`Durability::Power`] it is on the disk.
+    /// Appends a frame. When this returns the kernel has it, so the end of the process leaves it; with
+    /// [`Durability::Power`] it is on the disk.
     ///
     /// # Errors
-    /// Those of the file system; the offset then stays, and the next append overwrites what was torn.
+    /// [`io::ErrorKind::WriteZero`] for a frame that the segment does not [take](Self::takes), and those of the file
+    /// system. The offset then stays, and the next append overwrites the torn frame.
     pub fn append(&mut self, frame: &[u8], durability: Durability) -> io::Result<()> {
+        if !self.takes(frame.len()) {
+            return Err(does_not_fit(frame.len(), self.offset, self.length));
+        }
         // Below the length of the mapping, which is a usize.
         let at = usize::try_from(self.offset).map_err(io::Error::other)?;
         match &mut self.map {
-            Some(map) => map.put(at, frame),
+            Some(map) => map.put(at, frame)?,
             None => self.file.write_all_at(frame, self.offset)?,
         }
         if durability == Durability::Power {
@@ -350,4 +342,31 @@ fn check_header(file: &(impl ReadAt + ?Sized)) -> io::Result<()> {
         return Ok(());
     };
     Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_does_not_fit_is_an_error_and_the_next_one_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        for is_mapped in [true, false] {
+            let path = dir.path().join(is_mapped.to_string());
+            let mut tail = Tail::create(&path, 1 << 14, 0).unwrap();
+            if !is_mapped {
+                tail.map = None;
+            }
+            let before = tail.offset();
+            let error = tail
+                .append(&vec![1; 1 << 14], Durability::Process)
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+            assert_eq!(tail.offset(), before);
+            tail.append(&[1; 64], Durability::Process).unwrap();
+            assert_eq!(tail.offset(), before + 64);
+            let length = std::fs::metadata(&path).unwrap().len();
+            assert_eq!(length, 1 << 14, "nothing was written behind the end");
+        }
+    }
 }

@@ -7,12 +7,17 @@
 use std::{
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering,
 };
 
-use super::{Durability, Journal, JournalError, Room, home::sync_folder};
-use crate::copying;
+use super::{
+    config::Durability,
+    error::{JournalError, Room},
+    layout::{staged_path, staging_folder, sync_folder},
+    writer::Journal,
+};
+use crate::os::copy_file;
 
 /// What has become of a file to upload.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ impl Journal {
     pub fn stage_file(&self, file: &Path, beyond_limits: bool) -> Result<Staged, JournalError> {
         let unreadable = |source| unreadable(file, source);
         let size = length(file).map_err(unreadable)?;
-        let staged = self.stage(size, beyond_limits, |target| copying::copy(file, target))?;
+        let staged = self.stage(size, beyond_limits, |target| copy_file::copy(file, target))?;
         match &staged {
             // It is the file that cannot be read, then.
             Staged::Refused(_) => File::open(file).map(|_| staged).map_err(unreadable),
@@ -83,7 +88,7 @@ impl Journal {
         if !beyond_limits && !self.has_room(&writer, Room::File(size)) {
             return Err(self.no_room(&writer, Room::File(size)));
         }
-        let folder = folder(&home.dir);
+        let folder = staging_folder(&home.dir);
         drop(writer);
         let name = format!("{:08}", self.next_staged.fetch_add(1, Ordering::Relaxed));
         let target = folder.join(&name);
@@ -130,14 +135,4 @@ fn unreadable(file: &Path, source: io::Error) -> JournalError {
         path: file.to_owned(),
         source,
     }
-}
-
-/// Staging folder of the journal in `journal`.
-pub fn folder(journal: &Path) -> PathBuf {
-    journal.join("staging")
-}
-
-/// A staged file's path; whatever a record says, it lies in the staging folder.
-pub fn staged_path(journal: &Path, name: &str) -> PathBuf {
-    folder(journal).join(Path::new(name).file_name().unwrap_or_default())
 }

@@ -1,6 +1,27 @@
-use super::{reader::*, recovery::*, staging::Staged, *};
-use crate::{
-    record::{Key, RunStart},
+use std::{
+    collections::BTreeMap,
+    fs::{self},
+    io::{self},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    abandoned::*,
+    append::*,
+    config::*,
+    error::*,
+    frame::{self, Draft},
+    layout,
+    position::*,
+    reader::*,
+    record::*,
+    segment,
+    staging::Staged,
+    writer::*,
+};
+use crate::mlflow::{
+    key::Key,
     run::{RunId, RunStatus},
 };
 
@@ -84,7 +105,7 @@ fn what_was_appended_is_read_in_order_across_segments() {
     assert_eq!(steps(&all), (0..count).collect::<Vec<_>>());
     reader.advance(&all).unwrap();
     assert!(
-        !segment::path(&journal.dir(), 1).exists(),
+        !layout::segment_path(&journal.dir(), 1).exists(),
         "delivered segments are removed"
     );
 }
@@ -142,7 +163,7 @@ fn damage_costs_only_the_records_it_hits_and_says_how_many() {
         journal.append(metrics(run, step)).unwrap();
         ends.push(usize::try_from(journal.end().position.offset).unwrap());
     }
-    let path = segment::path(&journal.dir(), 1);
+    let path = layout::segment_path(&journal.dir(), 1);
     drop(journal);
     let mut bytes = fs::read(&path).unwrap();
     bytes[ends[0] + 20] ^= 0xFF;
@@ -167,7 +188,7 @@ fn what_was_being_written_at_the_end_is_no_damage() {
     let begin = usize::try_from(journal.end().position.offset).unwrap();
     journal.append(metrics(run, 1)).unwrap();
     let end = usize::try_from(journal.end().position.offset).unwrap();
-    let path = segment::path(&journal.dir(), 1);
+    let path = layout::segment_path(&journal.dir(), 1);
     drop(journal);
     let whole = fs::read(&path).unwrap();
     // Every state that a kill can leave: the marker comes last, byte by byte.
@@ -192,7 +213,7 @@ fn a_file_of_another_kind_or_version_is_passed_over_named_and_kept() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let journal = journal(dir.path());
-        let path = segment::path(&journal.dir(), 1);
+        let path = layout::segment_path(&journal.dir(), 1);
         drop(journal);
         fs::write(&path, content).unwrap();
         let taken = all_abandoned(dir.path()).remove(0);
@@ -262,8 +283,8 @@ fn a_staged_file_stays_until_the_last_destination_has_it() {
     let mut names: Vec<PathBuf> = Vec::new();
     let mut log = || {
         let (staged, size) = copied(journal.stage_bytes(b"x").unwrap());
-        names.push(staging::staged_path(&journal.dir(), &staged));
-        let path = crate::record::ArtifactPath::parse("x").unwrap();
+        names.push(layout::staged_path(&journal.dir(), &staged));
+        let path = crate::mlflow::artifact_path::ArtifactPath::parse("x").unwrap();
         let record = Record::Artifact {
             run,
             staged,
@@ -304,13 +325,13 @@ fn a_segment_stays_until_the_slowest_destination_is_past_it() {
     }
     let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
     for reader in &mut readers {
-        assert!(segment::path(&journal.dir(), 1).exists());
+        assert!(layout::segment_path(&journal.dir(), 1).exists());
         let all = read_all(reader, journal.end().position);
         assert_eq!(all.len() as i64, step);
         reader.advance(&all).unwrap();
     }
-    assert!(!segment::path(&journal.dir(), 1).exists());
-    assert!(segment::path(&journal.dir(), 3).exists());
+    assert!(!layout::segment_path(&journal.dir(), 1).exists());
+    assert!(layout::segment_path(&journal.dir(), 3).exists());
 }
 
 #[test]
@@ -542,7 +563,7 @@ fn write_the_corpus() {
         journal.append(record).unwrap();
         ends.push(usize::try_from(journal.end().position.offset).unwrap());
     }
-    let mut whole = fs::read(segment::path(&journal.dir(), 1)).unwrap();
+    let mut whole = fs::read(layout::segment_path(&journal.dir(), 1)).unwrap();
     whole.truncate(ends[2] + 100);
     let mut torn = whole.clone();
     torn[ends[1]..ends[1] + 4].fill(0);

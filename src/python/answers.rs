@@ -8,8 +8,8 @@ use pyo3::{
 };
 
 use crate::{
-    run::{self, RunInfo},
-    store,
+    mlflow::run::{self, RunInfo},
+    store::tracking,
 };
 
 /// A run as the store had it when it was asked.
@@ -211,10 +211,10 @@ impl MetricPoint {
 /// An experiment as the store had it when it was asked.
 #[pyclass(frozen, eq, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct Experiment(store::Experiment);
+pub struct Experiment(tracking::Experiment);
 
-impl From<store::Experiment> for Experiment {
-    fn from(experiment: store::Experiment) -> Self {
+impl From<tracking::Experiment> for Experiment {
+    fn from(experiment: tracking::Experiment) -> Self {
         Self(experiment)
     }
 }

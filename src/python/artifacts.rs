@@ -6,7 +6,7 @@ use pyo3::{prelude::*, types::PyString};
 
 use super::{tracker::MLflowTracker, values};
 use crate::{
-    artifacts,
+    artifacts::store,
     tracker::artifacts::{Keep, Logged},
 };
 
@@ -65,8 +65,8 @@ pub struct FileInfo {
     file_size: Option<u64>,
 }
 
-impl From<artifacts::FileInfo> for FileInfo {
-    fn from(info: artifacts::FileInfo) -> Self {
+impl From<store::FileInfo> for FileInfo {
+    fn from(info: store::FileInfo) -> Self {
         Self {
             path: info.path.as_str().to_owned(),
             is_dir: info.size.is_none(),

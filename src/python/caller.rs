@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use crate::{
-    config::{FreshSchema, S3Config, Secret},
-    context::RunContext,
+    config::{s3::S3Config, tracker::FreshSchema},
+    environment::run_tags::RunContext,
+    net::secret::Secret,
 };
 
 /// Where the runs of this process come from. Runs `git` once.

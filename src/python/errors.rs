@@ -2,7 +2,10 @@
 
 use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
 
-use crate::{artifacts::ArtifactError, error::Error, store::StoreError};
+use crate::{
+    artifacts::error::ArtifactError, error::Error, mlflow::invalid::Invalid,
+    store::error::StoreError,
+};
 
 /// The exception for an error; an interrupt becomes what the interpreter has pending.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
@@ -27,9 +30,7 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
 
 fn class(error: &Error) -> &'static str {
     match error {
-        Error::Invalid { .. } => "InvalidInputError",
-        Error::WrongType { .. } => "WrongTypeError",
-        Error::Configuration { .. } => "ConfigurationError",
+        Error::Invalid(error) => class_of_invalid(error),
         Error::NoActiveRun { .. } | Error::RunActive { .. } | Error::Forked { .. } => {
             "RunStateError"
         }
@@ -51,8 +52,16 @@ fn class(error: &Error) -> &'static str {
             | StoreError::ParamChanged { .. } => "InvalidInputError",
         },
         Error::Artifact(ArtifactError::NotFound { .. }) => "ArtifactNotFoundError",
-        Error::Artifact(ArtifactError::Unsupported(error)) => class(error),
+        Error::Artifact(ArtifactError::Unsupported(error)) => class_of_invalid(error),
         Error::Artifact(_) | Error::Refused { .. } => "ArtifactError",
         Error::Journal(_) => "JournalError",
+    }
+}
+
+fn class_of_invalid(error: &Invalid) -> &'static str {
+    match error {
+        Invalid::Value { .. } => "InvalidInputError",
+        Invalid::Type { .. } => "WrongTypeError",
+        Invalid::Setting { .. } => "ConfigurationError",
     }
 }

@@ -6,8 +6,8 @@ use pyo3::{exceptions::PyKeyboardInterrupt, prelude::*};
 
 use super::tracker::waiting;
 #[cfg(not(target_os = "linux"))]
-use crate::process;
-use crate::{delivery, run::RunStatus, tracker};
+use crate::os::fork;
+use crate::{delivery::exit as delivery, mlflow::run::RunStatus, tracker::session};
 
 /// An exit that takes longer than this says why.
 const QUIET_EXIT: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ pub fn finish(py: Python<'_>, status: &str, timeout: f64, show: Option<Py<PyAny>
             Err(_) if timeout > 0.0 => Duration::MAX,
             Err(_) => Duration::ZERO,
         };
-        Ok(tracker::finish(status, timeout, &mut || {
+        Ok(session::finish(status, timeout, &mut || {
             if !keep_waiting() {
                 return false;
             }
@@ -54,8 +54,8 @@ pub fn progress(py: Python<'_>) -> (u64, u64, u64) {
 pub fn forget_parent() {
     // On Linux the library has seen the fork itself, whoever made it.
     #[cfg(not(target_os = "linux"))]
-    process::forked();
-    tracker::forget_parent();
+    fork::forked();
+    session::forget_parent();
 }
 
 /// Shows progress; what Ctrl-C has raised in there, if it has. A bar that fails is no reason to stop.

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use super::errors::to_python;
-use crate::{config::TrackerConfig, environment::Interpreter};
+use crate::{config::tracker::TrackerConfig, environment::capture::Interpreter};
 
 /// What Python knows of itself, if it is to be recorded.
 pub fn asked_for(py: Python<'_>, config: &TrackerConfig) -> PyResult<Option<Interpreter>> {
     match config.wants_environment() {
         Ok(true) => this_one(py).map(Some),
         Ok(false) => Ok(None),
-        Err(error) => Err(to_python(py, &error)),
+        Err(error) => Err(to_python(py, &error.into())),
     }
 }
 

@@ -9,10 +9,15 @@ use pyo3::{
 
 use super::{errors::to_python, tracker::waiting};
 use crate::{
-    config::{self, Destination, S3Config, Secret},
+    config::{s3::S3Config, tracker, uri::Destination},
     error::{Error, Result},
-    lifecycle::{self, KeepBest, Order, Report, Retention, What},
-    run::Best,
+    gc::{
+        collect,
+        report::{Order, Report},
+        rules::{KeepBest, Retention, What},
+    },
+    mlflow::run::Best,
+    net::secret::Secret,
 };
 
 /// Looks for garbage in a store, and deletes it where `delete` says so. Ages are seconds.
@@ -70,7 +75,7 @@ pub fn collect_garbage<'py>(
                     ));
                 }
                 Some(dir) => dir,
-                None => config::heimdall_dir(),
+                None => tracker::heimdall_dir(),
             },
             experiments: experiments.unwrap_or_default(),
             older_than: age("older_than", older_than)?,
@@ -89,7 +94,7 @@ pub fn collect_garbage<'py>(
         })
     };
     let order = order().map_err(|error| to_python(py, &error))?;
-    let report = waiting(py, |keep_waiting| lifecycle::collect(&order, keep_waiting))?;
+    let report = waiting(py, |keep_waiting| collect::collect(&order, keep_waiting))?;
     answer(py, report)
 }
 

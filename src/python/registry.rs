@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    registry,
-    tracker::RegistrySearch,
+    store::registry,
+    tracker::registry::RegistrySearch,
 };
 
 #[pymethods]

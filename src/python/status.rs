@@ -3,7 +3,7 @@
 use pyo3::{exceptions::PyKeyError, prelude::*, types::PyString};
 
 use super::answers::escaped;
-use crate::{delivery, run::now_ms, tracker::Tracker};
+use crate::{delivery::destination, os::clock::now_ms, tracker::open::Tracker};
 
 /// How delivery stood when it was asked.
 #[pyclass(frozen, get_all, module = "heimdall_tracking")]
@@ -33,8 +33,8 @@ pub struct DestinationStatus {
     uploaded: u64,
 }
 
-impl From<delivery::DestinationStatus> for DestinationStatus {
-    fn from(status: delivery::DestinationStatus) -> Self {
+impl From<destination::DestinationStatus> for DestinationStatus {
+    fn from(status: destination::DestinationStatus) -> Self {
         Self {
             uri: status.uri,
             pending: status.pending,

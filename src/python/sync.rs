@@ -9,10 +9,10 @@ use pyo3::{
 
 use super::{caller, errors::to_python, exit::shows, tracker::waiting};
 use crate::{
-    config::Destination,
+    config::uri::Destination,
     delivery::sync::{self as delivery, Order},
-    error::Error,
     journal::inspect as journal,
+    mlflow::invalid::Invalid,
 };
 
 /// Delivers the journals of dead processes below `heimdall_dir`. `known_uris` have the credentials that journals do
@@ -28,7 +28,7 @@ pub fn sync<'py>(
     timeout: Option<f64>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let failed = |error: Error| to_python(py, &error);
+    let failed = |error: Invalid| to_python(py, &error.into());
     let instead = uri.map(|uri| Destination::parse("URI", &uri));
     let order = Order {
         heimdall_dir: std::path::absolute(heimdall_dir)?,

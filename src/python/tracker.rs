@@ -20,17 +20,20 @@ use super::{
 };
 use crate::{
     config::{
-        self, DEFAULT_EXPERIMENT, Destination, GivenOptions, Options, S3Config, Secret,
-        TrackerConfig,
+        options::{GivenOptions, Options},
+        s3::S3Config,
+        tracker::{self, DEFAULT_EXPERIMENT, TrackerConfig},
+        uri::Destination,
+        variables,
     },
-    context::RunContext,
-    delivery::background::KeepWaiting,
+    delivery::runtime::KeepWaiting,
+    environment::run_tags::RunContext,
     error::{Error, Result},
-    journal::{JournalError, Room},
-    process,
-    run::{self, Best, LifecycleStage, NewRun, RunStatus},
-    signals,
-    tracker::{self, Search, Tracker},
+    journal::error::{JournalError, Room},
+    mlflow::run::{self, Best, LifecycleStage, NewRun, RunStatus},
+    net::secret::{self, Secret},
+    os::{clock, fork, sigterm},
+    tracker::{artifacts::file_path, open::Tracker, queries::Search, session},
 };
 
 #[pyclass(frozen, module = "heimdall_tracking", subclass, weakref)]
@@ -77,7 +80,7 @@ impl MLflowTracker {
             ranks,
             durability,
         };
-        let options = Options::new(given).map_err(|error| to_python(py, &error))?;
+        let options = Options::new(given).map_err(|error| to_python(py, &error.into()))?;
         let grace = options.term_grace;
         let config = TrackerConfig {
             tracking_uri,
@@ -90,7 +93,7 @@ impl MLflowTracker {
                 secret_access_key: s3_secret_access_key.map(Secret::from),
             },
             experiment_name,
-            heimdall_dir: config::heimdall_dir(),
+            heimdall_dir: tracker::heimdall_dir(),
             fresh_schema: caller::fresh_schema(py)?,
             options,
             system_metrics,
@@ -103,7 +106,7 @@ impl MLflowTracker {
         let tracker = waiting(py, |keep_waiting| {
             Tracker::open(&config, context, keep_waiting)
         })?;
-        signals::watch(grace);
+        sigterm::watch(grace, session::terminate);
         tell(py, tracker.notices())?;
         let tracking = stock_uri(tracker.destination(), &config.tracking_uri);
         let registry = config.registry_uri.as_deref().filter(|uri| !uri.is_empty());
@@ -111,8 +114,8 @@ impl MLflowTracker {
             || tracking.clone(),
             |uri| stock_uri(tracker.registry_destination(), uri),
         );
-        let sets = config::switch(set_environment, "HEIMDALL_SET_ENVIRONMENT", true);
-        if sets.map_err(|error| to_python(py, &error))? {
+        let sets = variables::switch(set_environment, "HEIMDALL_SET_ENVIRONMENT", true);
+        if sets.map_err(|error| to_python(py, &error.into()))? {
             caller::set_environment(py, &tracking, &registry, &config.s3)?;
         }
         Ok(Self {
@@ -120,7 +123,7 @@ impl MLflowTracker {
             fork: Mutex::default(),
             uris: (tracking, registry),
             follower: Mutex::default(),
-            artifact_uri: artifact_uri.map(|uri| config::without_credentials(&uri)),
+            artifact_uri: artifact_uri.map(|uri| secret::without_credentials(&uri)),
         })
     }
 
@@ -204,7 +207,7 @@ impl MLflowTracker {
                 Some(id) => id,
                 None => caller::run_of_rank_zero(py)?
                     .parse::<run::RunId>()
-                    .map_err(|error| to_python(py, &error))?,
+                    .map_err(|error| to_python(py, &error.into()))?,
             };
             self.log_waiting(py, |tracker| tracker.attach_run(id, nested))?;
             id
@@ -241,8 +244,9 @@ impl MLflowTracker {
     #[pyo3(signature = (status="FINISHED"))]
     fn end_run(&self, py: Python<'_>, status: &str) -> PyResult<()> {
         let tracker = self.tracker(py)?;
-        let ended =
-            RunStatus::parse_final(status).and_then(|status| py.detach(|| tracker.end_run(status)));
+        let ended = RunStatus::parse_final(status)
+            .map_err(Error::from)
+            .and_then(|status| py.detach(|| tracker.end_run(status)));
         if self.answer(py, ended)?.is_some() {
             self.tell_follower(py)?;
         }
@@ -305,7 +309,7 @@ impl MLflowTracker {
             values::push_metric(key, value, draft)
         });
         if pushed.is_ok() {
-            return self.answer(py, Ok(()));
+            return self.answer(py, Ok::<(), Error>(()));
         }
         let metric = self.answer(py, values::metric(key, value)?)?;
         self.log(py, |tracker| {
@@ -328,7 +332,7 @@ impl MLflowTracker {
                 values::push_metrics(dict, draft)
             });
             if pushed.is_ok() {
-                return self.answer(py, Ok(()));
+                return self.answer(py, Ok::<(), Error>(()));
             }
         }
         let values = self.answer(py, values::metrics(metrics)?)?;
@@ -346,7 +350,7 @@ impl MLflowTracker {
         tags: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let points = match metrics {
-            Some(metrics) => self.answer(py, values::points(metrics, run::now_ms())?)?,
+            Some(metrics) => self.answer(py, values::points(metrics, clock::now_ms())?)?,
             None => Vec::new(),
         };
         let params = self.answer(py, values::params(params)?)?;
@@ -397,7 +401,7 @@ impl MLflowTracker {
         artifact_file: &Bound<'_, PyString>,
     ) -> PyResult<()> {
         let path = values::argument("artifact file", artifact_file);
-        let checked = path.and_then(|path| tracker::file_path(&path));
+        let checked = path.map_err(Error::from).and_then(|path| file_path(&path));
         self.answer(py, checked).map(|_| ())
     }
 
@@ -644,12 +648,12 @@ impl MLflowTracker {
 
 impl MLflowTracker {
     /// The tracker of this process: in a fork one of its own.
-    pub(super) fn tracker(&self, py: Python<'_>) -> PyResult<&Tracker> {
+    pub(crate) fn tracker(&self, py: Python<'_>) -> PyResult<&Tracker> {
         if !self.tracker.is_forked() {
             return Ok(&self.tracker);
         }
         let mut fork = self.fork.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = process::generation();
+        let generation = fork::generation();
         if let Some((of, tracker)) = *fork
             && of == generation
         {
@@ -664,12 +668,16 @@ impl MLflowTracker {
     }
 
     /// A call's outcome for Python, after what the workers have to say.
-    pub(super) fn answer<T>(&self, py: Python<'_>, outcome: Result<T>) -> PyResult<T> {
+    pub(crate) fn answer<T, E: Into<Error>>(
+        &self,
+        py: Python<'_>,
+        outcome: std::result::Result<T, E>,
+    ) -> PyResult<T> {
         let tracker = self.tracker(py)?;
         if tracker.has_notices() {
             tell(py, tracker.notices())?;
         }
-        outcome.map_err(|error| to_python(py, &error))
+        outcome.map_err(|error| to_python(py, &error.into()))
     }
 
     /// Makes a call that records something. Where the journal has no room it waits until there is some, without
@@ -745,7 +753,7 @@ impl MLflowTracker {
     }
 
     /// Runs what waits on a store, without the GIL.
-    pub(super) fn ask<T: Send>(
+    pub(crate) fn ask<T: Send>(
         &self,
         py: Python<'_>,
         question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
@@ -757,7 +765,7 @@ impl MLflowTracker {
     }
 
     /// The same for what waits until files have arrived, and shows how far they are where that takes long.
-    pub(super) fn ask_of_files<T: Send>(
+    pub(crate) fn ask_of_files<T: Send>(
         &self,
         py: Python<'_>,
         question: impl FnOnce(&Tracker, KeepWaiting<'_>) -> Result<T> + Send,
@@ -878,7 +886,7 @@ pub fn floor(metrics: &Bound<'_, PyMapping>, step: Option<i64>) {
 /// An URI as it may be shown.
 #[pyfunction]
 pub fn without_credentials(uri: &str) -> String {
-    config::without_credentials(uri)
+    secret::without_credentials(uri)
 }
 
 /// A URI, credentials included, as the stock client takes it.
@@ -898,7 +906,7 @@ fn stock_uri(destination: &Destination, given: &str) -> Secret {
 }
 
 /// Runs something that waits, without the GIL, so that Ctrl-C ends the wait.
-pub(super) fn waiting<T: Send>(
+pub(crate) fn waiting<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(KeepWaiting<'_>) -> Result<T> + Send,
 ) -> PyResult<T> {

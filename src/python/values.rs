@@ -8,11 +8,11 @@ use pyo3::{
     types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple},
 };
 
+type Result<T> = std::result::Result<T, Invalid>;
+
 use crate::{
-    error::{Error, Result},
     journal::frame::{Checked, MetricsDraft},
-    record::Key,
-    run::MetricPoint,
+    mlflow::{invalid::Invalid, key::Key, run::MetricPoint},
 };
 
 /// Key and text of each param.
@@ -81,7 +81,7 @@ pub fn points(metrics: &Bound<'_, PyAny>, now: i64) -> PyResult<Result<Vec<(Key,
         let item = item?;
         let parts: [Option<Bound<'_, PyAny>>; 4] = if let Ok(tuple) = item.cast::<PyTuple>() {
             if !(2..=4).contains(&tuple.len()) {
-                return Ok(Err(Error::invalid(
+                return Ok(Err(Invalid::value(
                     "metric",
                     &tuple.repr()?.to_string(),
                     "it is (key, value, step, timestamp), of which the last two may be left out",
@@ -135,7 +135,7 @@ fn whole_number(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyRe
     }
     Ok(match value.extract::<i64>() {
         Ok(number) => Ok(number),
-        Err(error) if error.is_instance_of::<PyOverflowError>(py) => Err(Error::invalid(
+        Err(error) if error.is_instance_of::<PyOverflowError>(py) => Err(Invalid::value(
             what,
             key,
             "it is beyond a 64-bit whole number",
@@ -144,8 +144,8 @@ fn whole_number(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyRe
     })
 }
 
-fn wrong_number(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Error> {
-    Ok(Error::WrongType {
+fn wrong_number(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Invalid> {
+    Ok(Invalid::Type {
         what,
         key: key.to_owned(),
         expected: "a whole number",
@@ -180,8 +180,14 @@ pub fn metrics(metrics: &Bound<'_, PyMapping>) -> PyResult<Result<Vec<(Key, f64)
 /// Metrics that are not of the common kind, or wrong: [`metrics`] looks at them and says which.
 pub struct Unpushed;
 
-impl From<Error> for Unpushed {
-    fn from(_: Error) -> Self {
+impl From<Invalid> for Unpushed {
+    fn from(_: Invalid) -> Self {
+        Self
+    }
+}
+
+impl From<crate::error::Error> for Unpushed {
+    fn from(_: crate::error::Error) -> Self {
         Self
     }
 }
@@ -231,7 +237,7 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<f64>> {
     }
     let kind = value.get_type().name()?.to_string();
     let wrong = || {
-        Ok(Err(Error::WrongType {
+        Ok(Err(Invalid::Type {
             what: "metric",
             key: key.to_owned(),
             expected: "a number",
@@ -255,7 +261,7 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<f64>> {
     match value.extract::<f64>() {
         Ok(number) => Ok(Ok(number)),
         // An int beyond a double.
-        Err(error) => Ok(Err(Error::invalid(
+        Err(error) => Ok(Err(Invalid::value(
             "metric",
             key,
             format!(
@@ -269,7 +275,7 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Result<f64>> {
 fn key_text<'a>(what: &'static str, key: &'a Bound<'_, PyAny>) -> PyResult<Result<Cow<'a, str>>> {
     Ok(match key.cast::<PyString>() {
         Ok(key) => argument(what, key),
-        Err(_) => Err(Error::WrongType {
+        Err(_) => Err(Invalid::Type {
             what,
             key: key.str()?.to_string_lossy().into_owned(),
             expected: "under a key that is a str",
@@ -290,7 +296,7 @@ fn utf8<'a>(
     text: &'a Bound<'_, PyString>,
 ) -> Result<Cow<'a, str>> {
     text.to_cow().map_err(|_| {
-        Error::invalid(
+        Invalid::value(
             what,
             shown,
             "it has a lone surrogate, half a character, which UTF-8 has no form for: remove it",
@@ -326,7 +332,7 @@ pub fn timeout(timeout: Option<f64>) -> Result<Option<Duration>> {
         .filter(|seconds| *seconds != f64::INFINITY)
         .map(|seconds| {
             Duration::try_from_secs_f64(seconds).map_err(|_| {
-                Error::invalid(
+                Invalid::value(
                     "timeout",
                     &seconds.to_string(),
                     "it is a number of seconds from 0 on",

@@ -9,18 +9,26 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::{
-    Experiment, LoggedModelFiles, RunRow, StoreError, TrackingStore,
-    search::{ModelQuery, RunQuery, VersionQuery},
+    error::StoreError,
+    registry::{
+        LoggedModel, ModelRegistry, ModelVersion, NewModel, NewVersion, RegisteredModel,
+        VersionFiles,
+    },
+    tracking::{Experiment, LoggedModelFiles, RunRow, TrackingStore},
 };
 use crate::{
-    artifacts::ArtifactStore,
-    config::{Destination, FreshSchema},
-    record::{Key, Record, RunStart},
-    registry::{
-        Alias, LoggedModel, ModelName, ModelRegistry, ModelVersion, NewModel, NewVersion,
-        RegisteredModel, Stage, TagValue, VersionFiles,
+    artifacts::store::ArtifactStore,
+    config::{tracker::FreshSchema, uri::Destination},
+    journal::record::{Record, RunStart},
+    mlflow::{
+        key::Key,
+        model::{Alias, ModelName, Stage, TagValue},
+        run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
+        search::{
+            models::{ModelQuery, VersionQuery},
+            runs::RunQuery,
+        },
     },
-    run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
 };
 
 /// The store and the registry of a destination, once they are open.
@@ -61,7 +69,7 @@ impl DeferredStore {
     /// Opens it, if it is not open.
     ///
     /// # Errors
-    /// Those of [`super::open`].
+    /// Those of [`super::open::open`].
     pub async fn reach(&self) -> Result<(), StoreError> {
         self.opened().await.map(|_| ())
     }
@@ -82,7 +90,7 @@ impl DeferredStore {
         if let Some(opened) = self.opened.get() {
             return Ok(opened);
         }
-        let (store, registry) = super::open(&self.destination, &self.fresh_schema).await?;
+        let (store, registry) = super::open::open(&self.destination, &self.fresh_schema).await?;
         Ok(self.opened.get_or_init(|| Opened { store, registry }))
     }
 

@@ -8,13 +8,7 @@
 //! MLflow takes a sample, waits, and then logs what it saw before it waited. Here a sample is taken after the
 //! wait, so that a point is about the interval before its own time; number and time of the points are the same.
 
-mod gpu;
-mod host;
-mod means;
-mod sampler;
-
-pub(crate) use gpu::Gpus;
-pub use sampler::{Config, Sampler};
-
-/// What the keys of all system metrics begin with.
-pub(crate) const PREFIX: &str = "system/";
+pub mod gpu;
+pub mod host;
+pub mod means;
+pub mod sampler;

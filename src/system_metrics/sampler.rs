@@ -2,13 +2,17 @@
 
 use std::{io, time::Duration};
 
-use super::{Gpus, PREFIX, host::Host, means::Means};
+use super::{gpu::Gpus, host::Host, means::Means};
 use crate::{
-    companion::{Companion, Presence},
-    error::Error,
-    record::Key,
-    run::now_ms,
+    mlflow::{invalid::Invalid, key::Key},
+    os::{
+        clock::now_ms,
+        run_thread::{Companion, Presence},
+    },
 };
+
+/// What the keys of all system metrics begin with.
+pub(crate) const PREFIX: &str = "system/";
 
 const INTERVAL: &str = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL";
 const SAMPLES: &str = "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING";
@@ -42,26 +46,26 @@ impl Config {
     /// Reads MLflow's environment variables.
     ///
     /// # Errors
-    /// [`Error::Configuration`] for a number that is none and a node that no key can name.
-    pub fn from_env() -> Result<Self, Error> {
+    /// [`Invalid::Setting`] for a number that is none and a node that no key can name.
+    pub fn from_env() -> Result<Self, Invalid> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
         let given = |name| variable(name).filter(|text| !text.is_empty());
         let mut config = Self::default();
         // MLflow takes 0 for not given.
         if let Some(text) = given(INTERVAL) {
             let seconds = text.trim().parse().ok();
             let interval = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            let invalid = || Error::configuration(INTERVAL, &text, "it is a number of seconds");
+            let invalid = || Invalid::setting(INTERVAL, &text, "it is a number of seconds");
             match interval.ok_or_else(invalid)? {
                 Duration::ZERO => {}
                 interval => config.interval = interval,
             }
         }
         if let Some(text) = given(SAMPLES) {
-            let invalid = |_| Error::configuration(SAMPLES, &text, "it is a number of samples");
+            let invalid = |_| Invalid::setting(SAMPLES, &text, "it is a number of samples");
             match text.trim().parse().map_err(invalid)? {
                 0 => {}
                 samples => config.samples_before_logging = samples,
@@ -73,13 +77,13 @@ impl Config {
             config.key("gpu_999_memory_usage_percentage").map_err(|_| {
                 let reason =
                     "metric keys cannot have it: use letters, digits, dots, dashes and underscores";
-                Error::configuration(NODE, node, reason)
+                Invalid::setting(NODE, node, reason)
             })?;
         }
         Ok(config)
     }
 
-    fn key(&self, name: &str) -> Result<Key, Error> {
+    fn key(&self, name: &str) -> Result<Key, Invalid> {
         let key = match &self.node_id {
             None => format!("{PREFIX}{name}"),
             Some(node) => format!("{PREFIX}{node}/{name}"),
@@ -144,7 +148,7 @@ mod tests {
         }
     }
 
-    fn config(variables: &[(&str, &str)]) -> Result<Config, Error> {
+    fn config(variables: &[(&str, &str)]) -> Result<Config, Invalid> {
         Config::from_variables(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())

@@ -13,16 +13,19 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::sync::oneshot;
 
-use super::{Session, Tracker};
+use super::{open::Tracker, session::Session};
 use crate::{
-    artifacts::{ArtifactError, ArtifactStore, FileInfo, download::download, is_part},
-    config::ArtifactUri,
-    delivery::{Refused, background::KeepWaiting},
+    artifacts::{
+        download::{download::download, part_file::is_part},
+        error::ArtifactError,
+        store::{ArtifactStore, FileInfo},
+    },
+    config::uri::ArtifactUri,
+    delivery::{destination::Refused, runtime::KeepWaiting},
     error::{Error, Result},
-    journal::{Journal, JournalError, staging::Staged},
-    record::{ArtifactPath, Record},
-    run::RunId,
-    store::TrackingStore,
+    journal::{error::JournalError, record::Record, staging::Staged, writer::Journal},
+    mlflow::{artifact_path::ArtifactPath, run::RunId},
+    store::tracking::TrackingStore,
 };
 
 /// Largest file that is kept in memory while the disk takes no copy of it.
@@ -372,7 +375,7 @@ fn private_folder() -> Result<PathBuf> {
 }
 
 impl Session {
-    pub(super) fn accept_bytes(
+    pub(crate) fn accept_bytes(
         &self,
         run: RunId,
         path: ArtifactPath,

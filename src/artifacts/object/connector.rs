@@ -13,7 +13,7 @@ use object_store::{
 use reqwest::{Method, header::HeaderMap};
 use serde::Deserialize;
 
-use crate::{artifacts::Checksum, tls};
+use crate::{artifacts::checksum::Checksum, net::tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection whose other end is silent for so long is given up.
@@ -28,7 +28,7 @@ const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme
 /// A store says no, by one of its codes.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}: {message}")]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// The status of its answer.
     pub status: u16,
     /// For example `AccessDenied`.
@@ -44,7 +44,7 @@ pub(super) struct Refusal {
 #[error(
     "the store has {found} where {sent} was sent ({name}): the bytes were damaged on their way or in the store"
 )]
-pub(super) struct OtherChecksum {
+pub(crate) struct OtherChecksum {
     name: &'static str,
     sent: String,
     found: String,
@@ -90,7 +90,7 @@ pub(crate) fn http_client(
 
 /// Hands the same client to everything that talks to one store.
 #[derive(Clone, Debug)]
-pub(super) struct Connector(Service);
+pub(crate) struct Connector(Service);
 
 impl Connector {
     /// A client that has not connected yet; the reason where certificates cannot be read.

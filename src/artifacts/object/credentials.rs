@@ -18,7 +18,7 @@ use object_store::{
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::config::Secret;
+use crate::net::secret::Secret;
 
 /// How long before they expire keys are asked for anew; botocore does so as well.
 const EARLY: TimeDelta = TimeDelta::minutes(10);
@@ -30,11 +30,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// No credentials were found where they were looked for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Missing(#[source] object_store::Error);
+pub(crate) struct Missing(#[source] object_store::Error);
 
 /// Credentials that say so when there are none.
 #[derive(Debug)]
-pub(super) struct Credentials(AwsCredentialProvider);
+pub(crate) struct Credentials(AwsCredentialProvider);
 
 impl Credentials {
     pub fn wrap(provider: &AwsCredentialProvider) -> AwsCredentialProvider {
@@ -58,7 +58,7 @@ impl CredentialProvider for Credentials {
 /// Keys that a program prints, which the `credential_process` of a profile names.
 ///
 /// What it prints: <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>.
-pub(super) struct Printed {
+pub(crate) struct Printed {
     command: Secret,
     kept: Mutex<Option<Kept>>,
 }

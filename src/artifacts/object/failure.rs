@@ -88,7 +88,7 @@ impl ObjectFailure {
     }
 
     /// Whether the store sees no sense in the request, as one does that knows less than the sender.
-    pub(super) fn is_not_understood(&self) -> bool {
+    pub(crate) fn is_not_understood(&self) -> bool {
         match self {
             Self::Refused(error) => find::<Refusal>(error)
                 .is_some_and(|refusal| matches!(refusal.status, 400 | 405 | 501)),
@@ -159,7 +159,7 @@ fn credentials_of(error: &object_store::Error) -> &'static str {
 }
 
 /// Whether it is the object alone that is not there.
-pub(super) fn missing(error: &object_store::Error) -> bool {
+pub(crate) fn missing(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { .. })
 }
 

@@ -18,12 +18,13 @@ use reqwest::header::HeaderMap;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    ObjectArtifacts, ObjectFailure,
     connector::{Connector, Refusal},
+    failure::ObjectFailure,
+    store::ObjectArtifacts,
 };
 use crate::{
-    artifacts::{ArtifactError, Unfinished},
-    record::ArtifactPath,
+    artifacts::{error::ArtifactError, store::Unfinished},
+    mlflow::artifact_path::ArtifactPath,
 };
 
 /// How long a signature holds: one request.
@@ -37,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Asks an S3 store for what `object_store` does not ask.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(crate) struct Listing {
     store: AmazonS3,
     client: HttpClient,
     /// Sent with every request, and so signed.
@@ -200,7 +201,7 @@ impl Listing {
 }
 
 impl ObjectArtifacts {
-    pub(super) async fn uploads_not_finished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+    pub(crate) async fn uploads_not_finished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
         let Some(listing) = &self.listing else {
             return Ok(Vec::new());
         };

@@ -11,7 +11,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use reqwest::{
     Body, Method, StatusCode, Url,
     header::{CONTENT_LENGTH, RANGE},
@@ -20,14 +21,16 @@ use serde::Deserialize;
 
 use super::{
     client::{Client, Failure, InternalError, describe},
-    parts::PIECE,
+    multipart::PIECE,
 };
 use crate::{
     artifacts::{
-        pieces,
-        proxy::{ArtifactServer, Listed, Sent},
+        buffers::pieces,
+        error::ArtifactError,
+        store::{ArtifactStore, Content, FileInfo, FileState, Upload, gone, staged},
     },
-    store::{Cause, StoreError},
+    mlflow::artifact_path::ArtifactPath,
+    store::error::{Cause, StoreError},
 };
 
 #[derive(Deserialize)]
@@ -90,7 +93,7 @@ fn named_too_long(path: &str, failure: Failure) -> Failure {
 
 impl Client {
     /// The address of a path below one of the proxy's services.
-    pub(super) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, Failure> {
+    pub(crate) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, Failure> {
         let mut url = self.url(&format!("api/2.0/mlflow-artifacts/{service}"))?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path.split('/'));
@@ -119,10 +122,35 @@ impl Client {
         Ok(())
     }
 
-    async fn listed(&self, path: &str) -> Result<Listing, Failure> {
+    /// Lists the names in a folder; none where there is no such folder.
+    async fn listed(&self, path: &str) -> Result<Vec<Listed>, Failure> {
         let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
         url.query_pairs_mut().append_pair("path", path);
-        self.send_patiently(self.authorised(Method::GET, url)).await
+        let request = self.authorised(Method::GET, url);
+        let listing: Listing = match self.send_patiently(request).await {
+            Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => return Ok(Vec::new()),
+            listing => listing?,
+        };
+        let listed = listing.files.into_iter().map(|entry| {
+            let size = match entry.file_size {
+                Some(Size::Number(size)) => Some(size),
+                Some(Size::Text(text)) => text.parse().ok(),
+                None => None,
+            };
+            let size = (!entry.is_dir).then_some(size.unwrap_or(0));
+            (entry.path, size)
+        });
+        Ok(listed.collect())
+    }
+
+    /// Deletes a file; one that is not there is no error.
+    async fn delete_file(&self, path: &str) -> Result<(), Failure> {
+        let url = self.artifact_url("artifacts", path)?;
+        let request = self.authorised(Method::DELETE, url);
+        match self.send_patiently::<serde::de::IgnoredAny>(request).await {
+            Err(failure) if !failure.is_not_found() => Err(failure),
+            _ => Ok(()),
+        }
     }
 
     async fn file(&self, path: &str, range: Option<Range<u64>>) -> Result<Sent, Failure> {
@@ -176,52 +204,124 @@ impl Client {
     }
 }
 
-#[async_trait]
-impl ArtifactServer for Client {
-    async fn put(
-        &self,
-        path: &str,
-        file: File,
-        size: u64,
-        sent: &AtomicU64,
-    ) -> Result<(), StoreError> {
-        let put = self.put_file(path, Arc::new(file), size, sent).await;
-        put.map_err(|failure| self.error(failure))
+/// A name in a folder of the server's, and its length; a folder has none.
+type Listed = (String, Option<u64>);
+
+/// Bytes that a server sends, as they come.
+type Sent = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// The folder of a run's artifacts below those that a tracking server keeps for its clients (`mlflow-artifacts:`).
+#[derive(Debug)]
+pub(crate) struct ProxyArtifacts {
+    client: Arc<Client>,
+    root: String,
+}
+
+impl ProxyArtifacts {
+    /// Names a folder by its path at the server.
+    pub fn new(client: Arc<Client>, root: &str) -> Self {
+        let root = root.trim_matches('/').to_owned();
+        Self { client, root }
     }
 
-    async fn list(&self, path: &str) -> Result<Vec<Listed>, StoreError> {
-        let listing = match self.listed(path).await {
-            Ok(listing) => listing,
-            Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => return Ok(Vec::new()),
-            Err(failure) => return Err(self.error(failure)),
-        };
-        let listed = listing.files.into_iter().map(|entry| {
-            let size = match entry.file_size {
-                Some(Size::Number(size)) => Some(size),
-                Some(Size::Text(text)) => text.parse().ok(),
-                None => None,
-            };
-            let size = (!entry.is_dir).then_some(size.unwrap_or(0));
-            (entry.path, size)
-        });
-        Ok(listed.collect())
-    }
-
-    async fn get(&self, path: &str, range: Option<Range<u64>>) -> Result<Sent, StoreError> {
-        let sent = self.file(path, range).await;
-        sent.map_err(|failure| self.error(failure))
-    }
-
-    async fn delete(&self, path: &str) -> Result<(), StoreError> {
-        let url = self
-            .artifact_url("artifacts", path)
-            .map_err(|failure| self.error(failure))?;
-        let deleted = self
-            .send_patiently::<serde::de::IgnoredAny>(self.authorised(Method::DELETE, url))
-            .await;
-        match deleted.map_err(|failure| self.error(failure)) {
-            Err(StoreError::NotFound { .. }) | Ok(_) => Ok(()),
-            Err(error) => Err(error),
+    fn at(&self, path: &ArtifactPath) -> String {
+        match (self.root.as_str(), path.as_str()) {
+            ("", path) => path.to_owned(),
+            (root, "") => root.to_owned(),
+            (root, path) => format!("{root}/{path}"),
         }
+    }
+
+    fn failed(&self, path: &ArtifactPath, failure: Failure) -> ArtifactError {
+        match self.client.error(failure) {
+            StoreError::NotFound { .. } => ArtifactError::NotFound {
+                artifact: path.as_str().to_owned(),
+                store: self.uri(),
+            },
+            error => refused(path, error),
+        }
+    }
+}
+
+fn refused(path: &ArtifactPath, error: StoreError) -> ArtifactError {
+    ArtifactError::Server {
+        artifact: path.as_str().to_owned(),
+        is_transient: error.is_transient(),
+        retry_after: error.retry_after(),
+        source: error.into(),
+    }
+}
+
+#[async_trait]
+impl ArtifactStore for ProxyArtifacts {
+    fn uri(&self) -> String {
+        format!("mlflow-artifacts:/{}", self.root)
+    }
+
+    async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
+        let Some(file) = staged(upload.file, upload.path, upload.size)? else {
+            return gone(self, &upload).await;
+        };
+        let target = self.at(upload.path);
+        let put = self
+            .client
+            .put_file(&target, Arc::new(file), upload.size, upload.sent)
+            .await;
+        put.map_err(|failure| self.failed(upload.path, failure))
+    }
+
+    async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
+        let listed = self.client.listed(&self.at(folder)).await;
+        let listed = listed.map_err(|failure| self.failed(folder, failure))?;
+        let mut infos = Vec::with_capacity(listed.len());
+        for (name, size) in listed {
+            // One part of a path: what has more leads elsewhere.
+            let path = (!name.contains('/') && !name.is_empty()).then(|| folder.join(&name));
+            let Some(Ok(path)) = path else {
+                let store = self.uri();
+                return Err(ArtifactError::BadName { name, store });
+            };
+            infos.push(FileInfo { path, size });
+        }
+        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        Ok(infos)
+    }
+
+    async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
+        let (folder, _) = path.as_str().rsplit_once('/').unwrap_or_default();
+        let folder = ArtifactPath::parse(folder).unwrap_or_else(|_| ArtifactPath::root());
+        let found = self.list(&folder).await?;
+        let size = found
+            .iter()
+            .find(|info| info.path == *path)
+            .and_then(|info| info.size);
+        match size {
+            Some(size) => Ok(FileState {
+                size,
+                version: None,
+                modified: None,
+            }),
+            None => Err(ArtifactError::NotFound {
+                artifact: path.as_str().to_owned(),
+                store: self.uri(),
+            }),
+        }
+    }
+
+    async fn read(
+        &self,
+        path: &ArtifactPath,
+        range: Option<Range<u64>>,
+        _version: Option<&str>,
+    ) -> Result<Content, ArtifactError> {
+        let sent = self.client.file(&self.at(path), range).await;
+        let sent = sent.map_err(|failure| self.failed(path, failure))?;
+        let path = path.clone();
+        Ok(sent.map_err(move |error| refused(&path, error)).boxed())
+    }
+
+    async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        let deleted = self.client.delete_file(&self.at(path)).await;
+        deleted.map_err(|failure| self.failed(path, failure))
     }
 }

@@ -10,11 +10,11 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::parts::Parts;
+use super::multipart::Parts;
 use crate::{
-    config::{Secret, ServerAccess, ServerUri},
-    store::{Cause, StoreError},
-    tls,
+    config::{server::ServerAccess, uri::ServerUri},
+    net::{secret::Secret, tls},
+    store::error::{Cause, StoreError},
 };
 
 /// How long a connection may take to come about.
@@ -28,7 +28,7 @@ const MAX_RETRY_AFTER: u64 = 3600;
 
 /// What went wrong with a request.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// MLflow says no, by one of its codes.
     Api {
         /// For example `RESOURCE_DOES_NOT_EXIST`.
@@ -43,6 +43,11 @@ pub(super) enum Failure {
 impl Failure {
     pub fn is(&self, expected: &str) -> bool {
         matches!(self, Self::Api { code, .. } if code == expected)
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.is("RESOURCE_DOES_NOT_EXIST")
+            || matches!(self, Self::Store(StoreError::NotFound { .. }))
     }
 }
 
@@ -62,7 +67,7 @@ enum Auth {
 
 /// Requests to one server.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     auth: Auth,
@@ -75,7 +80,7 @@ pub(super) struct Client {
 /// The server has failed in a way that it has not foreseen.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct InternalError(String);
+pub(crate) struct InternalError(String);
 
 impl Client {
     /// A client that has not connected yet.
@@ -308,7 +313,7 @@ impl Client {
     }
 
     pub fn unavailable(&self, source: Cause) -> Failure {
-        if crate::store::is_certificate_refused(&*source) {
+        if crate::store::error::is_certificate_refused(&*source) {
             return Failure::Store(self.open_error(format!(
                 "{}; check MLFLOW_TRACKING_SERVER_CERT_PATH and MLFLOW_TRACKING_CLIENT_CERT_PATH",
                 describe(source)
@@ -354,7 +359,10 @@ impl Client {
             let to = headers
                 .get(LOCATION)
                 .and_then(|to| to.to_str().ok())
-                .map_or_else(|| "nowhere".to_owned(), crate::config::without_credentials);
+                .map_or_else(
+                    || "nowhere".to_owned(),
+                    crate::net::secret::without_credentials,
+                );
             return Failure::Store(self.open_error(format!(
                 "it redirects to {to}, which credentials are not sent to; if that is the server, give its \
                  address"
@@ -436,7 +444,7 @@ impl Client {
 }
 
 /// An error with its causes in one sentence: the outermost of an HTTP client says little.
-pub(super) fn describe(error: Cause) -> Cause {
+pub(crate) fn describe(error: Cause) -> Cause {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -447,7 +455,7 @@ pub(super) fn describe(error: Cause) -> Cause {
 }
 
 /// A request with a body of JSON.
-pub(super) fn with_json(request: RequestBuilder, body: &Value) -> RequestBuilder {
+pub(crate) fn with_json(request: RequestBuilder, body: &Value) -> RequestBuilder {
     request
         .header(CONTENT_TYPE, "application/json")
         .body(body.to_string())
@@ -458,7 +466,7 @@ fn is_page(body: &[u8]) -> bool {
 }
 
 /// Seconds, the form that servers use; a date is left to the usual back-off.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers
         .get(RETRY_AFTER)?
         .to_str()

@@ -8,17 +8,24 @@ use reqwest::Method;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::{PAGE, RestStore, TOGETHER, client::Failure, wire};
+use super::{
+    client::Failure,
+    store::{PAGE, RestStore, TOGETHER},
+    wire,
+};
 use crate::{
-    record::Key,
-    registry::{
-        self, Alias, LoggedModel, ModelName, ModelRegistry, ModelVersion, NewModel, NewVersion,
-        RegisteredModel, Stage, TagValue, VERSIONS_TAG, VersionFiles,
+    mlflow::{
+        key::Key,
+        model::{Alias, ModelName, Stage, TagValue},
+        run::RunInfo,
+        search::models::{ModelQuery, VersionQuery},
     },
-    run::RunInfo,
     store::{
-        StoreError,
-        search::{ModelQuery, VersionQuery},
+        error::StoreError,
+        registry::{
+            self, LoggedModel, ModelRegistry, ModelVersion, NewModel, NewVersion, RegisteredModel,
+            VERSIONS_TAG, VersionFiles,
+        },
     },
 };
 

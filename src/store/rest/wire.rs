@@ -6,10 +6,17 @@
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
-    registry,
-    run::{DatasetInput, MetricPoint, RunInfo},
-    store,
+    mlflow::run::{DatasetInput, MetricPoint, RunInfo, ViewType},
+    store::{registry, tracking},
 };
+
+pub(crate) fn view_word(view: ViewType) -> &'static str {
+    match view {
+        ViewType::ActiveOnly => "ACTIVE_ONLY",
+        ViewType::DeletedOnly => "DELETED_ONLY",
+        ViewType::All => "ALL",
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -19,7 +26,7 @@ enum Number {
     Text(String),
 }
 
-pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+pub(crate) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     Ok(match Option::<Number>::deserialize(deserializer)? {
         None => None,
         Some(Number::Integer(number)) => Some(number),
@@ -48,14 +55,14 @@ fn float<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 
 /// A key and its value.
 #[derive(Deserialize)]
-pub(super) struct Pair {
+pub(crate) struct Pair {
     pub key: String,
     #[serde(default)]
     pub value: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Metric {
+pub(crate) struct Metric {
     #[serde(default)]
     key: String,
     #[serde(default, deserialize_with = "float")]
@@ -77,7 +84,7 @@ impl Metric {
 }
 
 #[derive(Deserialize)]
-pub(super) struct History {
+pub(crate) struct History {
     #[serde(default)]
     pub metrics: Vec<Metric>,
     #[serde(default)]
@@ -85,12 +92,12 @@ pub(super) struct History {
 }
 
 #[derive(Deserialize)]
-pub(super) struct OneExperiment {
+pub(crate) struct OneExperiment {
     pub experiment: Experiment,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Experiments {
+pub(crate) struct Experiments {
     #[serde(default)]
     pub experiments: Vec<Experiment>,
     #[serde(default)]
@@ -98,12 +105,12 @@ pub(super) struct Experiments {
 }
 
 #[derive(Deserialize)]
-pub(super) struct CreatedExperiment {
+pub(crate) struct CreatedExperiment {
     pub experiment_id: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Experiment {
+pub(crate) struct Experiment {
     experiment_id: String,
     name: String,
     #[serde(default)]
@@ -118,7 +125,7 @@ pub(super) struct Experiment {
     tags: Vec<Pair>,
 }
 
-impl From<Experiment> for store::Experiment {
+impl From<Experiment> for tracking::Experiment {
     fn from(it: Experiment) -> Self {
         Self {
             id: it.experiment_id,
@@ -137,12 +144,12 @@ impl From<Experiment> for store::Experiment {
 }
 
 #[derive(Deserialize)]
-pub(super) struct OneRun {
+pub(crate) struct OneRun {
     pub run: Run,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Runs {
+pub(crate) struct Runs {
     #[serde(default)]
     pub runs: Vec<Run>,
     #[serde(default)]
@@ -150,7 +157,7 @@ pub(super) struct Runs {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Run {
+pub(crate) struct Run {
     info: Info,
     #[serde(default)]
     data: Data,
@@ -271,12 +278,12 @@ impl From<Run> for RunInfo {
 }
 
 #[derive(Deserialize)]
-pub(super) struct OneVersion {
+pub(crate) struct OneVersion {
     pub model_version: ModelVersion,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Versions {
+pub(crate) struct Versions {
     #[serde(default)]
     pub model_versions: Vec<ModelVersion>,
     #[serde(default)]
@@ -284,7 +291,7 @@ pub(super) struct Versions {
 }
 
 #[derive(Deserialize)]
-pub(super) struct ModelVersion {
+pub(crate) struct ModelVersion {
     name: String,
     #[serde(default, deserialize_with = "integer")]
     version: Option<i64>,
@@ -344,12 +351,12 @@ impl From<ModelVersion> for registry::ModelVersion {
 }
 
 #[derive(Deserialize)]
-pub(super) struct OneModel {
+pub(crate) struct OneModel {
     pub registered_model: RegisteredModel,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Models {
+pub(crate) struct Models {
     #[serde(default)]
     pub registered_models: Vec<RegisteredModel>,
     #[serde(default)]
@@ -357,7 +364,7 @@ pub(super) struct Models {
 }
 
 #[derive(Deserialize)]
-pub(super) struct RegisteredModel {
+pub(crate) struct RegisteredModel {
     name: String,
     #[serde(default, deserialize_with = "integer")]
     creation_timestamp: Option<i64>,
@@ -409,18 +416,18 @@ impl From<RegisteredModel> for registry::RegisteredModel {
 }
 
 #[derive(Deserialize)]
-pub(super) struct DownloadUri {
+pub(crate) struct DownloadUri {
     #[serde(default)]
     pub artifact_uri: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct OneLoggedModel {
+pub(crate) struct OneLoggedModel {
     pub model: LoggedModel,
 }
 
 #[derive(Deserialize)]
-pub(super) struct LoggedModels {
+pub(crate) struct LoggedModels {
     #[serde(default)]
     pub models: Vec<LoggedModel>,
     #[serde(default)]
@@ -428,12 +435,12 @@ pub(super) struct LoggedModels {
 }
 
 #[derive(Deserialize)]
-pub(super) struct LoggedModel {
+pub(crate) struct LoggedModel {
     pub info: LoggedModelInfo,
 }
 
 #[derive(Deserialize)]
-pub(super) struct LoggedModelInfo {
+pub(crate) struct LoggedModelInfo {
     model_id: String,
     #[serde(default)]
     artifact_uri: String,

@@ -9,7 +9,7 @@ const END: i16 = -1;
 
 /// Rows, encoded one after the other.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     bytes: Vec<u8>,
     columns: i16,
 }

@@ -3,20 +3,18 @@
 //! SQL is written once, in the words that SQLite and PostgreSQL share, with `$1`-style parameters; values go
 //! as parameters only, never into the text. What the two do not share is asked of [`Dialect`].
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, TypeInfo,
-    ValueRef,
+    Connection, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, TypeInfo, ValueRef,
     pool::PoolConnection,
-    postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
-    query::Query,
-    sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
 };
 
-use super::{copy, locks, schema::Dialect};
-use crate::config::PostgresUri;
+use super::{copy, locks, schema::Dialect, statement::Statement};
+use crate::config::uri::PostgresUri;
 
 /// How long SQLite itself waits for another writer before the delivery worker takes over waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,192 +27,9 @@ const CONNECTIONS: u32 = 2;
 
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 
-/// What a parameter of a statement can be.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
-    Int(Option<i64>),
-    Float(f64),
-    Bool(bool),
-    Text(Option<String>),
-    /// Columns of rows, for PostgreSQL's `unnest`.
-    Ints(Vec<i64>),
-    Floats(Vec<f64>),
-    Bools(Vec<bool>),
-    Texts(Vec<String>),
-}
-
-impl From<i64> for Value {
-    fn from(value: i64) -> Self {
-        Self::Int(Some(value))
-    }
-}
-
-impl From<Option<i64>> for Value {
-    fn from(value: Option<i64>) -> Self {
-        Self::Int(value)
-    }
-}
-
-impl From<f64> for Value {
-    fn from(value: f64) -> Self {
-        Self::Float(value)
-    }
-}
-
-impl From<bool> for Value {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-impl From<&str> for Value {
-    fn from(value: &str) -> Self {
-        Self::Text(Some(value.to_owned()))
-    }
-}
-
-impl From<String> for Value {
-    fn from(value: String) -> Self {
-        Self::Text(Some(value))
-    }
-}
-
-impl From<Option<String>> for Value {
-    fn from(value: Option<String>) -> Self {
-        Self::Text(value)
-    }
-}
-
-impl From<Vec<i64>> for Value {
-    fn from(values: Vec<i64>) -> Self {
-        Self::Ints(values)
-    }
-}
-
-impl From<Vec<f64>> for Value {
-    fn from(values: Vec<f64>) -> Self {
-        Self::Floats(values)
-    }
-}
-
-impl From<Vec<bool>> for Value {
-    fn from(values: Vec<bool>) -> Self {
-        Self::Bools(values)
-    }
-}
-
-impl From<Vec<String>> for Value {
-    fn from(values: Vec<String>) -> Self {
-        Self::Texts(values)
-    }
-}
-
-/// A text of SQL and its parameters.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Statement {
-    sql: Cow<'static, str>,
-    values: Vec<Value>,
-}
-
-impl Statement {
-    pub fn new(sql: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            sql: sql.into(),
-            values: Vec::new(),
-        }
-    }
-
-    /// Asks for PostgreSQL's plan of this statement instead of its rows.
-    pub fn explained(&self) -> Self {
-        Self {
-            sql: format!("EXPLAIN {}", self.sql).into(),
-            values: self.values.clone(),
-        }
-    }
-
-    /// Gives the next parameter its value.
-    pub fn bind(mut self, value: impl Into<Value>) -> Self {
-        self.values.push(value.into());
-        self
-    }
-
-    /// Adds a part of SQL; what users give goes in by [`Statement::push_bind`] only.
-    pub fn push(&mut self, sql: &str) -> &mut Self {
-        self.sql.to_mut().push_str(sql);
-        self
-    }
-
-    /// Adds a parameter where the text ends now.
-    pub fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
-        self.values.push(value.into());
-        let number = format!("${}", self.values.len());
-        self.push(&number)
-    }
-
-    /// Adds `(first, second, …)` with a parameter for each.
-    pub fn push_list<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
-        self.push("(");
-        for (position, value) in values.into_iter().enumerate() {
-            if position > 0 {
-                self.push(", ");
-            }
-            self.push_bind(value);
-        }
-        self.push(")")
-    }
-
-    /// Adds `IN (…)` or, where the database has arrays, `= ANY (…)`, which stays one prepared statement.
-    pub fn push_one_of(&mut self, dialect: Dialect, texts: &[String]) -> &mut Self {
-        match dialect {
-            Dialect::Sqlite => self.push("IN ").push_list(texts.iter().map(String::as_str)),
-            Dialect::Postgres => self.push("= ANY (").push_bind(texts.to_vec()).push(")"),
-        }
-    }
-
-    fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
-        let mut query = match self.sql {
-            Cow::Borrowed(sql) => sqlx::query(sql),
-            Cow::Owned(sql) => sqlx::query(AssertSqlSafe(sql)),
-        };
-        for value in self.values {
-            query = match value {
-                Value::Int(value) => query.bind(value),
-                Value::Float(value) => query.bind(value),
-                Value::Bool(value) => query.bind(value),
-                Value::Text(value) => query.bind(value),
-                // SQLite has no arrays, and nothing gives it one.
-                Value::Ints(_) | Value::Floats(_) | Value::Bools(_) | Value::Texts(_) => {
-                    query.bind(None::<i64>)
-                }
-            };
-        }
-        query
-    }
-
-    fn postgres(self) -> Query<'static, Postgres, PgArguments> {
-        let mut query = match self.sql {
-            Cow::Borrowed(sql) => sqlx::query(sql),
-            Cow::Owned(sql) => sqlx::query(AssertSqlSafe(sql)),
-        };
-        for value in self.values {
-            query = match value {
-                Value::Int(value) => query.bind(value),
-                Value::Float(value) => query.bind(value),
-                Value::Bool(value) => query.bind(value),
-                Value::Text(value) => query.bind(value),
-                Value::Ints(values) => query.bind(values),
-                Value::Floats(values) => query.bind(values),
-                Value::Bools(values) => query.bind(values),
-                Value::Texts(values) => query.bind(values),
-            };
-        }
-        query
-    }
-}
-
 /// A row of an answer.
 #[derive(Debug)]
-pub(super) enum Row {
+pub(crate) enum Row {
     Sqlite(SqliteRow),
     Postgres(PgRow),
 }
@@ -264,7 +79,7 @@ impl Row {
 
 /// A pool of connections.
 #[derive(Clone, Debug)]
-pub(super) enum Database {
+pub(crate) enum Database {
     Sqlite(SqlitePool),
     Postgres(PgPool),
 }
@@ -379,7 +194,7 @@ impl Database {
 /// connection, which is closed as well where the session ends before its [release](Session::release): the server
 /// rolls back then.
 #[derive(Debug)]
-pub(super) struct Session(Option<PoolConnection<Postgres>>);
+pub(crate) struct Session(Option<PoolConnection<Postgres>>);
 
 impl Session {
     fn new(connection: PoolConnection<Postgres>) -> Self {
@@ -442,7 +257,7 @@ async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// A transaction; dropped without [`Transaction::commit`] it has changed nothing.
 #[derive(Debug)]
-pub(super) enum Transaction {
+pub(crate) enum Transaction {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
     Postgres(Session),
 }
@@ -532,70 +347,5 @@ impl Transaction {
                 Ok(())
             }
         }
-    }
-}
-
-/// What a driver's error says about who is at fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The database cannot be reached or cannot take anything now.
-    Unavailable,
-    /// The password, or the user.
-    Unauthenticated,
-    /// What the user may do.
-    Forbidden,
-    /// The record or the question.
-    Record,
-}
-
-impl Fault {
-    /// Sorts an error by SQLSTATE (PostgreSQL) or by the kind of constraint (SQLite).
-    pub fn of(error: &sqlx::Error) -> Self {
-        use sqlx::error::ErrorKind::{
-            CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
-        };
-        let Some(error) = error.as_database_error() else {
-            return match error {
-                sqlx::Error::Encode(_) => Self::Record,
-                _ => Self::Unavailable,
-            };
-        };
-        if matches!(
-            error.kind(),
-            CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
-        ) {
-            return Self::Record;
-        }
-        if error
-            .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-            .is_none()
-        {
-            return Self::Unavailable;
-        }
-        let code = error.code().unwrap_or_default();
-        match code.get(..2) {
-            Some("28") => Self::Unauthenticated,
-            // Data that is none, that breaks a rule, or that is beyond the server's own limits.
-            Some("22" | "23" | "54") => Self::Record,
-            _ if code == "42501" => Self::Forbidden,
-            _ => Self::Unavailable,
-        }
-    }
-}
-
-/// True when nothing but another name, user or database in the URI helps.
-pub(super) fn is_misconfigured(error: &sqlx::Error) -> bool {
-    match error {
-        error if crate::store::is_certificate_refused(error) => true,
-        sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
-        sqlx::Error::Database(error) => {
-            error
-                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-                .is_none()
-                || error.code().is_some_and(|code| {
-                    code.starts_with("28") || code == "3D000" || code == "42501"
-                })
-        }
-        _ => false,
     }
 }

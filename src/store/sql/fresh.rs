@@ -9,15 +9,16 @@ use std::{
 };
 
 use super::{
-    StoreError,
-    database::{Database, Statement},
+    database::Database,
     layout::Layout,
-    open_error, opening,
     schema::{self, Dialect, Schema},
+    statement::Statement,
+    store::{open_error, opening},
 };
 use crate::{
-    config::{Destination, FreshSchema},
-    run::now_ms,
+    config::{tracker::FreshSchema, uri::Destination},
+    os::clock::now_ms,
+    store::error::StoreError,
 };
 
 /// What a stock mlflow does when it first opens a database. The URI comes by standard input, as the arguments of
@@ -31,7 +32,7 @@ SqlAlchemyStore(uri, root)\n";
 const PATIENCE_S: u32 = 60;
 
 /// Creates the tables and experiment 0; of processes that find the same database fresh, one does.
-pub(super) async fn create(
+pub(crate) async fn create(
     destination: &Destination,
     database: &Database,
     fresh: &FreshSchema,

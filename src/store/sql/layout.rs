@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use super::{
-    database::{Database, Row, Statement, Transaction},
+    database::{Database, Row, Transaction},
     schema::Dialect,
+    statement::Statement,
 };
-use crate::config::Destination;
+use crate::config::uri::Destination;
 
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 
@@ -106,7 +107,7 @@ const NEEDED: [(&str, &[&str]); 16] = [
 
 /// The columns of each table, with the most characters that each can hold.
 #[derive(Debug, Default)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     tables: HashMap<String, HashMap<String, Option<usize>>>,
 }
 

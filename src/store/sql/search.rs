@@ -1,21 +1,21 @@
 //! A search for runs as a statement.
 
 use super::{
-    database::{Statement, Value},
-    query::{RUN_COLUMNS, in_view},
+    rows::{RUN_COLUMNS, in_view},
     schema::Dialect,
+    statement::{Statement, Value},
 };
 use crate::{
-    context::RUN_NAME_TAG,
-    store::search::{
-        Attribute, Comparison, ComparisonOf, DatasetField, Field, Operand, Operator, OrderBy,
-        RunQuery,
+    environment::run_tags::RUN_NAME_TAG,
+    mlflow::search::{
+        grammar::{ComparisonOf, Operand, Operator},
+        runs::{Attribute, Comparison, DatasetField, Field, OrderBy, RunQuery},
     },
 };
 
 /// Which runs a statement finds, and by which way.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     /// All runs that match, those without what they are sorted by at the end.
     Every,
     /// Those with a number for the metric they are first sorted by.
@@ -29,13 +29,13 @@ pub(super) enum Scope {
 }
 
 /// Whether the runs at the top of a query's answer are those with the best numbers of a metric.
-pub(super) fn is_by_metric(query: &RunQuery) -> bool {
+pub(crate) fn is_by_metric(query: &RunQuery) -> bool {
     let by = query.order_by.first().map(|order| &order.field);
     matches!(by, Some(Field::Metric(_)))
 }
 
 /// The statement that finds the runs of a query, in its order, as rows of [`RUN_COLUMNS`].
-pub(super) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Statement {
+pub(crate) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Statement {
     let mut statement = Statement::new("");
     if let Scope::FirstNumbers(count) = scope
         && let Some(order) = query.order_by.first()
@@ -140,7 +140,7 @@ fn push_order(statement: &mut Statement, number: usize, order: &OrderBy, scope: 
     statement.push(&format!("{value} {}, ", direction(order.ascending)));
 }
 
-pub(super) fn direction(ascending: bool) -> &'static str {
+pub(crate) fn direction(ascending: bool) -> &'static str {
     if ascending { "ASC" } else { "DESC" }
 }
 
@@ -210,7 +210,7 @@ fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: D
     }
 }
 
-pub(super) fn push_comparison<F>(
+pub(crate) fn push_comparison<F>(
     statement: &mut Statement,
     column: &str,
     comparison: &ComparisonOf<F>,

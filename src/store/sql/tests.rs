@@ -1,11 +1,19 @@
 use std::future::Future;
 
-use super::*;
+use super::store::SqlStore;
 use crate::{
-    record::{Key, Record, RunStart},
-    registry::{ModelRegistry, NewVersion, Stage, TagValue},
-    run::{LifecycleStage, RunId, RunStatus},
-    store::TrackingStore,
+    config::{tracker::FreshSchema, uri::Destination},
+    journal::record::{Record, RunStart},
+    mlflow::{
+        key::Key,
+        model::{Stage, TagValue},
+        run::{LifecycleStage, RunId, RunStatus},
+    },
+    store::{
+        error::StoreError,
+        registry::{ModelRegistry, NewVersion},
+        tracking::TrackingStore,
+    },
 };
 
 fn block_on<T>(test: impl Future<Output = T>) -> T {

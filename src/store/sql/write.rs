@@ -5,57 +5,23 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use uuid::Uuid;
 
 use super::{
-    SqlStore, StoreError,
-    copy::Rows,
-    database::{Statement, Transaction},
-    schema::Dialect,
+    database::Transaction,
+    points::{Point, Points, ROWS},
+    statement::Statement,
+    store::SqlStore,
 };
 use crate::{
-    record::{Key, Record, RunStart, cut},
-    run::{DatasetInput, RunId, now_ms},
-    store::Experiment,
+    journal::record::{Record, RunStart},
+    mlflow::{
+        key::Key,
+        limits::cut,
+        run::{DatasetInput, RunId},
+    },
+    store::error::StoreError,
 };
 
-/// Rows of one INSERT into SQLite. A fixed number of them keeps the statement prepared.
-const ROWS: usize = 64;
-/// Points from which on a COPY into PostgreSQL is worth its two more round trips.
-const COPIED: usize = 200;
-
-/// A point as the tables keep it: MLflow stores NaN as 0 with a flag and infinities as the largest floats.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Point {
-    step: i64,
-    timestamp: i64,
-    value: f64,
-    is_nan: bool,
-}
-
-impl Point {
-    fn new(step: i64, timestamp: i64, value: f64) -> Self {
-        let is_nan = value.is_nan();
-        let value = if is_nan {
-            0.0
-        } else {
-            value.clamp(f64::MIN, f64::MAX)
-        };
-        Self {
-            step,
-            timestamp,
-            value,
-            is_nan,
-        }
-    }
-
-    /// MLflow's rule for the latest point of a metric: greatest step, then time, then value.
-    fn is_later_than(&self, other: &Self) -> bool {
-        (self.step, self.timestamp, self.value) > (other.step, other.timestamp, other.value)
-    }
-}
-
-type Points<'a> = Vec<(RunId, &'a Key, Point)>;
-
 impl SqlStore {
-    pub(super) async fn write_batch(&self, records: &[&Record]) -> Result<(), StoreError> {
+    pub(crate) async fn write_batch(&self, records: &[&Record]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         match self.write_in(&mut tx, records).await {
             Ok(()) => self.commit(tx).await,
@@ -135,7 +101,7 @@ impl SqlStore {
         self.write_points(tx, points).await
     }
 
-    pub(super) async fn fail_open_run(
+    pub(crate) async fn fail_open_run(
         &self,
         run_id: &str,
         end_time: i64,
@@ -150,96 +116,6 @@ impl SqlStore {
             .await
             .map_err(|error| self.error(error))?;
         Ok(())
-    }
-
-    /// The experiment of that name, created if there is none.
-    pub(super) async fn get_or_create_experiment_in(
-        &self,
-        tx: &mut Transaction,
-        name: &str,
-        artifact_location: Option<&str>,
-    ) -> Result<Experiment, StoreError> {
-        if let Some(found) = self.experiment_named(tx, name).await? {
-            return found;
-        }
-        if let Some(location) = artifact_location {
-            self.check_location(location)?;
-        }
-        let now = now_ms();
-        let created = self
-            .fetch_one(
-                tx,
-                Statement::new(
-                    "INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, \
-                     last_update_time) VALUES ($1, $2, 'active', $3, $4) ON CONFLICT DO NOTHING \
-                     RETURNING experiment_id",
-                )
-                .bind(name)
-                .bind(artifact_location.unwrap_or_default())
-                .bind(now)
-                .bind(now),
-                |row| row.int(0),
-            )
-            .await?
-            .flatten();
-        if let (Some(id), None) = (created, artifact_location) {
-            let root = self.destination.default_artifact_root().unwrap_or_default();
-            let update = Statement::new(
-                "UPDATE experiments SET artifact_location = $1 WHERE experiment_id = $2",
-            )
-            .bind(format!("{root}/{id}"))
-            .bind(id);
-            self.execute(tx, update).await?;
-        }
-        // Created here, or by another process since the first look.
-        match self.experiment_named(tx, name).await? {
-            Some(found) => found,
-            None => Err(self.not_found(format!("experiment {name:?}"))),
-        }
-    }
-
-    async fn experiment_named(
-        &self,
-        tx: &mut Transaction,
-        name: &str,
-    ) -> Result<Option<Result<Experiment, StoreError>>, StoreError> {
-        let mut query = Statement::new(
-            "SELECT experiment_id, name, artifact_location, lifecycle_stage, creation_time, \
-             last_update_time FROM experiments WHERE name = $1",
-        )
-        .bind(name);
-        query.push(self.layout.in_default_workspace("experiments"));
-        let found = self.fetch_one(tx, query, super::query::experiment).await?;
-        Ok(found.map(|experiment| {
-            if experiment.lifecycle_stage == "deleted" {
-                Err(StoreError::ExperimentDeleted {
-                    name: name.to_owned(),
-                })
-            } else {
-                Ok(experiment)
-            }
-        }))
-    }
-
-    /// That the artifact URIs of runs below a location fit into their column, whose width PostgreSQL insists on.
-    pub(super) fn check_location(&self, location: &str) -> Result<(), StoreError> {
-        let longest = artifact_uri(location, &RunId::random().to_string());
-        let (length, width) = (
-            longest.chars().count(),
-            self.layout.width("runs", "artifact_uri"),
-        );
-        if length <= width || self.database.dialect() == Dialect::Sqlite {
-            return Ok(());
-        }
-        Err(StoreError::Refused {
-            destination: self.destination.uri(),
-            source: format!(
-                "the artifact location {location:?} is too long: the artifact URIs of its runs would have \
-                 {length} characters, and this database has room for {width}; use an experiment with a \
-                 shorter artifact URI"
-            )
-            .into(),
-        })
     }
 
     async fn start_run(&self, tx: &mut Transaction, start: &RunStart) -> Result<(), StoreError> {
@@ -354,7 +230,7 @@ impl SqlStore {
             .map(|(key, value)| (key.as_str(), value))
             .collect();
         // The name of a run is an attribute and a tag, and the two agree.
-        if let Some(name) = tags.get(crate::context::RUN_NAME_TAG) {
+        if let Some(name) = tags.get(crate::environment::run_tags::RUN_NAME_TAG) {
             let rename = Statement::new("UPDATE runs SET name = $1 WHERE run_uuid = $2")
                 .bind(cut((*name).clone(), self.layout.width("runs", "name")))
                 .bind(run_id.as_str());
@@ -448,131 +324,13 @@ impl SqlStore {
         }
         Ok(())
     }
-
-    async fn write_points(
-        &self,
-        tx: &mut Transaction,
-        mut points: Points<'_>,
-    ) -> Result<(), StoreError> {
-        if points.is_empty() {
-            return Ok(());
-        }
-        // In key order, as the stock store locks these rows, so that the two cannot deadlock.
-        let mut latest: BTreeMap<(RunId, &Key), Point> = BTreeMap::new();
-        for (run, key, point) in &points {
-            latest
-                .entry((*run, *key))
-                .and_modify(|last| {
-                    if point.is_later_than(last) {
-                        *last = *point;
-                    }
-                })
-                .or_insert(*point);
-        }
-        // Neighbours in the table's key are neighbours in its index.
-        points.sort_by(|(run_a, a, x), (run_b, b, y)| {
-            (*a, x.timestamp, x.step, *run_a)
-                .cmp(&(*b, y.timestamp, y.step, *run_b))
-                .then(x.value.total_cmp(&y.value))
-        });
-        // A point that is logged twice is one point.
-        points.dedup();
-        if !self.copy_points(tx, &points).await? {
-            self.insert_points(tx, "metrics", &points, "DO NOTHING")
-                .await?;
-        }
-        let latest: Points<'_> = latest
-            .into_iter()
-            .map(|((run, key), point)| (run, key, point))
-            .collect();
-        self.insert_points(
-            tx,
-            "latest_metrics",
-            &latest,
-            "(key, run_uuid) DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp, \
-             step = excluded.step, is_nan = excluded.is_nan \
-             WHERE (excluded.step, excluded.timestamp, excluded.value) > \
-             (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)",
-        )
-        .await
-    }
-
-    /// Copies points that are not there yet; false where that is not possible or one of them is there.
-    async fn copy_points(
-        &self,
-        tx: &mut Transaction,
-        points: &[(RunId, &Key, Point)],
-    ) -> Result<bool, StoreError> {
-        if tx.dialect() != Dialect::Postgres || points.len() < COPIED {
-            return Ok(false);
-        }
-        let mut rows = Rows::new(6);
-        for (run, key, point) in points {
-            rows.row()
-                .text(key.as_str())
-                .float(point.value)
-                .int(point.timestamp)
-                .text(&run.to_string())
-                .int(point.step)
-                .bool(point.is_nan);
-        }
-        let copied = tx
-            .copy(
-                "COPY metrics (key, value, timestamp, run_uuid, step, is_nan) FROM STDIN WITH (FORMAT binary)",
-                rows,
-            )
-            .await;
-        copied.map_err(|error| self.error(error))
-    }
-
-    async fn insert_points(
-        &self,
-        tx: &mut Transaction,
-        table: &'static str,
-        points: &[(RunId, &Key, Point)],
-        on_conflict: &'static str,
-    ) -> Result<(), StoreError> {
-        let into = format!("INSERT INTO {table} (key, value, timestamp, run_uuid, step, is_nan)");
-        match tx.dialect() {
-            Dialect::Sqlite => {
-                for rows in points.chunks(ROWS) {
-                    let mut insert = Statement::new(format!("{into} VALUES "));
-                    for (position, (run, key, point)) in rows.iter().enumerate() {
-                        insert.push(if position > 0 { ", (" } else { "(" });
-                        insert.push_bind(key.as_str()).push(", ");
-                        insert.push_bind(point.value).push(", ");
-                        insert.push_bind(point.timestamp).push(", ");
-                        insert.push_bind(run.to_string()).push(", ");
-                        insert.push_bind(point.step).push(", ");
-                        insert.push_bind(point.is_nan).push(")");
-                    }
-                    insert.push(" ON CONFLICT ").push(on_conflict);
-                    self.execute(tx, insert).await?;
-                }
-            }
-            Dialect::Postgres => {
-                let insert = Statement::new(format!(
-                    "{into} SELECT * FROM unnest($1::text[], $2::float8[], $3::int8[], $4::text[], \
-                     $5::int8[], $6::bool[]) ON CONFLICT {on_conflict}"
-                ))
-                .bind(column(points, |(_, key, _)| key.as_str().to_owned()))
-                .bind(column(points, |(_, _, point)| point.value))
-                .bind(column(points, |(_, _, point)| point.timestamp))
-                .bind(column(points, |(run, _, _)| run.to_string()))
-                .bind(column(points, |(_, _, point)| point.step))
-                .bind(column(points, |(_, _, point)| point.is_nan));
-                self.execute(tx, insert).await?;
-            }
-        }
-        Ok(())
-    }
 }
 
-fn artifact_uri(location: &str, run_id: &str) -> String {
+pub(crate) fn artifact_uri(location: &str, run_id: &str) -> String {
     format!("{}/{run_id}/artifacts", location.trim_end_matches('/'))
 }
 
-fn column<T, Row>(rows: &[Row], of_row: impl Fn(&Row) -> T) -> Vec<T> {
+pub(crate) fn column<T, Row>(rows: &[Row], of_row: impl Fn(&Row) -> T) -> Vec<T> {
     rows.iter().map(of_row).collect()
 }
 

@@ -1,15 +1,15 @@
 //! Models that MLflow 3 has logged, in revisions that have them.
 
-use super::super::{
-    SqlStore, StoreError,
-    database::{Row, Statement},
+use crate::store::{
+    error::StoreError,
+    registry::{self, LoggedModel, VERSIONS_TAG},
+    sql::{database::Row, statement::Statement, store::SqlStore},
 };
-use crate::registry::{self, LoggedModel, VERSIONS_TAG};
 
 const COLUMNS: &str = "SELECT model_id, artifact_location, source_run_id FROM logged_models";
 
 impl SqlStore {
-    pub(super) async fn logged(&self, model_id: &str) -> Result<LoggedModel, StoreError> {
+    pub(crate) async fn logged(&self, model_id: &str) -> Result<LoggedModel, StoreError> {
         if !self.layout.has("logged_models", "model_id") {
             return Err(self.no_logged(model_id));
         }
@@ -21,7 +21,7 @@ impl SqlStore {
         found.ok_or_else(|| self.no_logged(model_id))
     }
 
-    pub(super) async fn logged_by(
+    pub(crate) async fn logged_by(
         &self,
         run_id: &str,
         name: &str,
@@ -38,7 +38,7 @@ impl SqlStore {
         Ok(self.ask(query, logged).await?.pop())
     }
 
-    pub(super) async fn link(
+    pub(crate) async fn link(
         &self,
         model_id: &str,
         name: &str,

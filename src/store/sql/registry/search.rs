@@ -1,22 +1,21 @@
 //! Searches for registered models and versions as statements.
 
-use super::{
-    super::{
-        database::Statement,
+use super::rows::{DELETED, MODEL_COLUMNS, VERSION_COLUMNS};
+use crate::{
+    mlflow::search::{
+        grammar::{ComparisonOf, FilterOf, OrderOf},
+        models::{ModelField, ModelQuery, PROMPT_TAG, RegistryField, VersionField, VersionQuery},
+    },
+    store::sql::{
         layout::Layout,
         schema::Dialect,
         search::{direction, push_comparison},
+        statement::Statement,
     },
-    DELETED,
-    questions::{MODEL_COLUMNS, VERSION_COLUMNS},
-};
-use crate::store::search::{
-    ComparisonOf, FilterOf, ModelField, ModelQuery, OrderOf, PROMPT_TAG, RegistryField,
-    VersionField, VersionQuery,
 };
 
 /// The statement that finds the versions of a query, in its order, as rows of [`VERSION_COLUMNS`].
-pub(super) fn versions(query: &VersionQuery, layout: &Layout, dialect: Dialect) -> Statement {
+pub(crate) fn versions(query: &VersionQuery, layout: &Layout, dialect: Dialect) -> Statement {
     let mut statement = Statement::new(format!(
         "SELECT {VERSION_COLUMNS} FROM model_versions v WHERE v.current_stage <> "
     ));
@@ -44,7 +43,7 @@ pub(super) fn versions(query: &VersionQuery, layout: &Layout, dialect: Dialect) 
 }
 
 /// The statement that finds the models of a query, in its order, as rows of [`MODEL_COLUMNS`].
-pub(super) fn models(query: &ModelQuery, layout: &Layout, dialect: Dialect) -> Statement {
+pub(crate) fn models(query: &ModelQuery, layout: &Layout, dialect: Dialect) -> Statement {
     let mut statement = Statement::new(format!(
         "SELECT {MODEL_COLUMNS} FROM registered_models m WHERE 1 = 1"
     ));

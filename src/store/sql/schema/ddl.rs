@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Every statement, in an order in which they can be executed.
-pub(super) fn statements(schema: &Schema, dialect: Dialect) -> Vec<String> {
+pub(crate) fn statements(schema: &Schema, dialect: Dialect) -> Vec<String> {
     let mut statements = Vec::new();
     for table in schema.tables {
         statements.push(create_table(table, dialect));

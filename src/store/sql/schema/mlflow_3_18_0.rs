@@ -1,9 +1,9 @@
 //! The schema of MLflow 3.18.0.
 //! Written by `scripts/schema_from_mlflow.py`.
 
-use super::{Action::{OnDeleteCascade, OnDeleteSetNull, OnUpdateCascade}, *};
+use super::{*, Action::{OnDeleteCascade, OnDeleteSetNull, OnUpdateCascade}};
 
-pub(super) static SCHEMA: Schema = Schema {
+pub(crate) static SCHEMA: Schema = Schema {
     mlflow_version: "3.18.0",
     revision: "f4a9b2c7d1e6",
     tables: &[

@@ -1,9 +1,9 @@
 //! The schema of MLflow 3.1.4.
 //! Written by `scripts/schema_from_mlflow.py`.
 
-use super::{Action::{OnDeleteCascade, OnUpdateCascade}, *};
+use super::{*, Action::{OnDeleteCascade, OnUpdateCascade}};
 
-pub(super) static SCHEMA: Schema = Schema {
+pub(crate) static SCHEMA: Schema = Schema {
     mlflow_version: "3.1.4",
     revision: "bda7b8c39065",
     tables: &[

@@ -1,0 +1,518 @@
+//! Downloads: several files at a time, long ones in ranges that are resumed, never outside of where they belong.
+//!
+//! A file arrives under a name of its own beside its target and is renamed when it is whole. What an interrupted
+//! download has of a long file stays there, with a note of its version; the next one fetches what is missing. Where the
+//! store has a checksum of the whole, the two are compared.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
+use tokio::sync::Semaphore;
+
+use super::{
+    finished::Finished,
+    part_file::{Begun, Landing, is_part},
+};
+use crate::{
+    artifacts::{
+        buffers::pieces,
+        checksum::Checksum,
+        error::{ArtifactError, damaged},
+        store::{ArtifactStore, Content, FileInfo, FileState},
+    },
+    mlflow::artifact_path::ArtifactPath,
+    net::retry::Backoff,
+};
+
+/// Length of a range.
+const RANGE: u64 = 8 << 20;
+/// Bytes that are read or written at a time. All that is on its way has to fit the processor's cache: with 1 MiB the
+/// same took a third more of the processor.
+const CHUNK: u64 = 256 << 10;
+/// Ranges, and files that are none, on their way at a time, of all files together; also files that are begun.
+const TOGETHER: usize = 16;
+/// Attempts at a range while the store cannot answer.
+const ATTEMPTS: usize = 6;
+
+/// Downloads a file, or a folder with all that is below it, to its path below `dst`, and returns where it is.
+///
+/// # Errors
+/// [`ArtifactError::NotFound`] where there is no such file or folder; [`ArtifactError::BadName`] for names that
+/// would lie outside of `dst`; [`ArtifactError::Damaged`] where what arrives is not what the store has.
+pub async fn download(
+    store: Arc<dyn ArtifactStore>,
+    path: &ArtifactPath,
+    dst: &Path,
+) -> Result<PathBuf, ArtifactError> {
+    let files = patiently(|| store.files(path)).await?;
+    let (files, is_folder) = match files.is_empty() {
+        false => (artifacts(files), true),
+        true if path.as_str().is_empty() => (files, true),
+        true => {
+            let state = patiently(|| store.head(path)).await?;
+            let (path, size) = (path.clone(), Some(state.size));
+            (vec![FileInfo { path, size }], false)
+        }
+    };
+    let failed = |source| io_error(path, dst, source);
+    fs::create_dir_all(dst).map_err(failed)?;
+    let root = dst.canonicalize().map_err(failed)?;
+    check_names(&files, dst)?;
+    let room = Semaphore::new(TOGETHER);
+    let finished = is_folder.then(|| Finished::of(&root, path));
+    let fetches = files.into_iter().map(|info| {
+        let (store, root, finished, room) = (&*store, &root, finished.as_ref(), &room);
+        async move { fetch(store, &info, root, finished, room).await }
+    });
+    stream::iter(fetches)
+        .buffer_unordered(TOGETHER)
+        .try_collect::<Vec<()>>()
+        .await?;
+    if let Some(finished) = finished {
+        finished.end();
+    }
+    let target = below(&root, path);
+    if is_folder {
+        fs::create_dir_all(&target).map_err(failed)?;
+    }
+    Ok(target)
+}
+
+fn io_error(path: &ArtifactPath, target: &Path, source: io::Error) -> ArtifactError {
+    ArtifactError::Io {
+        artifact: path.as_str().to_owned(),
+        target: target.to_owned(),
+        source,
+    }
+}
+
+fn below(root: &Path, path: &ArtifactPath) -> PathBuf {
+    match path.as_str() {
+        "" => root.to_owned(),
+        path => root.join(path),
+    }
+}
+
+/// The folders that a path is in, the outermost first.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at])
+}
+
+/// The files that are artifacts. Consoles of stores of objects mark a folder by an empty object in its place, and who
+/// logs a folder that an interrupted download has been to may log its leavings.
+fn artifacts(files: Vec<FileInfo>) -> Vec<FileInfo> {
+    let parents: BTreeSet<String> = files
+        .iter()
+        .flat_map(|info| parents(info.path.as_str()).map(str::to_owned))
+        .collect();
+    let is_mark = |info: &FileInfo| info.size == Some(0) && parents.contains(info.path.as_str());
+    let is_artifact = |info: &FileInfo| !is_mark(info) && !is_part(info.path.name());
+    files.into_iter().filter(is_artifact).collect()
+}
+
+/// A store of objects can have a file where it has a folder; a disk cannot.
+fn check_names(files: &[FileInfo], dst: &Path) -> Result<(), ArtifactError> {
+    let names: BTreeSet<&str> = files.iter().map(|info| info.path.as_str()).collect();
+    for name in &names {
+        if let Some(parent) = parents(name).find(|parent| names.contains(parent)) {
+            return Err(ArtifactError::Io {
+                artifact: (*name).to_owned(),
+                target: dst.join(parent),
+                source: io::Error::new(
+                    io::ErrorKind::NotADirectory,
+                    format!("{parent:?} is a file in the store as well"),
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn fetch(
+    store: &dyn ArtifactStore,
+    info: &FileInfo,
+    root: &Path,
+    finished: Option<&Finished>,
+    room: &Semaphore,
+) -> Result<(), ArtifactError> {
+    let folder = folder_of(root, &info.path)?;
+    let target = below(root, &info.path);
+    let failed = |source| io_error(&info.path, &target, source);
+    if target.is_dir() && !target.is_symlink() && info.size != Some(0) {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    let attempt = async |is_second: bool| {
+        // What was listed may have been replaced by a file of another length since.
+        let state = match info.size.unwrap_or_default() <= RANGE && !is_second {
+            true => None,
+            false => Some(patiently(|| store.head(&info.path)).await?),
+        };
+        let version = state.as_ref().and_then(|state| state.version.clone());
+        let noted = finished.zip(version);
+        if let Some((finished, version)) = &noted
+            && finished.has(&info.path, version, &target)
+        {
+            return Ok(());
+        }
+        // Anew each time: what is written of a damaged one goes nowhere.
+        let landing = Landing::take(&folder, &info.path).map_err(failed)?;
+        let length = match arrive(store, info, state, &landing, room).await {
+            Err(error @ ArtifactError::Damaged { .. }) => {
+                landing.clear();
+                return Err(error);
+            }
+            arrived => arrived?,
+        };
+        landing.publish(&target, length).map_err(failed)?;
+        if let Some((finished, version)) = &noted {
+            finished.add(&info.path, length, version, &target);
+        }
+        Ok(())
+    };
+    match attempt(false).await {
+        // On its way, as a rule, or it was replaced meanwhile.
+        Err(ArtifactError::Damaged { .. }) => attempt(true).await,
+        // The mark of a folder with nothing in it.
+        Err(ArtifactError::NotFound { .. }) if finished.is_some() && info.size == Some(0) => {
+            fs::create_dir_all(&target).map_err(failed)
+        }
+        settled => settled,
+    }
+}
+
+/// Fetches a file to beside its place, compares it with what the store says of it, and returns its length.
+async fn arrive(
+    store: &dyn ArtifactStore,
+    info: &FileInfo,
+    state: Option<FileState>,
+    landing: &Landing,
+    room: &Semaphore,
+) -> Result<u64, ArtifactError> {
+    let size = state.as_ref().map(|state| state.size);
+    let size = size.or(info.size).unwrap_or_default();
+    let length = match state {
+        Some(FileState {
+            size,
+            version: Some(version),
+            ..
+        }) => {
+            let checksum = patiently(|| store.checksum(&info.path, Some(&version))).await?;
+            let crc = checksum.as_ref().and_then(Checksum::crc);
+            let begun = Begun::new(size, &version, checksum.is_some());
+            let crcs = fetch_in_ranges(store, &info.path, &begun, landing, crc, room).await?;
+            match checksum {
+                Some(checksum) if crc.is_some() => {
+                    // A second for 100 GiB.
+                    let compared = tokio::task::spawn_blocking(|| checksum.compare_parts(crcs));
+                    let compared = compared
+                        .await
+                        .unwrap_or_else(|panic| Err(panic.to_string()));
+                    compared.map_err(|reason| damaged(store, &info.path, reason))?;
+                }
+                Some(checksum) => compare(store, &info.path, landing, size, checksum).await?,
+                None => {}
+            }
+            size
+        }
+        // What cannot be told apart from another version cannot be fetched in pieces.
+        _ => fetch_whole(store, &info.path, size, landing, room).await?,
+    };
+    match length == size {
+        true => Ok(length),
+        false => Err(damaged(
+            store,
+            &info.path,
+            format!("{length} bytes have arrived of {size}"),
+        )),
+    }
+}
+
+/// Reads what has arrived of a file once more, and compares it with a checksum that those of ranges do not add up to.
+async fn compare(
+    store: &dyn ArtifactStore,
+    path: &ArtifactPath,
+    landing: &Landing,
+    length: u64,
+    checksum: Checksum,
+) -> Result<(), ArtifactError> {
+    let content = pieces(Arc::clone(landing.file()), 0..length, CHUNK).map_err(|error| {
+        damaged(
+            store,
+            path,
+            format!("what has arrived cannot be read: {error}"),
+        )
+    });
+    let content = checksum.compared(content, |reason| damaged(store, path, reason));
+    pin!(content).try_for_each(|_| future::ready(Ok(()))).await
+}
+
+/// The folder of a file below `root`, made where it is not there. A link in its place is not followed: it could lead
+/// anywhere.
+fn folder_of(root: &Path, path: &ArtifactPath) -> Result<PathBuf, ArtifactError> {
+    let mut folder = root.to_owned();
+    let Some((parents, _)) = path.as_str().rsplit_once('/') else {
+        return Ok(folder);
+    };
+    for part in parents.split('/') {
+        folder.push(part);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error(path, &folder, error));
+            }
+            _ => {}
+        }
+        let is_folder = fs::symlink_metadata(&folder).is_ok_and(|it| it.is_dir());
+        if !is_folder {
+            let source = io::Error::new(
+                io::ErrorKind::NotADirectory,
+                "it is a file or a link, which is not followed: remove it",
+            );
+            return Err(io_error(path, &folder, source));
+        }
+    }
+    Ok(folder)
+}
+
+async fn fetch_whole(
+    store: &dyn ArtifactStore,
+    path: &ArtifactPath,
+    size: u64,
+    landing: &Landing,
+    room: &Semaphore,
+) -> Result<u64, ArtifactError> {
+    let failed = |source| io_error(path, landing.path(), source);
+    let _permit = room.acquire().await;
+    patiently(|| async {
+        let file = landing.begin().map_err(failed)?;
+        let content = store.read(path, None, None).await?;
+        let (length, _) = write(content, file, 0..size, None, failed).await?;
+        Ok(length)
+    })
+    .await
+}
+
+/// Fetches what is missing of a file, and returns the CRC of each range in their order and its length; all 0 without
+/// `crc`.
+async fn fetch_in_ranges(
+    store: &dyn ArtifactStore,
+    path: &ArtifactPath,
+    begun: &Begun,
+    landing: &Landing,
+    crc: Option<CrcAlgorithm>,
+    room: &Semaphore,
+) -> Result<Vec<(u64, u64)>, ArtifactError> {
+    let failed = |source| io_error(path, landing.path(), source);
+    let (file, done) = landing.go_on(begun).map_err(failed)?;
+    let ranges = (0..begun.size.div_ceil(RANGE)).map(|number| {
+        let range = number * RANGE..begun.size.min((number + 1) * RANGE);
+        let expected = range.end - range.start;
+        let is_noted = done.contains(&number);
+        async move {
+            let _permit = room.acquire().await;
+            if is_noted {
+                // Read once more where its CRC tells: a power loss takes what the disk did not have yet.
+                if let Ok(crc) = written(file, range.clone(), crc).await {
+                    return Ok::<_, ArtifactError>((number, (crc, expected)));
+                }
+            }
+            let crc = patiently(|| async {
+                let content = store
+                    .read(path, Some(range.clone()), Some(&begun.version))
+                    .await?;
+                let (arrived, crc) = write(content, file, range.clone(), crc, failed).await?;
+                match arrived == expected {
+                    true => Ok(crc),
+                    false => {
+                        let reason = format!("{arrived} bytes have arrived of {expected}");
+                        Err(damaged(store, path, reason))
+                    }
+                }
+            })
+            .await?;
+            landing.add(number);
+            Ok((number, (crc, expected)))
+        }
+    });
+    let ranges = stream::iter(ranges).buffer_unordered(TOGETHER);
+    let crcs: BTreeMap<u64, (u64, u64)> = ranges.try_collect().await?;
+    Ok(crcs.into_values().collect())
+}
+
+/// The CRC of a range that is there already.
+async fn written(
+    file: &Arc<File>,
+    range: Range<u64>,
+    crc: Option<CrcAlgorithm>,
+) -> io::Result<u64> {
+    let Some(crc) = crc else { return Ok(0) };
+    let content = pieces(Arc::clone(file), range, CHUNK);
+    let add = |mut sum: Digest, bytes: Bytes| {
+        sum.update(&bytes);
+        future::ready(Ok(sum))
+    };
+    let sum = pin!(content).try_fold(Digest::new(crc), add).await?;
+    Ok(sum.finalize())
+}
+
+/// Writes what comes of a range to its place, and returns its length and CRC. Nothing is written behind the range.
+async fn write(
+    mut content: Content,
+    file: &Arc<File>,
+    range: Range<u64>,
+    crc: Option<CrcAlgorithm>,
+    failed: impl Fn(io::Error) -> ArtifactError,
+) -> Result<(u64, u64), ArtifactError> {
+    let room = CHUNK.min(range.end - range.start) as usize;
+    let (mut gathered, mut at) = (BytesMut::with_capacity(room), range.start);
+    let mut sum = crc.map(Digest::new);
+    loop {
+        let chunk = content.try_next().await?;
+        gathered.extend_from_slice(chunk.as_deref().unwrap_or_default());
+        if chunk.is_some() && gathered.len() < CHUNK as usize {
+            continue;
+        }
+        let length = gathered.len() as u64;
+        if length > range.end - at {
+            return Ok((at + length - range.start, 0));
+        }
+        let (file, bytes) = (Arc::clone(file), gathered);
+        let written = tokio::task::spawn_blocking(move || {
+            if let Some(sum) = &mut sum {
+                sum.update(&bytes);
+            }
+            file.write_all_at(&bytes, at)?;
+            Ok::<_, io::Error>((bytes, sum))
+        });
+        (gathered, sum) = written
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+            .map_err(&failed)?;
+        gathered.clear();
+        at += length;
+        if chunk.is_none() {
+            let crc = sum.map(|sum| sum.finalize()).unwrap_or_default();
+            return Ok((at - range.start, crc));
+        }
+    }
+}
+
+/// Tries a few times while waiting can help; a question has somebody who waits for it.
+async fn patiently<T, F: Future<Output = Result<T, ArtifactError>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, ArtifactError> {
+    let mut backoff = Backoff::default();
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(error) if error.is_transient() => {
+                tokio::time::sleep(backoff.pause().min(Duration::from_secs(2))).await;
+            }
+            settled => return settled,
+        }
+    }
+    attempt().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifacts::{download::part_file::name_of, local::LocalArtifacts};
+
+    fn artifact(path: &str) -> ArtifactPath {
+        ArtifactPath::parse(path).unwrap()
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work)
+    }
+
+    fn store(root: &Path) -> Arc<dyn ArtifactStore> {
+        Arc::new(LocalArtifacts::new(root.to_owned()))
+    }
+
+    #[test]
+    fn a_folder_and_a_long_file_arrive_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, dst) = (dir.path().join("root"), dir.path().join("dst"));
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        let long: Vec<u8> = (0..RANGE * 2 + 5).map(|n| (n % 251) as u8).collect();
+        fs::write(root.join("a/long"), &long).unwrap();
+        fs::write(root.join("a/b/empty"), "").unwrap();
+        let folder = run(download(store(&root), &artifact("a"), &dst)).unwrap();
+        assert_eq!(fs::read(folder.join("long")).unwrap(), long);
+        assert_eq!(fs::read(folder.join("b/empty")).unwrap(), b"");
+        let left = fs::read_dir(&folder).unwrap().count();
+        assert_eq!(left, 2, "no part is left");
+        let missing = run(download(store(&root), &artifact("c"), &dst)).unwrap_err();
+        assert!(matches!(missing, ArtifactError::NotFound { .. }));
+    }
+
+    #[test]
+    fn an_interrupted_download_fetches_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, dst) = (dir.path().join("root"), dir.path().join("dst"));
+        fs::create_dir_all(&root).unwrap();
+        fs::create_dir_all(&dst).unwrap();
+        let size = RANGE * 2 + 5;
+        fs::write(root.join("long"), vec![1; size as usize]).unwrap();
+        let state = run(store(&root).head(&artifact("long"))).unwrap();
+        // What the first range has is told apart from what would be fetched.
+        let mut part = vec![0; size as usize];
+        part[..RANGE as usize].fill(2);
+        let begun = Begun::new(size, &state.version.unwrap(), false);
+        let note = format!("{}\n0\n1", serde_json::to_string(&begun).unwrap());
+        part.extend_from_slice(note.as_bytes());
+        fs::write(dst.join(name_of(&artifact("long"), "")), part).unwrap();
+        let file = run(download(store(&root), &artifact("long"), &dst)).unwrap();
+        let content = fs::read(file).unwrap();
+        assert!(content[..RANGE as usize].iter().all(|byte| *byte == 2));
+        assert!(content[RANGE as usize..].iter().all(|byte| *byte == 1));
+        assert_eq!(fs::read_dir(&dst).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, dst) = (dir.path().join("root"), dir.path().join("dst"));
+        let outside = dir.path().join("outside");
+        for folder in [&root.join("a"), &dst, &outside] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(root.join("a/file"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, dst.join("a")).unwrap();
+        assert!(run(download(store(&root), &artifact("a"), &dst)).is_err());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // A link that is the target itself is replaced, and what it led to is left alone.
+        fs::write(root.join("b"), "new").unwrap();
+        fs::write(outside.join("b"), "old").unwrap();
+        std::os::unix::fs::symlink(outside.join("b"), dst.join("b")).unwrap();
+        run(download(store(&root), &artifact("b"), &dst)).unwrap();
+        assert_eq!(fs::read_to_string(dst.join("b")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(outside.join("b")).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_name_that_is_a_file_and_a_folder_is_refused() {
+        let info = |path: &str| FileInfo {
+            path: artifact(path),
+            size: Some(1),
+        };
+        assert!(check_names(&[info("a"), info("a/b")], Path::new("/d")).is_err());
+        assert!(check_names(&[info("a"), info("ab/b")], Path::new("/d")).is_ok());
+    }
+}

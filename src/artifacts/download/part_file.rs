@@ -1,0 +1,480 @@
+//! Where a file lies until its download is whole: beside its target, under a name of its own. That of a long file has
+//! a note of what has arrived behind its last byte.
+//!
+//! It is locked: processes and threads that fetch the same file at a time have a place each. What a kill has left is
+//! taken over by whoever comes next. Where the file system has no locks, every place is of one download alone.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    mlflow::artifact_path::ArtifactPath,
+    os::{copy_file, file_lock::FileLock},
+};
+
+/// Places that are looked through for what a kill has left.
+const PLACES: usize = 16;
+
+/// How long what is being written is waited for when a download has ended without it.
+const PATIENCE_MS: u64 = 1000;
+
+/// A link in the place of a file of ours is not followed: it could lead anywhere.
+pub(crate) const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+
+/// First line of a note: of what the ranges are that follow, a line for each.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    /// Length of the file in bytes.
+    pub size: u64,
+    /// Of the file, as the store names it.
+    pub version: String,
+    /// The start of this machine that the ranges are of, where nothing but the note tells that they are whole: with the
+    /// power goes what the disk did not have yet.
+    pub boot: Option<String>,
+}
+
+impl Begun {
+    /// Of a file whose ranges are compared with a checksum, or are not.
+    pub fn new(size: u64, version: &str, is_compared: bool) -> Self {
+        let boot = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            size,
+            version: version.to_owned(),
+            boot: (!is_compared).then(boot),
+        }
+    }
+}
+
+/// The place of one file.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    path: PathBuf,
+    file: Arc<File>,
+    /// `None` where the file system has no locks.
+    lock: Option<FileLock>,
+    /// Where the next line of the note belongs.
+    end: AtomicU64,
+    /// Whether it stays when this is dropped: somebody can go on with it, or it is at its target.
+    stays: AtomicBool,
+    /// Other places with something in them, of a kill or of somebody who is at it.
+    others: Vec<PathBuf>,
+}
+
+impl Landing {
+    /// The first place in a folder that nobody else has.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn take(folder: &Path, path: &ArtifactPath) -> io::Result<Self> {
+        let place = |number| match number {
+            0 => folder.join(name_of(path, "")),
+            number => folder.join(name_of(path, &format!("-{number}"))),
+        };
+        // Something to go on with first.
+        let (mut left, free): (Vec<_>, Vec<_>) = (0..PLACES)
+            .map(place)
+            .partition(|place| fs::symlink_metadata(place).is_ok());
+        let more = (PLACES..).map(place);
+        for place in left.iter().cloned().chain(free).chain(more) {
+            let (place, file, lock) = match lock(&place) {
+                Ok(Lock::Taken(lock)) => (place, Arc::clone(lock.file()), Some(lock)),
+                Ok(Lock::OfAnother) => continue,
+                Ok(Lock::Unknown) => {
+                    let name = name_of(path, &format!("-{:08x}", rand::random::<u32>()));
+                    let place = folder.join(name);
+                    let mut options = OpenOptions::new();
+                    let file = options
+                        .read(true)
+                        .write(true)
+                        .create_new(true)
+                        .open(&place)?;
+                    (place, Arc::new(file), None)
+                }
+                // What another user has left.
+                Err(error) if is_foreign(&error, &place) => continue,
+                Err(error) => return Err(error),
+            };
+            let stays = file.metadata()?.len() > 0;
+            left.retain(|other| *other != place);
+            return Ok(Self {
+                stays: AtomicBool::new(stays),
+                path: place,
+                file,
+                lock,
+                end: AtomicU64::new(0),
+                others: left,
+            });
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What has arrived of the file, and behind it the note.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// The file, with nothing in it, for one that nobody can go on with.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn begin(&self) -> io::Result<&Arc<File>> {
+        self.stays.store(false, Ordering::Relaxed);
+        if self.file.metadata()?.len() > 0 {
+            self.file.set_len(0)?;
+        }
+        Ok(&self.file)
+    }
+
+    /// The file, and the ranges that it has already.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn go_on(&self, begun: &Begun) -> io::Result<(&Arc<File>, BTreeSet<u64>)> {
+        let done = match self.done(begun)? {
+            Some(done) => done,
+            None => {
+                self.begin()?.set_len(begun.size)?;
+                self.end.store(begun.size, Ordering::Relaxed);
+                self.note(&serde_json::to_string(begun)?)?;
+                BTreeSet::new()
+            }
+        };
+        self.stays.store(self.lock.is_some(), Ordering::Relaxed);
+        Ok((&self.file, done))
+    }
+
+    /// What an interrupted download of the same file has noted.
+    fn done(&self, begun: &Begun) -> io::Result<Option<BTreeSet<u64>>> {
+        let mut note = self.behind(begun.size)?;
+        // What follows the last line's end was torn, and would be the beginning of the next line.
+        let end = note.iter().rposition(|byte| *byte == b'\n');
+        note.truncate(end.map_or(0, |end| end + 1));
+        let text = String::from_utf8(note).unwrap_or_default();
+        let mut lines = text.lines();
+        let found = lines
+            .next()
+            .and_then(|line| serde_json::from_str::<Begun>(line).ok());
+        if found.as_ref() != Some(begun) {
+            return Ok(None);
+        }
+        let end = begun.size + text.len() as u64;
+        self.file.set_len(end)?;
+        self.end.store(end, Ordering::Relaxed);
+        Ok(Some(lines.filter_map(|line| line.parse().ok()).collect()))
+    }
+
+    /// The bytes behind a file of so many.
+    fn behind(&self, size: u64) -> io::Result<Vec<u8>> {
+        let length = self.file.metadata()?.len().saturating_sub(size);
+        // They may be of a longer file instead: no note has a line for every 64 KiB.
+        let length = length.min((1 << 16) + (size >> 16));
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, size)?;
+        Ok(bytes)
+    }
+
+    /// Notes that a range has arrived. One that a full disk does not take is a range that is fetched again.
+    pub fn add(&self, range: u64) {
+        let _ = self.note(&range.to_string());
+    }
+
+    fn note(&self, line: &str) -> io::Result<()> {
+        let line = format!("{line}\n");
+        let at = self.end.fetch_add(line.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(line.as_bytes(), at)
+    }
+
+    /// What has arrived is of no use.
+    pub fn clear(self) {
+        self.stays.store(false, Ordering::Relaxed);
+    }
+
+    /// The whole file, of so many bytes, comes to its place; what others have left of it goes.
+    ///
+    /// # Errors
+    /// Those of the file system; what has arrived can be gone on with then.
+    pub fn publish(self, target: &Path, size: u64) -> io::Result<()> {
+        let note = self.behind(size)?;
+        if !note.is_empty() {
+            self.file.set_len(size)?;
+        }
+        let placed = copy_file::settle(&self.file).and_then(|()| {
+            let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+            // An artifact may have the name of this place.
+            if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+                return Err(io::Error::other(
+                    "another file has come to where it has arrived",
+                ));
+            }
+            match ours.len() == size {
+                true => fs::rename(&self.path, target),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        });
+        if let Err(error) = placed {
+            let _ = self.file.write_all_at(&note, size);
+            return Err(error);
+        }
+        self.stays.store(true, Ordering::Relaxed);
+        for other in &self.others {
+            if let Ok(Lock::Taken(_locked)) = lock(other) {
+                let _ = fs::remove_file(other);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // The lock is on what others write to for a moment, after an error or Ctrl-C: whoever comes next is to find it.
+        for _ in 0..PATIENCE_MS {
+            if Arc::strong_count(&self.file) == 1 + usize::from(self.lock.is_some()) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        if !self.stays.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The name of a file of ours that is on its way to a path; `which` tells those apart that are at a time.
+pub(crate) fn name_of(path: &ArtifactPath, which: &str) -> String {
+    let hash = crc32fast::hash(path.as_str().as_bytes());
+    format!(".heimdall-{hash:08x}{which}.part")
+}
+
+/// Whether that is the name of a file of ours that has not arrived.
+pub(crate) fn is_part(name: &str) -> bool {
+    name.starts_with(".heimdall-") && name.ends_with(".part")
+}
+
+/// Whether a place that is there may not be written to.
+fn is_foreign(error: &io::Error, place: &Path) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(place).is_ok()
+}
+
+enum Lock {
+    Taken(FileLock),
+    OfAnother,
+    /// The file system has no locks.
+    Unknown,
+}
+
+/// A place that nobody else has.
+fn lock(place: &Path) -> io::Result<Lock> {
+    loop {
+        if fs::symlink_metadata(place).is_ok_and(|metadata| !metadata.is_file()) {
+            fs::remove_file(place)?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true);
+        let file = options.custom_flags(NOFOLLOW).open(place)?;
+        let is_empty = file.metadata()?.len() == 0;
+        let lock = match FileLock::take(file) {
+            Ok(lock) => lock,
+            Err(TryLockError::WouldBlock) => return Ok(Lock::OfAnother),
+            Err(TryLockError::Error(_)) => {
+                if is_empty {
+                    fs::remove_file(place)?;
+                }
+                return Ok(Lock::Unknown);
+            }
+        };
+        let ours = lock.file().metadata()?;
+        // Whoever had it may have removed it in between.
+        if !fs::symlink_metadata(place).is_ok_and(|there| there.ino() == ours.ino()) {
+            continue;
+        }
+        match ours.nlink() {
+            0 | 1 => return Ok(Lock::Taken(lock)),
+            // What is written to it would be in somebody else's copy as well.
+            _ => fs::remove_file(place)?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<std::ffi::OsString> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn everybody_has_a_place_and_takes_over_what_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("a/file").unwrap();
+        let begun = Begun::new(20, "1", true);
+        let target = dir.path().join("file");
+        let take = || Landing::take(dir.path(), &path).unwrap();
+        let done = |landing: &Landing| landing.go_on(&begun).unwrap().1;
+        let (first, second) = (take(), take());
+        assert_ne!(first.path(), second.path());
+        assert!(done(&first).is_empty());
+        assert!(done(&second).is_empty());
+        first.add(1);
+        first.add(12);
+        second.file().write_all_at(&[7; 20], 0).unwrap();
+        second.add(1);
+        second.publish(&target, 20).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), [7; 20]);
+        let part = first.path().to_owned();
+        drop(first);
+        // A kill tears the last line; the number that it begins with is another's.
+        let kept = fs::read(&part).unwrap();
+        fs::write(&part, &kept[..kept.len() - 2]).unwrap();
+        let again = take();
+        assert_eq!(again.path(), part);
+        assert_eq!(done(&again), BTreeSet::from([1]));
+        again.add(3);
+        assert_eq!(done(&again), BTreeSet::from([1, 3]));
+        drop(again);
+        // What is left of a second one is gone on with as well, when the first has ended.
+        let (first, second) = (take(), take());
+        done(&second);
+        second.add(2);
+        first.clear();
+        drop(second);
+        let again = take();
+        assert_eq!(done(&again), BTreeSet::from([2]));
+        let killed = take();
+        done(&killed);
+        drop((again, killed));
+        let again = take();
+        done(&again);
+        again.publish(&target, 20).unwrap();
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[test]
+    fn what_is_of_another_version_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let take = || Landing::take(dir.path(), &path).unwrap();
+        let begun = |size, version| Begun::new(size, version, true);
+        for other in [
+            begun(20, "2"),
+            begun(21, "1"),
+            begun(19, "1"),
+            begun(0, "1"),
+            Begun::new(20, "1", false),
+        ] {
+            let landing = take();
+            landing.go_on(&begun(20, "1")).unwrap();
+            landing.file().write_all_at(&[b'\n'; 20], 0).unwrap();
+            landing.add(0);
+            assert_eq!(
+                landing.go_on(&begun(20, "1")).unwrap().1,
+                BTreeSet::from([0])
+            );
+            let (file, done) = landing.go_on(&other).unwrap();
+            assert!(done.is_empty());
+            let mut content = vec![1; other.size as usize];
+            file.read_exact_at(&mut content, 0).unwrap();
+            assert!(content.iter().all(|byte| *byte == 0));
+            // Whole, and then without a note: nothing to go on with either.
+            assert!(landing.begin().unwrap().metadata().unwrap().len() == 0);
+            assert!(landing.go_on(&other).unwrap().1.is_empty());
+            landing.clear();
+            assert!(names(dir.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "old").unwrap();
+        let place = dir.path().join(name_of(&path, ""));
+        std::os::unix::fs::symlink(&outside, &place).unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        assert_eq!(landing.path(), place);
+        landing.go_on(&Begun::new(1, "", true)).unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
+        landing.clear();
+        // So is one that shares its bytes with another name.
+        fs::hard_link(&outside, &place).unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        landing.go_on(&Begun::new(1, "", true)).unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
+    }
+
+    #[test]
+    fn what_comes_to_nothing_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let take = || Landing::take(dir.path(), &path).unwrap();
+        let begun = Begun::new(20, "1", false);
+        let landing = take();
+        landing.go_on(&begun).unwrap();
+        landing.add(0);
+        // A folder is in the way.
+        let target = dir.path().join("file");
+        fs::create_dir_all(target.join("in it")).unwrap();
+        landing.publish(&target, 20).unwrap_err();
+        // The store cannot say what the file is.
+        drop(take());
+        let landing = take();
+        assert_eq!(landing.go_on(&begun).unwrap().1, BTreeSet::from([0]));
+        // What is shorter than it should be has lost something.
+        landing.file().set_len(19).unwrap();
+        landing.publish(&dir.path().join("short"), 20).unwrap_err();
+        assert!(!dir.path().join("short").exists());
+    }
+
+    #[test]
+    fn what_has_come_to_the_place_of_a_download_is_not_taken_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        landing.go_on(&Begun::new(20, "1", true)).unwrap();
+        // An artifact that has its name.
+        let other = dir.path().join("other");
+        fs::write(&other, [7; 20]).unwrap();
+        fs::rename(&other, landing.path()).unwrap();
+        let target = dir.path().join("file");
+        landing.publish(&target, 20).unwrap_err();
+        assert!(!target.exists());
+    }
+
+    #[test]
+    fn what_is_still_written_has_its_lock_until_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ArtifactPath::parse("file").unwrap();
+        let landing = Landing::take(dir.path(), &path).unwrap();
+        landing.go_on(&Begun::new(20, "1", true)).unwrap();
+        let (place, file) = (landing.path().to_owned(), Arc::clone(landing.file()));
+        let writer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            file.write_all_at(&[1; 20], 0).unwrap();
+        });
+        drop(landing);
+        let again = Landing::take(dir.path(), &path).unwrap();
+        assert_eq!(again.path(), place);
+        writer.join().unwrap();
+    }
+}

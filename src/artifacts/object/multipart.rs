@@ -1,0 +1,578 @@
+//! Uploads in parts, which go on where they were interrupted.
+//!
+//! What has been sent is noted beside the staged file, a line for each part. A process that comes later goes on with
+//! the same upload at the store and sends what is missing.
+//!
+//! Parts have checksums that add up to one of the whole, where the store knows them; else each has its SHA-256.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{self, File, OpenOptions},
+    io::Write,
+    ops::Range,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use object_store::{
+    Attributes, GetOptions, PutMultipartOptions, PutPayload, multipart::PartId, path::Path as Key,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    failure::ObjectFailure,
+    store::{ObjectArtifacts, Objects, Summing, read},
+};
+use crate::{
+    artifacts::{
+        buffers::Buffers,
+        checksum::Checksum,
+        error::{ArtifactError, damaged},
+        store::{ArtifactStore, Upload},
+    },
+    mlflow::artifact_path::ArtifactPath,
+};
+
+/// Length of a part; longer where the store would count too many.
+const PART: u64 = 8 << 20;
+/// As many parts as S3 takes of a file.
+const MAX_PARTS: u64 = 10_000;
+/// Bytes that are on their way at a time.
+const IN_FLIGHT: u64 = 32 << 20;
+
+/// What the store compares each part with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Sums {
+    /// Nothing, or what says nothing of the whole.
+    #[default]
+    OfParts,
+    /// CRC-64/NVME: the store makes that of the whole of them.
+    OfTheWhole,
+}
+
+/// First line of a note.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Begun {
+    /// The object's key in its bucket.
+    key: String,
+    size: u64,
+    part: u64,
+    upload: String,
+    #[serde(default)]
+    sums: Sums,
+    /// When the file was changed last, in nanoseconds since 1970: one that is sent as it lies may be another by now.
+    #[serde(default)]
+    modified: i64,
+}
+
+/// Places whose store does not know checksums that add up, for all runs of this process.
+fn refused() -> MutexGuard<'static, HashSet<String>> {
+    static REFUSED: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+    REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is found where a file was put.
+enum Found {
+    /// What was sent, by its checksum.
+    Same,
+    /// What may be it: it is as long, or nobody is told.
+    Perhaps,
+    /// Nothing.
+    Nothing,
+    /// Something else.
+    Other,
+}
+
+/// What a store has said of a part that it took.
+#[derive(Deserialize)]
+struct Taken {
+    checksum_crc64nvme: Option<String>,
+}
+
+/// The CRC-64/NVME of a part by which the store has taken it.
+fn sum_of(part: &PartId) -> Option<String> {
+    let taken: Taken = quick_xml::de::from_str(&part.content_id).ok()?;
+    taken.checksum_crc64nvme
+}
+
+/// Line of a part that was sent.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sent {
+    part: usize,
+    id: String,
+}
+
+/// What was noted of an upload, and where more is.
+#[derive(Debug)]
+struct Note {
+    file: Option<File>,
+    path: Option<PathBuf>,
+    begun: Begun,
+    sent: BTreeMap<usize, PartId>,
+}
+
+impl Note {
+    /// What an interrupted upload to the same place has left.
+    fn found(path: Option<&Path>, key: &Key) -> Option<Self> {
+        let path = path?;
+        let text = fs::read_to_string(path).ok()?;
+        let mut lines = text.lines();
+        let begun: Begun = serde_json::from_str(lines.next()?).ok()?;
+        if begun.key != key.as_ref() || begun.part == 0 {
+            return None;
+        }
+        // A line that a kill has torn is a part that is sent again.
+        let sent = lines
+            .filter_map(|line| serde_json::from_str::<Sent>(line).ok())
+            .map(|sent| {
+                let content_id = sent.id;
+                (sent.part, PartId { content_id })
+            })
+            .collect();
+        let file = OpenOptions::new().append(true).open(path).ok();
+        let mut note = Self {
+            file,
+            path: Some(path.to_owned()),
+            begun,
+            sent,
+        };
+        // What follows a torn line is a line of its own.
+        note.write("");
+        Some(note)
+    }
+
+    /// Whether it is of this file as it is now.
+    fn is_of(&self, size: u64, modified: i64) -> bool {
+        self.begun.size == size && self.begun.modified == modified
+    }
+
+    fn begin(path: Option<&Path>, begun: Begun) -> Self {
+        let file = path.and_then(|path| {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)
+                .ok()
+        });
+        let mut note = Self {
+            file,
+            path: path.map(Path::to_owned),
+            begun,
+            sent: BTreeMap::new(),
+        };
+        let line = serde_json::to_string(&note.begun).unwrap_or_default();
+        note.write(&line);
+        note
+    }
+
+    fn add(&mut self, part: usize, id: PartId) {
+        let sent = Sent {
+            part,
+            id: id.content_id.clone(),
+        };
+        let line = serde_json::to_string(&sent).unwrap_or_default();
+        self.write(&line);
+        self.sent.insert(part, id);
+    }
+
+    /// On a disk that takes nothing the upload goes on all the same; it only could not be resumed.
+    fn write(&mut self, line: &str) {
+        if let Some(file) = &mut self.file {
+            let _ = file.write_all(format!("{line}\n").as_bytes());
+        }
+    }
+
+    fn remove(&self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The checksum of the whole; `None` while parts are missing, or where they have none that add up.
+    fn sum_of_all(&self) -> Option<Checksum> {
+        let ranges = self.ranges();
+        let parts = ranges.into_iter().enumerate().map(|(part, range)| {
+            let sum = sum_of(self.sent.get(&part)?)?;
+            Some((sum, range.end - range.start))
+        });
+        Checksum::of_parts(parts.collect::<Option<Vec<_>>>()?)
+    }
+
+    fn ranges(&self) -> Vec<Range<u64>> {
+        let (size, part) = (self.begun.size, self.begun.part);
+        (0..size.div_ceil(part))
+            .map(|number| number * part..size.min((number + 1) * part))
+            .collect()
+    }
+}
+
+impl ObjectArtifacts {
+    pub(crate) async fn put_in_parts(
+        &self,
+        upload: Upload<'_>,
+        file: File,
+    ) -> Result<(), ArtifactError> {
+        let key = self.key(upload.path)?;
+        let path = upload
+            .resume
+            .map(|place| note_path(place, &self.uri, key.as_ref()));
+        let modified = modified(&file);
+        let found = match Note::found(path.as_deref(), &key) {
+            Some(other) if !other.is_of(upload.size, modified) => {
+                let _ = self.store.abort_multipart(&key, &other.begun.upload).await;
+                None
+            }
+            found => found,
+        };
+        let mut is_from_before = found.is_some();
+        let mut note = match found {
+            Some(note) => note,
+            None => Note::begin(
+                path.as_deref(),
+                self.begin(upload, &key, modified, true).await?,
+            ),
+        };
+        loop {
+            let Err(error) = self.go_on(upload, &file, &key, &mut note).await else {
+                note.remove();
+                return Ok(());
+            };
+            let begins_anew = match failure(&error) {
+                // Completed before a kill that came before the note of it, or swept away.
+                Some(ObjectFailure::PartsGone(_)) if is_from_before => {
+                    let has_all = note.sent.len() == note.ranges().len();
+                    if has_all && matches!(self.find(&upload, &note, None).await?, Found::Same) {
+                        note.remove();
+                        return Ok(());
+                    }
+                    true
+                }
+                Some(ObjectFailure::SumUnknown) => {
+                    self.remember_refusal();
+                    true
+                }
+                _ if error.is_transient() => return Err(error),
+                _ => false,
+            };
+            note.remove();
+            // What stays of it all the same, `gc` finds.
+            let _ = self.store.abort_multipart(&key, &note.begun.upload).await;
+            if !begins_anew {
+                return Err(error);
+            }
+            upload.begin_anew();
+            is_from_before = false;
+            let begun = self.begin(upload, &key, modified, false).await?;
+            note = Note::begin(path.as_deref(), begun);
+        }
+    }
+
+    /// Begins an upload at the store, with checksums that add up if it may and the store knows them.
+    async fn begin(
+        &self,
+        upload: Upload<'_>,
+        key: &Key,
+        modified: i64,
+        may_sum: bool,
+    ) -> Result<Begun, ArtifactError> {
+        let options = PutMultipartOptions {
+            attributes: match self.types_of_parts {
+                true => self.attributes(upload.path),
+                false => Attributes::new(),
+            },
+            ..PutMultipartOptions::default()
+        };
+        let create = async |creating: &dyn Objects| {
+            let begun = creating.create_multipart_opts(key, options.clone()).await;
+            begun.map_err(|error| self.failed(upload.path, error))
+        };
+        let knows = |summing: &&Summing| may_sum && !refused().contains(&summing.place);
+        let summing = self.summing.as_ref().filter(knows);
+        let summed = match summing {
+            None => None,
+            Some(summing) => match create(&*summing.creating).await {
+                Ok(id) => Some(id),
+                // Some buckets forbid payloads that are not signed.
+                Err(error) if is_not_understood(&error) || is_forbidden(&error) => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let (sums, id) = match summed {
+            Some(id) => (Sums::OfTheWhole, id),
+            None => {
+                let id = create(&*self.creating).await?;
+                if summing.is_some() {
+                    self.remember_refusal();
+                }
+                (Sums::OfParts, id)
+            }
+        };
+        Ok(Begun {
+            key: key.as_ref().to_owned(),
+            size: upload.size,
+            part: PART.max(upload.size.div_ceil(MAX_PARTS)),
+            upload: id,
+            sums,
+            modified,
+        })
+    }
+
+    fn remember_refusal(&self) {
+        if let Some(summing) = &self.summing {
+            refused().insert(summing.place.clone());
+        }
+    }
+
+    /// Sends a part, and says by what the store knows it.
+    async fn send(
+        &self,
+        upload: Upload<'_>,
+        key: &Key,
+        begun: &Begun,
+        part: usize,
+        content: Bytes,
+    ) -> Result<PartId, ArtifactError> {
+        let summing = self.summing.as_ref();
+        let summing = summing.filter(|_| begun.sums == Sums::OfTheWhole);
+        let store = summing.map_or(&self.store, |summing| &summing.parts);
+        let payload = PutPayload::from_bytes(content);
+        let sent = store.put_part(key, &begun.upload, part, payload).await;
+        let sent = sent.map_err(|error| self.part_failed(upload.path, error));
+        let is_unknown = match &sent {
+            Err(error) => is_not_understood(error),
+            // Whoever does not confirm it has not compared it.
+            Ok(sent) => sum_of(sent).is_none(),
+        };
+        match summing.is_some() && is_unknown {
+            true => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
+            false => sent,
+        }
+    }
+
+    /// Sends the parts that are missing, and makes one file of all.
+    async fn go_on(
+        &self,
+        upload: Upload<'_>,
+        file: &File,
+        key: &Key,
+        note: &mut Note,
+    ) -> Result<(), ArtifactError> {
+        let ranges = note.ranges();
+        let begun = note.begun.clone();
+        let missing: Vec<usize> = (0..ranges.len())
+            .filter(|part| !note.sent.contains_key(part))
+            .collect();
+        let there: u64 = note
+            .sent
+            .keys()
+            .filter_map(|part| ranges.get(*part))
+            .map(|range| range.end - range.start)
+            .sum();
+        upload.count(there);
+        let together = (IN_FLIGHT / note.begun.part).max(1) as usize;
+        let (stop, buffers) = (AtomicBool::new(false), Buffers::default());
+        let mut parts = stream::iter(missing)
+            .map(|part| {
+                let (range, begun, stop, buffers) = (ranges[part].clone(), &begun, &stop, &buffers);
+                async move {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(None);
+                    }
+                    let length = range.end - range.start;
+                    let opened = file.try_clone().map_err(|source| ArtifactError::Io {
+                        artifact: upload.path.as_str().to_owned(),
+                        target: upload.file.to_owned(),
+                        source,
+                    })?;
+                    let content = read(upload, opened, range, buffers).await?;
+                    let sent = self.send(upload, key, begun, part, content).await?;
+                    upload.count(length);
+                    Ok(Some((part, sent)))
+                }
+            })
+            .buffer_unordered(together);
+        let mut failed: Option<ArtifactError> = None;
+        while let Some(sent) = parts.next().await {
+            match sent {
+                Ok(Some((part, sent))) => note.add(part, sent),
+                Ok(None) => {}
+                // Those on their way arrive: they are not sent again.
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        drop(parts);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let all: Vec<PartId> = note.sent.values().cloned().collect();
+        let adds_up = begun.sums == Sums::OfTheWhole;
+        let completed = self.store.complete_multipart(key, &begun.upload, all).await;
+        let completed = match completed.map_err(|error| self.part_failed(upload.path, error)) {
+            Err(error) if adds_up && is_not_understood(&error) => {
+                return Err(self.not_done(upload.path, ObjectFailure::SumUnknown));
+            }
+            completed => completed?,
+        };
+        match self.find(&upload, note, completed.e_tag).await? {
+            // The store has said that it made a file of the parts: what has become of that since, or is not seen yet,
+            // is its own affair.
+            Found::Same | Found::Perhaps | Found::Nothing => Ok(()),
+            // Damaged, or the store adds otherwise: without sums both come out right.
+            Found::Other if adds_up => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
+            Found::Other => {
+                let reason = format!("it has not the {} bytes that were sent", upload.size);
+                Err(damaged(self, upload.path, reason))
+            }
+        }
+    }
+
+    /// What the store has at the place of an upload, of that version if one is given.
+    async fn find(
+        &self,
+        upload: &Upload<'_>,
+        note: &Note,
+        version: Option<String>,
+    ) -> Result<Found, ArtifactError> {
+        let options = GetOptions {
+            head: true,
+            if_match: version,
+            ..GetOptions::default()
+        };
+        let (size, stored) = match self.get(upload.path, options).await {
+            Ok(found) => {
+                let stored = found.extensions.get::<Checksum>().cloned();
+                (found.meta.size, stored)
+            }
+            // Whoever only writes may not be allowed to be told checksums, or anything.
+            Err(error) if tells_nothing(&error) => match self.head(upload.path).await {
+                Ok(state) => (state.size, None),
+                Err(error) if tells_nothing(&error) => return Ok(Found::Perhaps),
+                Err(ArtifactError::NotFound { .. }) => return Ok(Found::Nothing),
+                Err(error) => return Err(error),
+            },
+            Err(ArtifactError::NotFound { .. }) => return Ok(Found::Nothing),
+            // Somebody has put another there since.
+            Err(ArtifactError::Damaged { .. }) => return Ok(Found::Perhaps),
+            Err(error) => return Err(error),
+        };
+        let agrees = note
+            .sum_of_all()
+            .zip(stored)
+            .and_then(|(sent, stored)| sent.agrees(&stored));
+        Ok(match agrees {
+            _ if size != upload.size => Found::Other,
+            Some(true) => Found::Same,
+            Some(false) => Found::Other,
+            None => Found::Perhaps,
+        })
+    }
+
+    /// In an upload in parts, what is not there is the upload.
+    pub(crate) fn part_failed(
+        &self,
+        path: &ArtifactPath,
+        error: object_store::Error,
+    ) -> ArtifactError {
+        let source = match super::failure::missing(&error) {
+            true => ObjectFailure::PartsGone(error.to_string()),
+            false => ObjectFailure::from(error),
+        };
+        self.not_done(path, source)
+    }
+}
+
+fn failure(error: &ArtifactError) -> Option<&ObjectFailure> {
+    match error {
+        ArtifactError::Object { source, .. } => Some(source),
+        _ => None,
+    }
+}
+
+fn is_not_understood(error: &ArtifactError) -> bool {
+    failure(error).is_some_and(ObjectFailure::is_not_understood)
+}
+
+/// Whether a store does not say what it has, and will not later.
+fn tells_nothing(error: &ArtifactError) -> bool {
+    is_forbidden(error) || is_not_understood(error)
+}
+
+fn is_forbidden(error: &ArtifactError) -> bool {
+    matches!(failure(error), Some(ObjectFailure::Forbidden(_)))
+}
+
+/// When a file was changed last, in nanoseconds since 1970; 0 where the disk does not say.
+fn modified(file: &File) -> i64 {
+    file.metadata().map_or(0, |it| {
+        it.mtime()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(it.mtime_nsec())
+    })
+}
+
+/// Each place that a staged file goes to has a note of its own.
+fn note_path(place: &Path, store: &str, key: &str) -> PathBuf {
+    let hash = crc32fast::hash(format!("{store}\n{key}").as_bytes());
+    let mut name = place.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{hash:08x}.parts"));
+    place.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun() -> Begun {
+        Begun {
+            key: "p/a".into(),
+            size: 20,
+            part: 8,
+            upload: "u".into(),
+            sums: Sums::OfTheWhole,
+            modified: 7,
+        }
+    }
+
+    #[test]
+    fn a_note_that_was_torn_tells_of_the_parts_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.parts");
+        let mut note = Note::begin(Some(&path), begun());
+        assert_eq!(note.ranges(), [0..8, 8..16, 16..20]);
+        for part in [2, 0] {
+            let content_id = format!("tag{part}");
+            note.add(part, PartId { content_id });
+        }
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.push_str("{\"part\":1,\"id\":\"ta");
+        fs::write(&path, text).unwrap();
+        let key = Key::parse("p/a").unwrap();
+        let mut found = Note::found(Some(&path), &key).unwrap();
+        assert_eq!(found.sent.keys().copied().collect::<Vec<_>>(), [0, 2]);
+        found.add(
+            1,
+            PartId {
+                content_id: "t".into(),
+            },
+        );
+        let found = Note::found(Some(&path), &key).unwrap();
+        assert_eq!((found.sent.len(), &found.begun), (3, &begun()));
+        assert!(Note::found(Some(&path), &Key::parse("p/b").unwrap()).is_none());
+        let is_of = [(20, 7), (21, 7), (20, 8)].map(|(size, modified)| found.is_of(size, modified));
+        assert_eq!(is_of, [true, false, false]);
+        found.remove();
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,36 @@
+//! Which store an artifact URI names.
+
+use super::{error::ArtifactError, local, object::store, store::ArtifactStore};
+use crate::{
+    config::{s3::S3Config, uri::ArtifactUri},
+    mlflow::invalid::Invalid,
+};
+
+/// How artifact stores are reached.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Fields of the settings.
+    pub s3: S3Config,
+}
+
+impl Access {
+    /// The store that an artifact URI names.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Unsupported`] for schemes that are unknown and for what cannot be used as it is configured.
+    pub fn open(&self, uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
+        match ArtifactUri::parse(uri)? {
+            ArtifactUri::Local(root) => Ok(Box::new(local::LocalArtifacts::new(root))),
+            ArtifactUri::Object(place) => {
+                let store = store::ObjectArtifacts::open(&place, &self.s3)?;
+                Ok(Box::new(store))
+            }
+            ArtifactUri::Server(uri) => Err(Invalid::setting(
+                "artifact URI",
+                &uri,
+                "only the tracking server that keeps it can be asked for it: record into that server",
+            )
+            .into()),
+        }
+    }
+}

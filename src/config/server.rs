@@ -1,0 +1,169 @@
+//! How a tracking server is reached: MLflow's own environment variables, read in one place.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{s3::ignores_tls, variables::truth};
+use crate::{mlflow::invalid::Invalid, net::secret::Secret};
+
+const TIMEOUT_S: f64 = 120.0;
+const MAX_RETRIES: u32 = 3;
+const BACKOFF_FACTOR: f64 = 0.5;
+const PARTS_FROM: f64 = (500 << 20) as f64;
+const PART: f64 = (10 << 20) as f64;
+
+/// Credentials, certificates and patience for tracking servers.
+#[derive(Clone, Debug)]
+pub struct ServerAccess {
+    /// User and password of `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
+    pub user: Option<(Secret, Secret)>,
+    /// Bearer token of `MLFLOW_TRACKING_TOKEN`.
+    pub token: Option<Secret>,
+    /// `MLFLOW_TRACKING_INSECURE_TLS`: certificates are not verified.
+    pub insecure_tls: bool,
+    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`: certificates to trust, and no others.
+    pub server_cert: Option<PathBuf>,
+    /// `MLFLOW_TRACKING_CLIENT_CERT_PATH`: a certificate of our own with its key.
+    pub client_cert: Option<PathBuf>,
+    /// `MLFLOW_HTTP_REQUEST_TIMEOUT`: how long an answer may take; 120 s.
+    pub timeout: Duration,
+    /// `MLFLOW_HTTP_REQUEST_MAX_RETRIES`: how often a question is asked again; 3 times. What is delivered is
+    /// tried for as long as it takes.
+    pub max_retries: u32,
+    /// `MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR`: seconds before it is first asked again, doubled each time; 0.5.
+    pub backoff_factor: f64,
+    /// How long files are sent past a server that can have them so.
+    pub parts: PartsAccess,
+}
+
+/// How files go in parts to the store behind a tracking server, past the server.
+#[derive(Clone, Debug)]
+pub struct PartsAccess {
+    /// `MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD`: whether they do; where it is not set, the server says it.
+    pub enabled: Option<bool>,
+    /// `MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE`: length from which a file is sent so; 500 MiB.
+    pub from: u64,
+    /// `MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE`: length of a part; 10 MiB.
+    pub length: u64,
+    /// `MLFLOW_S3_IGNORE_TLS`: certificates of that store are not verified.
+    pub insecure_tls: bool,
+    /// `AWS_CA_BUNDLE`: certificates to trust for that store besides the system's.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+impl ServerAccess {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// [`Invalid::Setting`] for what is no number or neither true nor false, and for certificates to trust while
+    /// none is verified.
+    pub fn from_env() -> Result<Self, Invalid> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
+        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let secret = |name: &str| given(name).map(Secret::from);
+        let path = |name: &str| given(name).map(PathBuf::from);
+        let number = |name: &'static str, default: f64| {
+            let Some(text) = given(name) else {
+                return Ok(default);
+            };
+            let parsed = text.parse::<f64>().ok();
+            let valid = parsed.filter(|number| number.is_finite() && *number >= 0.0);
+            valid.ok_or_else(|| Invalid::setting(name, &text, "it is a number from 0 on"))
+        };
+        let insecure_tls = given("MLFLOW_TRACKING_INSECURE_TLS")
+            .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"));
+        let server_cert = path("MLFLOW_TRACKING_SERVER_CERT_PATH");
+        if let (true, Some(path)) = (insecure_tls, &server_cert) {
+            return Err(Invalid::setting(
+                "MLFLOW_TRACKING_SERVER_CERT_PATH",
+                &path.display().to_string(),
+                "certificates are not verified, as MLFLOW_TRACKING_INSECURE_TLS is true: unset one of them",
+            ));
+        }
+        let switch = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD";
+        let parts = PartsAccess {
+            enabled: truth(switch, &given(switch).unwrap_or_default())?,
+            from: number("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", PARTS_FROM)? as u64,
+            length: number("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", PART)? as u64,
+            insecure_tls: ignores_tls(given),
+            ca_bundle: path("AWS_CA_BUNDLE"),
+        };
+        if parts.length == 0 {
+            return Err(Invalid::setting(
+                "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE",
+                "0",
+                "a part has at least one byte",
+            ));
+        }
+        let user = secret("MLFLOW_TRACKING_USERNAME").zip(secret("MLFLOW_TRACKING_PASSWORD"));
+        let retries = number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", f64::from(MAX_RETRIES))?;
+        Ok(Self {
+            user,
+            token: secret("MLFLOW_TRACKING_TOKEN"),
+            insecure_tls,
+            server_cert,
+            client_cert: path("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+            timeout: Duration::try_from_secs_f64(number("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT_S)?)
+                .unwrap_or(Duration::MAX),
+            // A number of times beyond a thousand is for ever.
+            max_retries: retries.clamp(0.0, 1000.0) as u32,
+            backoff_factor: number("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", BACKOFF_FACTOR)?,
+            parts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(variables: &[(&str, &str)]) -> Result<ServerAccess, Invalid> {
+        ServerAccess::from_variables(|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_set_is_no_credentials_and_verified_certificates() {
+        let access = access(&[("MLFLOW_TRACKING_TOKEN", "")]).unwrap();
+        assert!(access.user.is_none() && access.token.is_none() && !access.insecure_tls);
+        assert_eq!(access.timeout, Duration::from_secs(120));
+        let parts = access.parts;
+        assert_eq!(
+            (parts.enabled, parts.from, parts.length),
+            (None, 524_288_000, 10_485_760)
+        );
+    }
+
+    #[test]
+    fn credentials_are_read_and_not_shown() {
+        let access = access(&[
+            ("MLFLOW_TRACKING_USERNAME", "me"),
+            ("MLFLOW_TRACKING_PASSWORD", "hush"),
+            ("MLFLOW_TRACKING_TOKEN", "hush too"),
+        ])
+        .unwrap();
+        assert_eq!(access.user.as_ref().unwrap().1.reveal(), "hush");
+        assert!(!format!("{access:?}").contains("hush"));
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_is_no_number_is_refused() {
+        for variables in [
+            [
+                ("MLFLOW_TRACKING_INSECURE_TLS", "true"),
+                ("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem"),
+            ],
+            [("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon"), ("", "")],
+            [("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "-1"), ("", "")],
+            [("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "maybe"), ("", "")],
+            [("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", "0"), ("", "")],
+        ] {
+            let error = access(&variables).unwrap_err().to_string();
+            assert!(error.starts_with("MLFLOW_"), "{error}");
+        }
+    }
+}

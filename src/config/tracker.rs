@@ -1,0 +1,172 @@
+//! The arguments of a tracker, and the checks that need no store.
+
+use std::path::PathBuf;
+
+use super::{
+    options::Options,
+    s3::S3Config,
+    uri::{ArtifactUri, Destination, absolute},
+    variables::switch,
+};
+use crate::{
+    mlflow::{invalid::Invalid, limits},
+    system_metrics::sampler,
+};
+
+/// Experiment that is used when none is named.
+pub const DEFAULT_EXPERIMENT: &str = "heimdall-localization";
+/// Folder, in the working directory, of the journals when `HEIMDALL_DIR` is not set.
+pub const DEFAULT_HEIMDALL_DIR: &str = ".heimdall";
+
+/// Folder of the journals: `HEIMDALL_DIR`, else the default.
+pub fn heimdall_dir() -> PathBuf {
+    std::env::var_os("HEIMDALL_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_HEIMDALL_DIR), PathBuf::from)
+}
+
+/// Arguments of a tracker, as the user gave them.
+#[derive(Clone, Debug, Default)]
+pub struct TrackerConfig {
+    /// Where runs are recorded.
+    pub tracking_uri: String,
+    /// Where artifacts of a new experiment go; beside the database by default.
+    pub artifact_uri: Option<String>,
+    /// Database behind the tracking server; only its agreement with `tracking_uri` is checked.
+    pub backend_store_uri: Option<String>,
+    /// Where models are registered; the tracking store by default.
+    pub registry_uri: Option<String>,
+    /// S3 endpoint, access key and secret key, for `s3://` artifacts.
+    pub s3: S3Config,
+    /// Name of the experiment.
+    pub experiment_name: String,
+    /// Folder of the journals.
+    pub heimdall_dir: PathBuf,
+    /// Schema of a database that does not exist yet.
+    pub fresh_schema: FreshSchema,
+    /// How the tracker works.
+    pub options: Options,
+    /// Whether active runs get system metrics; `None` is what `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says.
+    pub system_metrics: Option<bool>,
+    /// Whether runs get what they were started with; `None` is what `HEIMDALL_LOG_ENVIRONMENT` says.
+    pub environment: Option<bool>,
+}
+
+/// Which MLflow release's schema a fresh database gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FreshSchema {
+    /// The newest that this package ships of a release whose packages install whole.
+    #[default]
+    Newest,
+    /// That of the release which the user names, for example `2.22.4`.
+    Named(String),
+    /// That of the mlflow in the user's environment, which must be able to open the database.
+    Installed {
+        /// Its version.
+        version: String,
+        /// The interpreter that has it.
+        python: PathBuf,
+    },
+}
+
+/// [`TrackerConfig`] after its rules have been checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub tracking: Destination,
+    pub registry: Destination,
+    pub artifacts: Option<ArtifactUri>,
+    pub s3: S3Config,
+    pub experiment_name: String,
+    pub heimdall_dir: PathBuf,
+    pub fresh_schema: FreshSchema,
+    pub mirrors: Vec<Destination>,
+    pub options: Options,
+    pub system_metrics: Option<sampler::Config>,
+}
+
+impl TrackerConfig {
+    /// Whether a run's environment is to be recorded.
+    ///
+    /// # Errors
+    /// [`Invalid::Setting`] when `HEIMDALL_LOG_ENVIRONMENT` is neither true nor false.
+    pub fn wants_environment(&self) -> Result<bool, Invalid> {
+        switch(self.environment, "HEIMDALL_LOG_ENVIRONMENT", false)
+    }
+
+    /// Checks everything that can be checked without touching a store.
+    pub(crate) fn settle(&self) -> Result<Settled, Invalid> {
+        let given = |uri: &Option<String>| uri.clone().filter(|uri| !uri.is_empty());
+        let tracking = Destination::parse("tracking URI", &self.tracking_uri)?;
+        if let Some(uri) = given(&self.backend_store_uri) {
+            let backend = Destination::parse("backend store URI", &uri)?;
+            // What is behind a server is the server's business.
+            if backend.uri() != tracking.uri() && !matches!(tracking, Destination::Server(_)) {
+                return Err(Invalid::setting(
+                    "backend store URI",
+                    &backend.uri(),
+                    format!(
+                        "runs are written to the tracking URI {}; leave it out or make both the same",
+                        tracking.uri()
+                    ),
+                ));
+            }
+        }
+        let registry = match given(&self.registry_uri) {
+            Some(uri) => Destination::parse("registry URI", &uri)?,
+            None => tracking.clone(),
+        };
+        let mut mirrors: Vec<Destination> = Vec::new();
+        for uri in &self.options.mirrors {
+            let mirror = Destination::parse("mirror URI", uri)?;
+            // Twice the same would be twice the work for nothing.
+            let is_known = mirrors.iter().any(|known| known.uri() == mirror.uri());
+            if mirror.uri() != tracking.uri() && !is_known {
+                mirrors.push(mirror);
+            }
+        }
+        let artifacts = given(&self.artifact_uri)
+            .map(|uri| ArtifactUri::parse(&uri))
+            .transpose()?;
+        let system_metrics = switch(
+            self.system_metrics,
+            "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
+            false,
+        )?
+        .then(sampler::Config::from_env)
+        .transpose()?;
+        Ok(Settled {
+            tracking,
+            registry,
+            artifacts,
+            s3: self.s3.clone(),
+            experiment_name: limits::experiment_name(&self.experiment_name)?,
+            heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
+            fresh_schema: self.fresh_schema.clone(),
+            mirrors,
+            options: self.options.clone(),
+            system_metrics,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_store_other_than_the_tracking_store_is_refused() {
+        let config = TrackerConfig {
+            tracking_uri: "sqlite:////a.db".into(),
+            backend_store_uri: Some("sqlite:////b.db".into()),
+            experiment_name: "e".into(),
+            heimdall_dir: "h".into(),
+            ..TrackerConfig::default()
+        };
+        assert!(config.settle().unwrap_err().to_string().contains("/b.db"));
+        let same = TrackerConfig {
+            backend_store_uri: Some("sqlite:////a.db".into()),
+            ..config
+        };
+        assert!(same.settle().is_ok());
+    }
+}

@@ -1,0 +1,235 @@
+//! The thread that finds what a run was started with.
+
+use std::{io, path::PathBuf, thread, time::Duration};
+
+use serde_json::{Value, json};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
+
+use super::git::Repository;
+pub use super::git::source_folder;
+use super::{packages, secrets};
+use crate::{
+    mlflow::{artifact_path::ArtifactPath, key::Key},
+    os::{
+        clock::now_ms,
+        run_thread::{Companion, Presence},
+    },
+    system_metrics::gpu::Gpus,
+};
+
+/// How long the end of a run waits at most for what is still being found.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Folder of the files among the artifacts.
+const FOLDER: &str = "environment";
+
+/// The interpreter that runs the caller.
+#[derive(Clone, Debug)]
+pub struct Interpreter {
+    /// For example `3.11.7`.
+    pub version: String,
+    /// For example `CPython`.
+    pub implementation: String,
+    /// Path of the program.
+    pub executable: String,
+    /// What is imported from, in order.
+    pub path: Vec<PathBuf>,
+    /// Without secrets.
+    command_line: Vec<String>,
+}
+
+impl Interpreter {
+    /// An interpreter; secrets in its arguments are masked here, once.
+    pub fn new(
+        version: String,
+        implementation: String,
+        executable: String,
+        path: Vec<PathBuf>,
+        arguments: &[String],
+    ) -> Self {
+        Self {
+            version,
+            implementation,
+            executable,
+            path,
+            command_line: secrets::masked_arguments(arguments),
+        }
+    }
+
+    /// The tags that are known at once.
+    pub fn tags(&self) -> Vec<(&'static str, String)> {
+        let command_line: Vec<_> = self.command_line.iter().map(|it| quoted(it)).collect();
+        let mut tags = vec![
+            (
+                "heimdall.python",
+                format!("{} {}", self.implementation, self.version),
+            ),
+            ("heimdall.command_line", command_line.join(" ")),
+        ];
+        tags.extend(System::host_name().map(|name| ("heimdall.hostname", name)));
+        tags
+    }
+}
+
+/// Something that was found.
+#[derive(Debug)]
+pub enum Found {
+    /// Tags of the run.
+    Tags(Vec<(Key, String)>),
+    /// A file for its artifacts.
+    File {
+        /// Where it goes.
+        path: ArtifactPath,
+        /// What is in it.
+        content: Vec<u8>,
+    },
+}
+
+/// A thread that looks for what a run was started with; dropping it ends it.
+#[derive(Debug)]
+pub struct Capture {
+    thread: Companion,
+}
+
+impl Capture {
+    /// Starts the thread. `sink` is given what is found, on that thread and never after the end of this. Git is
+    /// asked about the repository that `folder` is in.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        interpreter: Interpreter,
+        folder: PathBuf,
+        sink: impl Fn(Found) + Send + 'static,
+    ) -> io::Result<Self> {
+        let work = move |presence: &Presence| {
+            find(&interpreter, folder, |found| {
+                presence.hand_over(|| sink(found));
+            });
+        };
+        let thread = Companion::start("heimdall-environment", work)?;
+        Ok(Self { thread })
+    }
+
+    /// Waits until all is found, for at most `patience`.
+    pub fn finish(self, patience: Duration) {
+        self.thread.finish(patience);
+    }
+}
+
+fn find(interpreter: &Interpreter, folder: PathBuf, found: impl Fn(Found)) {
+    let file = |name: &str, content: Vec<u8>| {
+        if let Ok(path) = ArtifactPath::parse(&format!("{FOLDER}/{name}")) {
+            found(Found::File { path, content });
+        }
+    };
+    file(
+        "packages.txt",
+        packages::list(&interpreter.path).into_bytes(),
+    );
+    let repository = Repository::of(folder);
+    if let Some(repository) = &repository {
+        let tags = repository.tags().into_iter();
+        let tags = tags.filter_map(|(key, value)| Some((Key::parse("tag key", key).ok()?, value)));
+        found(Found::Tags(tags.collect()));
+        if let Some(difference) = repository.difference() {
+            file("git_diff.patch", difference.into_bytes());
+        }
+    }
+    let mut machine = machine();
+    machine["python"] = json!({
+        "version": interpreter.version,
+        "implementation": interpreter.implementation,
+        "executable": interpreter.executable,
+    });
+    machine["command_line"] = json!(interpreter.command_line);
+    machine["git"] = repository.map_or(Value::Null, |repository| repository.as_json());
+    file("system.json", format!("{machine:#}\n").into_bytes());
+}
+
+/// The machine: what decides how fast a run is and whether it can be run again.
+fn machine() -> Value {
+    let mut system = System::new();
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    system.refresh_cpu_list(CpuRefreshKind::nothing());
+    let gpus = Gpus::find();
+    let models = gpus.as_ref().map(Gpus::models).unwrap_or_default();
+    json!({
+        "captured_at": now_ms(),
+        "hostname": System::host_name(),
+        "operating_system": System::long_os_version(),
+        "kernel": System::kernel_version(),
+        "architecture": System::cpu_arch(),
+        "working_directory": std::env::current_dir().ok().map(|dir| dir.display().to_string()),
+        "cpu": system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()),
+        "cpu_count": system.cpus().len(),
+        // What this process may use of them.
+        "cpu_available": thread::available_parallelism().ok().map(usize::from),
+        "memory_megabytes": system.total_memory() as f64 / 1e6,
+        "gpus": models
+            .into_iter()
+            .map(|(name, memory)| json!({"name": name, "memory_megabytes": memory}))
+            .collect::<Vec<_>>(),
+        "nvidia_driver": gpus.and_then(|gpus| gpus.driver()),
+    })
+}
+
+/// An argument as a shell reads it.
+fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "@%+=:,./-_*".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r#"'"'"'"#))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    fn interpreter(arguments: &[&str]) -> Interpreter {
+        let arguments: Vec<_> = arguments.iter().map(|it| (*it).to_owned()).collect();
+        Interpreter::new(
+            "3.11.7".into(),
+            "CPython".into(),
+            "/usr/bin/python3".into(),
+            vec![],
+            &arguments,
+        )
+    }
+
+    #[test]
+    fn the_command_line_reads_as_in_a_shell_and_has_no_secrets() {
+        let tags =
+            interpreter(&["python", "train.py", "--name", "it's mine", "--token=abc"]).tags();
+        let command = &tags.iter().find(|tag| tag.0 == "heimdall.command_line");
+        assert_eq!(
+            command.unwrap().1,
+            r#"python train.py --name 'it'"'"'s mine' --token=***"#
+        );
+    }
+
+    #[test]
+    fn all_is_found_by_the_time_it_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, found) = channel();
+        let sink = move |it| {
+            let _ = sender.send(it);
+        };
+        let capture = Capture::start(interpreter(&["python"]), dir.path().into(), sink);
+        capture.unwrap().finish(PATIENCE);
+        let files: Vec<_> = found
+            .iter()
+            .filter_map(|it| match it {
+                Found::File { path, .. } => Some(path.as_str().to_owned()),
+                Found::Tags(_) => None,
+            })
+            .collect();
+        assert_eq!(
+            files,
+            ["environment/packages.txt", "environment/system.json"]
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Where an artifact URI leads, so that two of them can be compared whatever they are spelled like.
+
+use std::path::{Component, Path};
+
+use crate::config::uri::{ArtifactUri, Cloud};
+
+/// A folder or file: a disk, a bucket or a server, and the names that lead to it there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    root: String,
+    names: Vec<String>,
+}
+
+impl Place {
+    /// Where a URI leads; `None` for one that is not understood.
+    pub fn of(uri: &str) -> Option<Self> {
+        match ArtifactUri::parse(uri).ok()? {
+            ArtifactUri::Local(path) => Some(Self::of_path(&path)),
+            ArtifactUri::Object(place) => {
+                let cloud = match place.cloud {
+                    Cloud::S3 => "s3",
+                    Cloud::Google => "gs",
+                    Cloud::Azure => "azure",
+                };
+                let account = place.account.as_deref().unwrap_or_default();
+                Some(Self {
+                    root: format!("{cloud}://{}@{account}", place.bucket),
+                    names: names(&place.prefix),
+                })
+            }
+            ArtifactUri::Server(uri) => {
+                let path = uri.strip_prefix("mlflow-artifacts:")?;
+                // With the server's address or without: the proxy that is asked is the one that has it.
+                let path = match path.strip_prefix("//") {
+                    Some(rest) => rest.split_once('/').map_or("", |(_, path)| path),
+                    None => path,
+                };
+                let names = names(path);
+                let climbs = names.iter().any(|name| matches!(name.as_str(), "." | ".."));
+                (!climbs).then_some(Self {
+                    root: "mlflow-artifacts:".to_owned(),
+                    names,
+                })
+            }
+        }
+    }
+
+    /// Where a URI leads, and where links on a local disk make it lead. Waits on the disk.
+    pub fn all_of(uri: &str) -> Vec<Self> {
+        let mut places: Vec<Self> = Self::of(uri).into_iter().collect();
+        if let Ok(ArtifactUri::Local(path)) = ArtifactUri::parse(uri)
+            && let Ok(path) = path.canonicalize()
+        {
+            let led = Self::of_path(&path);
+            if !places.contains(&led) {
+                places.push(led);
+            }
+        }
+        places
+    }
+
+    fn of_path(path: &Path) -> Self {
+        let names = path.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+            _ => None,
+        });
+        Self {
+            root: "file:".to_owned(),
+            names: names.collect(),
+        }
+    }
+
+    /// What lies below it by a path.
+    pub fn join(&self, path: &str) -> Self {
+        let mut place = self.clone();
+        place.names.extend(names(path));
+        place
+    }
+
+    /// Itself and all that it lies below, the root last.
+    pub fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
+        (0..=self.names.len()).rev().map(|length| Self {
+            root: self.root.clone(),
+            names: self.names[..length].to_vec(),
+        })
+    }
+
+    /// Whether one is the other or lies below it: what a guard answers for many places at once.
+    #[cfg(test)]
+    pub fn relates_to(&self, other: &Self) -> bool {
+        let common = self.names.len().min(other.names.len());
+        self.root == other.root && self.names[..common] == other.names[..common]
+    }
+}
+
+fn names(path: &str) -> Vec<String> {
+    path.split('/')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether a name is that of a run's folder: 32 hexadecimal digits, in small letters as MLflow writes them.
+pub fn is_run_id(name: &str) -> bool {
+    name.len() == 32
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Whether the artifacts of a run are where those of its experiment's runs are by MLflow's rule, in a folder that is
+/// theirs alone: below the location, by the run's id.
+pub fn is_folder_of_run(uri: &str, location: &str, run_id: &str) -> bool {
+    match (Place::of(uri), Place::of(location)) {
+        (Some(place), Some(location)) => {
+            is_run_id(run_id) && place == location.join(&format!("{run_id}/artifacts"))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a link on the way from the location of an experiment to a folder below it leads elsewhere. Waits on the
+/// disk.
+pub fn is_led_elsewhere(uri: &str, location: &str) -> bool {
+    let (Ok(ArtifactUri::Local(path)), Ok(ArtifactUri::Local(location))) =
+        (ArtifactUri::parse(uri), ArtifactUri::parse(location))
+    else {
+        return false;
+    };
+    match (path.canonicalize(), location.canonicalize()) {
+        (Ok(led), Ok(root)) => path
+            .strip_prefix(&location)
+            .map_or(true, |below| led != root.join(below)),
+        // What is not there leads nowhere.
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn one_place_has_many_spellings() {
+        for same in [
+            ["/a/b", "file:///a/b/"],
+            ["/a/b c", "file:///a/b%20c"],
+            ["/a/x/../b", "/a/b"],
+            ["s3://bucket/a", "s3a://bucket/a/"],
+            ["mlflow-artifacts:/1/a", "mlflow-artifacts://host:5000/1/a/"],
+        ] {
+            let [one, other] = same.map(|uri| Place::of(uri).unwrap());
+            assert_eq!(one, other, "{same:?}");
+        }
+        for unknown in ["", "dbfs:/a", "s3://s3://a/b", "mlflow-artifacts:/1/../2"] {
+            assert_eq!(Place::of(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn what_only_begins_alike_is_another_place() {
+        let place = |uri| Place::of(uri).unwrap();
+        assert!(place("s3://b/run").relates_to(&place("s3://b/run/model")));
+        assert!(place("s3://b/run/model").relates_to(&place("s3://b")));
+        for [one, other] in [
+            ["s3://b/run", "s3://b/run2"],
+            ["s3://b/run", "s3://c/run"],
+            ["s3://b/run", "gs://b/run"],
+            ["/b/run", "s3://b/run"],
+        ] {
+            assert!(!place(one).relates_to(&place(other)), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_a_runs_where_its_id_says_so() {
+        let location = "s3://bucket/mlflow/1";
+        assert!(is_folder_of_run(
+            &format!("{location}/{RUN}/artifacts"),
+            &format!("{location}/"),
+            RUN
+        ));
+        for wrong in [
+            format!("{location}/{RUN}"),
+            format!("{location}/artifacts"),
+            format!("s3://bucket/mlflow/2/{RUN}/artifacts"),
+            format!("s3://other/mlflow/1/{RUN}/artifacts"),
+            format!("{location}/{RUN}/artifacts/model"),
+            location.to_owned(),
+            "s3://bucket".to_owned(),
+        ] {
+            assert!(!is_folder_of_run(&wrong, location, RUN), "{wrong}");
+        }
+        assert!(!is_folder_of_run(
+            "s3://b/1/models/artifacts",
+            "s3://b/1",
+            "models"
+        ));
+    }
+
+    #[test]
+    fn a_link_out_of_the_location_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = dir.path().join("location");
+        std::fs::create_dir_all(location.join("own/artifacts")).unwrap();
+        std::fs::create_dir_all(dir.path().join("apart/artifacts")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("apart"), location.join("led")).unwrap();
+        let root = location.display().to_string();
+        assert!(!is_led_elsewhere(&format!("{root}/own/artifacts"), &root));
+        assert!(!is_led_elsewhere(&format!("{root}/none/artifacts"), &root));
+        assert!(is_led_elsewhere(&format!("{root}/led/artifacts"), &root));
+        // A location that is a link itself is what the experiment says.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&location, &link).unwrap();
+        let root = link.display().to_string();
+        assert!(!is_led_elsewhere(&format!("{root}/own/artifacts"), &root));
+        assert_eq!(Place::all_of(&root).len(), 2);
+    }
+}

@@ -1,0 +1,55 @@
+//! Settings of a journal.
+
+use std::path::{Path, PathBuf};
+
+/// What an accepted record survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, however it comes.
+    #[default]
+    Process,
+    /// A power cut as well: each call waits for the disk.
+    Power,
+}
+
+/// How a journal is kept.
+#[derive(Clone, Debug)]
+pub struct JournalConfig {
+    /// `HEIMDALL_DIR`.
+    pub heimdall_dir: PathBuf,
+    /// URIs of the destinations, without credentials; the primary one first.
+    pub destinations: Vec<String>,
+    /// Most bytes on the disk, segments and staged files together.
+    pub disk_limit: u64,
+    /// Most bytes in memory while the disk takes nothing.
+    pub memory_limit: usize,
+    /// What an accepted record survives.
+    pub durability: Durability,
+}
+
+impl JournalConfig {
+    /// Most bytes on the disk by default: 10 GiB.
+    pub const DISK_LIMIT: u64 = 10 << 30;
+    /// Most bytes in memory by default: 256 MiB.
+    pub const MEMORY_LIMIT: usize = 256 << 20;
+
+    /// Bytes of its segments: some of them are within the limit.
+    pub(crate) fn segment_length(&self) -> u64 {
+        let (least, most) = LENGTHS;
+        (self.disk_limit / 4).clamp(least, most)
+    }
+
+    /// A journal for these destinations, otherwise as by default.
+    pub fn new(heimdall_dir: &Path, destinations: Vec<String>) -> Self {
+        Self {
+            heimdall_dir: heimdall_dir.to_owned(),
+            destinations,
+            disk_limit: Self::DISK_LIMIT,
+            memory_limit: Self::MEMORY_LIMIT,
+            durability: Durability::default(),
+        }
+    }
+}
+
+/// Bytes of a segment, at least and at most; one that must take a longer frame is longer.
+pub const LENGTHS: (u64, u64) = (1 << 14, 8 << 20);

@@ -1,0 +1,52 @@
+//! Forks: a fork has its parent's memory and none of its threads.
+
+use std::sync::{
+    Once, OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
+
+#[cfg(target_os = "linux")]
+use super::file_lock;
+
+/// Number of forks between the process that loaded this library and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+static WATCHED: Once = Once::new();
+/// Function that runs in every fork, right after the fork.
+static HOOK: OnceLock<fn()> = OnceLock::new();
+
+/// Returns a number that differs between a process and its forks. Costs one load.
+pub fn generation() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Counts forks from now on, whoever makes them.
+pub(crate) fn watch() {
+    WATCHED.call_once(|| {
+        // SAFETY: the handler is a function of this library, which is never unloaded, and calls only what is allowed
+        // between a fork and whatever comes next.
+        #[cfg(target_os = "linux")]
+        #[allow(unsafe_code, reason = "the C library has no safe form of it")]
+        unsafe {
+            libc::pthread_atfork(None, None, Some(in_child));
+        }
+    });
+}
+
+/// Has `hook` called in every fork. The hook may do only what is allowed in a signal handler; the first one stays.
+pub(crate) fn on_fork(hook: fn()) {
+    let _ = HOOK.set(hook);
+}
+
+#[cfg(target_os = "linux")]
+extern "C" fn in_child() {
+    forked();
+    file_lock::release_in_fork();
+}
+
+/// Notes that this process is a fork.
+pub(crate) fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    if let Some(hook) = HOOK.get() {
+        hook();
+    }
+}

@@ -1,0 +1,110 @@
+//! Batches of metrics, params and tags within the limits of MLflow's REST API.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::mlflow::run::{DatasetInput, RunId};
+
+/// MLflow's limits of a batch.
+const MAX_METRICS: usize = 1_000;
+
+const MAX_PARAMS_OR_TAGS: usize = 100;
+
+const MAX_BYTES: usize = 900_000;
+
+/// What is logged to one run, gathered for as few requests as MLflow's limits allow.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) run: Option<RunId>,
+    pub(crate) metrics: Vec<Value>,
+    pub(crate) params: Vec<Value>,
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+impl Batch {
+    /// The bodies of requests: first, as many as the number says, those with params or tags, then those with
+    /// metrics alone.
+    pub(crate) fn requests(self, run_id: &str) -> (usize, Vec<Value>) {
+        let tags = self
+            .tags
+            .into_iter()
+            .map(|(key, value)| json!({"key": key, "value": value}))
+            .collect();
+        let mut bodies = Vec::new();
+        for (field, items, limit) in [
+            ("params", self.params, MAX_PARAMS_OR_TAGS),
+            ("tags", tags, MAX_PARAMS_OR_TAGS),
+            ("metrics", self.metrics, MAX_METRICS),
+        ] {
+            for items in packed(items, limit) {
+                bodies.push((field, items));
+            }
+        }
+        let first = bodies
+            .iter()
+            .filter(|(field, _)| *field != "metrics")
+            .count();
+        let bodies = bodies
+            .into_iter()
+            .map(|(field, items)| {
+                let mut body = json!({"run_id": run_id});
+                body[field] = items.into();
+                body
+            })
+            .collect();
+        (first, bodies)
+    }
+}
+
+/// Items in lists that keep to a number and to the size of a request.
+fn packed(items: Vec<Value>, limit: usize) -> Vec<Vec<Value>> {
+    let mut lists: Vec<Vec<Value>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let size = item.to_string().len() + 1;
+        match lists.last_mut() {
+            Some(list) if list.len() < limit && bytes + size <= MAX_BYTES => {
+                bytes += size;
+                list.push(item);
+            }
+            _ => {
+                bytes = size;
+                lists.push(vec![item]);
+            }
+        }
+    }
+    lists
+}
+
+/// A number as MLflow's JSON has it.
+pub(crate) fn number(value: f64) -> Value {
+    if value.is_nan() {
+        "NaN".into()
+    } else if value == f64::INFINITY {
+        "Infinity".into()
+    } else if value == f64::NEG_INFINITY {
+        "-Infinity".into()
+    } else {
+        value.into()
+    }
+}
+
+pub(crate) fn dataset(input: &DatasetInput) -> Value {
+    let tags: Vec<Value> = input
+        .tags
+        .iter()
+        .map(|(key, value)| json!({"key": key, "value": value}))
+        .collect();
+    json!({
+        "tags": tags,
+        "dataset": {
+            "name": input.name,
+            "digest": input.digest,
+            "source_type": input.source_type,
+            "source": input.source,
+            "schema": input.schema,
+            "profile": input.profile,
+        },
+    })
+}

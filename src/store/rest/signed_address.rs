@@ -1,0 +1,226 @@
+//! Signed addresses, by which a server lets us upload the parts of a file to the store behind it.
+
+use std::collections::BTreeMap;
+
+use reqwest::{
+    Url,
+    header::{CONNECTION, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE},
+};
+use serde::Deserialize;
+
+use super::client::Failure;
+use crate::store::error::{Cause, StoreError};
+
+/// What would make another request of ours than the one that is meant.
+const NOT_THEIRS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
+
+#[derive(Deserialize)]
+pub(crate) struct Credential {
+    url: String,
+    part_number: u64,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+/// Where a part goes.
+pub(crate) struct Place {
+    pub(crate) number: u64,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+}
+
+/// Where the parts go, by their numbers; else what is wrong with what the server has said.
+pub(crate) fn places(credentials: Vec<Credential>, count: u64) -> Result<Vec<Place>, String> {
+    if credentials.len() as u64 != count {
+        return Err(format!(
+            "it has {} addresses for {count} parts",
+            credentials.len()
+        ));
+    }
+    let mut places = BTreeMap::new();
+    for credential in credentials {
+        let number = credential.part_number;
+        if !(1..=count).contains(&number) {
+            return Err(format!("it has an address for part {number} of {count}"));
+        }
+        let place = credential.place()?;
+        if places.insert(number, place).is_some() {
+            return Err(format!("it has two addresses for part {number}"));
+        }
+    }
+    Ok(places.into_values().collect())
+}
+
+impl Credential {
+    fn place(self) -> Result<Place, String> {
+        let number = self.part_number;
+        let url = Url::parse(&self.url);
+        let url = url.map_err(|error| format!("the address of part {number} is none: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            let scheme = url.scheme();
+            return Err(format!(
+                "the address of part {number} begins with {scheme}:, where http or https is to stand"
+            ));
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let header = name.parse::<HeaderName>().ok().zip(value.parse().ok());
+            match header {
+                Some((name, value)) if !NOT_THEIRS.contains(&name) => headers.insert(name, value),
+                _ => return Err(format!("header {name:?} cannot be sent with part {number}")),
+            };
+        }
+        Ok(Place {
+            number,
+            url,
+            headers,
+        })
+    }
+}
+
+/// A server may quote what it was sent, which has the signed addresses in it.
+pub(crate) fn without_addresses(failure: Failure) -> Failure {
+    let cut = |cause: Cause| without_queries(&cause.to_string()).into();
+    match failure {
+        Failure::Api { code, message } => Failure::Api {
+            code,
+            message: without_queries(&message),
+        },
+        Failure::Store(StoreError::Unavailable {
+            destination,
+            source,
+            retry_after,
+        }) => Failure::Store(StoreError::Unavailable {
+            destination,
+            source: cut(source),
+            retry_after,
+        }),
+        Failure::Store(StoreError::Refused {
+            destination,
+            source,
+        }) => Failure::Store(StoreError::Refused {
+            destination,
+            source: cut(source),
+        }),
+        Failure::Store(StoreError::Forbidden {
+            destination,
+            reason,
+        }) => Failure::Store(StoreError::Forbidden {
+            destination,
+            reason: without_queries(&reason),
+        }),
+        Failure::Store(StoreError::Unauthenticated {
+            destination,
+            reason,
+        }) => Failure::Store(StoreError::Unauthenticated {
+            destination,
+            reason: without_queries(&reason),
+        }),
+        failure => failure,
+    }
+}
+
+/// A text with what follows the `?` of each address in it masked.
+fn without_queries(text: &str) -> String {
+    let ends_address = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>');
+    text.split_inclusive(ends_address)
+        .map(|word| {
+            let address = word
+                .find("://")
+                .and_then(|at| Some(at + word[at..].find('?')?));
+            match address {
+                Some(at) => {
+                    let end = word.rfind(ends_address).unwrap_or(word.len());
+                    format!("{}?***{}", &word[..at], &word[end..])
+                }
+                None => word.to_owned(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(number: u64, url: &str) -> Credential {
+        Credential {
+            url: url.to_owned(),
+            part_number: number,
+            headers: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn places_are_one_for_each_part_in_their_order() {
+        let found = places(
+            vec![
+                credential(2, "https://s3/a?n=2"),
+                credential(1, "http://s3/a?n=1"),
+            ],
+            2,
+        );
+        let found: Vec<u64> = found.unwrap().iter().map(|place| place.number).collect();
+        assert_eq!(found, [1, 2]);
+    }
+
+    #[test]
+    fn what_cannot_be_a_place_is_refused_without_its_address() {
+        let http = "http://s3/a?X-Amz-Signature=hush";
+        let with = |name: &str, value: &str| Credential {
+            headers: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+            ..credential(1, http)
+        };
+        for (credentials, count, reason) in [
+            (vec![], 1, "0 addresses for 1"),
+            (
+                vec![credential(1, http), credential(2, http)],
+                1,
+                "2 addresses",
+            ),
+            (
+                vec![credential(1, http), credential(1, http)],
+                2,
+                "two addresses for part 1",
+            ),
+            (vec![credential(0, http)], 1, "part 0 of 1"),
+            (vec![credential(2, http)], 1, "part 2 of 1"),
+            (
+                vec![credential(1, "file:///etc/hush")],
+                1,
+                "begins with file:",
+            ),
+            (
+                vec![credential(1, "gopher://hush")],
+                1,
+                "begins with gopher:",
+            ),
+            (vec![credential(1, "hush")], 1, "is none"),
+            (
+                vec![with("Transfer-Encoding", "chunked")],
+                1,
+                "Transfer-Encoding",
+            ),
+            (vec![with("x\r\ny", "hush")], 1, "cannot be sent"),
+            (vec![with("x", "hush\r\n")], 1, "cannot be sent"),
+        ] {
+            let error = places(credentials, count).map(drop).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn quoted_addresses_lose_their_signatures() {
+        for (text, left) in [
+            ("no address?", "no address?"),
+            (
+                "bad [{'url': 'http://s3/a?X-Amz-Signature=hush&b=c', 'n': 1}]",
+                "bad [{'url': 'http://s3/a?***', 'n': 1}]",
+            ),
+            ("http://s3/a?hush", "http://s3/a?***"),
+        ] {
+            assert_eq!(without_queries(text), left);
+        }
+    }
+}

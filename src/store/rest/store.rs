@@ -1,0 +1,588 @@
+//! A tracking server and the ids that it has given to our runs.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+
+use super::{
+    artifacts,
+    batch::{Batch, dataset, number},
+    client::{Client, Failure},
+    tracking::HISTORY_PAGE,
+    wire::{self, view_word},
+};
+use crate::{
+    artifacts::store::ArtifactStore,
+    config::{server::ServerAccess, uri::ServerUri},
+    journal::record::{Record, RunStart},
+    mlflow::{
+        key::Key,
+        run::{LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
+        search::runs::RunQuery,
+    },
+    store::{
+        error::StoreError,
+        tracking::{Experiment, LoggedModelFiles, RunRow, TrackingStore},
+    },
+};
+
+/// Tag by which a run is found that was journaled under an id of ours.
+pub const RUN_ID_TAG: &str = "heimdall.run_id";
+
+/// How long `start_run` waits for the server's id before it goes on with one of ours.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Requests that are on their way at a time.
+pub(crate) const TOGETHER: usize = 2;
+
+/// Entries of a page of an answer.
+pub(crate) const PAGE: usize = 1_000;
+
+/// An MLflow tracking server.
+#[derive(Debug)]
+pub struct RestStore {
+    pub(crate) client: std::sync::Arc<Client>,
+    /// The server's id of each run that is known by ours.
+    runs: Mutex<HashMap<RunId, String>>,
+    experiments: Mutex<HashMap<String, Experiment>>,
+}
+
+impl RestStore {
+    /// Connects, and asks something that every tracking server answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] for an address where there is no MLflow and for certificates that cannot be read;
+    /// those of a request.
+    pub async fn open(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
+        let store = Self {
+            client: std::sync::Arc::new(Client::new(uri, access)?),
+            runs: Mutex::default(),
+            experiments: Mutex::default(),
+        };
+        let question = json!({"max_results": 1});
+        let answer = store
+            .client
+            .ask::<wire::Experiments>("experiments/search", &question);
+        answer
+            .await
+            .map_err(|failure| store.client.error(failure))?;
+        Ok(store)
+    }
+
+    pub(crate) fn error(&self, failure: Failure) -> StoreError {
+        self.client.error(failure)
+    }
+
+    fn known(&self, run: RunId) -> Option<String> {
+        let known = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&run).cloned()
+    }
+
+    fn remember(&self, run: RunId, id: &str) {
+        let mut known = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(run, id.to_owned());
+    }
+
+    async fn get_run(&self, run_id: &str) -> Result<wire::Run, Failure> {
+        let answer: wire::OneRun = self.client.get("runs/get", &[("run_id", run_id)]).await?;
+        Ok(answer.run)
+    }
+
+    /// The server's id of a run that has an id of ours, or the server's own.
+    async fn server_id(&self, run: RunId) -> Result<String, StoreError> {
+        if let Some(known) = self.known(run) {
+            return Ok(known);
+        }
+        let found = self.find(&run.to_string()).await?;
+        self.remember(run, &found.run_id);
+        Ok(found.run_id)
+    }
+
+    /// A run by the server's id or ours.
+    async fn find(&self, run_id: &str) -> Result<RunInfo, StoreError> {
+        self.found(run_id).await.map(RunInfo::from)
+    }
+
+    async fn found(&self, run_id: &str) -> Result<wire::Run, StoreError> {
+        let known = run_id.parse().ok().and_then(|run| self.known(run));
+        let id = known.as_deref().unwrap_or(run_id);
+        match self.get_run(id).await {
+            Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => {}
+            found => return found.map_err(|failure| self.error(failure)),
+        }
+        let not_found = || StoreError::run_not_found(run_id, self.client.base().to_owned());
+        if run_id.parse::<RunId>().is_err() {
+            return Err(not_found());
+        }
+        let experiments = self.experiments(ViewType::ActiveOnly).await?;
+        let ids: Vec<&str> = experiments.iter().map(|it| it.id.as_str()).collect();
+        // A server may have more experiments than a search takes.
+        for ids in ids.chunks(100) {
+            let question = json!({
+                "experiment_ids": ids,
+                "filter": format!("tags.`{RUN_ID_TAG}` = '{run_id}'"),
+                "run_view_type": "ALL",
+                "max_results": 1,
+            });
+            let answer: wire::Runs = self
+                .client
+                .ask("runs/search", &question)
+                .await
+                .map_err(|failure| self.error(failure))?;
+            if let Some(found) = answer.runs.into_iter().next() {
+                return Ok(found);
+            }
+        }
+        Err(not_found())
+    }
+
+    async fn create(&self, start: &RunStart, tags: &[(Key, String)]) -> Result<String, StoreError> {
+        let location = start.artifact_location.as_deref();
+        let experiment = self
+            .get_or_create_experiment(&start.experiment, location)
+            .await?;
+        let mut all: Vec<Value> = tags
+            .iter()
+            .map(|(key, value)| json!({"key": key.as_str(), "value": value}))
+            .collect();
+        all.push(json!({"key": RUN_ID_TAG, "value": start.run.to_string()}));
+        let body = json!({
+            "experiment_id": experiment.id,
+            "user_id": start.user,
+            "run_name": start.name,
+            "start_time": start.start_time,
+            "tags": all,
+        });
+        let created: wire::OneRun = self
+            .client
+            .post("runs/create", &body)
+            .await
+            .map_err(|failure| self.error(failure))?;
+        let created = RunInfo::from(created.run);
+        self.remember(start.run, &created.run_id);
+        Ok(created.run_id)
+    }
+
+    async fn update(&self, run: RunId, body: Value) -> Result<(), StoreError> {
+        let mut body = body;
+        body["run_id"] = self.server_id(run).await?.into();
+        self.change("runs/update", &body).await
+    }
+
+    async fn change(&self, path: &str, body: &Value) -> Result<(), StoreError> {
+        let answer = self.client.post::<serde::de::IgnoredAny>(path, body).await;
+        answer.map(|_| ()).map_err(|failure| self.error(failure))
+    }
+
+    async fn send(&self, batch: Batch) -> Result<(), StoreError> {
+        let Some(run) = batch.run else {
+            return Ok(());
+        };
+        let run_id = self.server_id(run).await?;
+        let (params, mut requests) = batch.requests(&run_id);
+        // Requests of metrics alone can be on their way together: a point is a point in any order.
+        let together = requests.split_off(params);
+        for request in &requests {
+            self.log_batch(&run_id, request).await?;
+        }
+        let run_id = &run_id;
+        stream::iter(together)
+            .map(|request| async move { self.log_batch(run_id, &request).await })
+            .buffer_unordered(TOGETHER)
+            .try_collect::<()>()
+            .await
+    }
+
+    async fn log_batch(&self, run_id: &str, request: &Value) -> Result<(), StoreError> {
+        let answer = self
+            .client
+            .post::<serde::de::IgnoredAny>("runs/log-batch", request)
+            .await;
+        match answer {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is("INVALID_PARAMETER_VALUE") => {
+                Err(self.explain(run_id, request, failure).await)
+            }
+            Err(failure) => Err(self.error(failure)),
+        }
+    }
+
+    /// Why a batch was refused, as the run itself tells.
+    async fn explain(&self, run_id: &str, request: &Value, refusal: Failure) -> StoreError {
+        let Ok(run) = self.get_run(run_id).await.map(RunInfo::from) else {
+            return self.error(refusal);
+        };
+        if run.lifecycle_stage == LifecycleStage::Deleted.as_str() {
+            let run_id = run_id.to_owned();
+            return StoreError::RunDeleted { run_id };
+        }
+        for param in request["params"].as_array().into_iter().flatten() {
+            let (key, new) = (param["key"].as_str(), param["value"].as_str());
+            let (key, new) = (key.unwrap_or_default(), new.unwrap_or_default());
+            if let Some(old) = run.params.get(key).filter(|old| *old != new) {
+                return StoreError::ParamChanged {
+                    run_id: run_id.to_owned(),
+                    key: key.to_owned(),
+                    old: old.clone(),
+                    new: new.to_owned(),
+                };
+            }
+        }
+        self.error(refusal)
+    }
+
+    async fn experiment_at(&self, path: &str, query: (&str, &str)) -> Result<Experiment, Failure> {
+        let answer: wire::OneExperiment = self.client.get(path, &[query]).await?;
+        Ok(answer.experiment.into())
+    }
+}
+
+#[async_trait]
+impl TrackingStore for RestStore {
+    async fn get_or_create_experiment(
+        &self,
+        name: &str,
+        artifact_location: Option<&str>,
+    ) -> Result<Experiment, StoreError> {
+        let known = self
+            .experiments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = match self.experiment_by_name(name).await {
+            Err(StoreError::NotFound { .. }) => {
+                let mut body = json!({"name": name});
+                if let Some(location) = artifact_location {
+                    body["artifact_location"] = location.into();
+                }
+                let created = self
+                    .client
+                    .post::<wire::CreatedExperiment>("experiments/create", &body)
+                    .await;
+                match created {
+                    Ok(created) => self.experiment(&created.experiment_id).await?,
+                    // Another process was faster.
+                    Err(failure) if failure.is("RESOURCE_ALREADY_EXISTS") => {
+                        self.experiment_by_name(name).await?
+                    }
+                    Err(failure) => return Err(self.error(failure)),
+                }
+            }
+            found => found?,
+        };
+        if found.lifecycle_stage == LifecycleStage::Deleted.as_str() {
+            return Err(StoreError::ExperimentDeleted {
+                name: name.to_owned(),
+            });
+        }
+        let mut known = self
+            .experiments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    async fn experiment(&self, id: &str) -> Result<Experiment, StoreError> {
+        let found = self
+            .experiment_at("experiments/get", ("experiment_id", id))
+            .await;
+        found.map_err(|failure| self.error(failure))
+    }
+
+    async fn experiment_by_name(&self, name: &str) -> Result<Experiment, StoreError> {
+        let query = ("experiment_name", name);
+        let found = self.experiment_at("experiments/get-by-name", query).await;
+        found.map_err(|failure| self.error(failure))
+    }
+
+    async fn experiments(&self, view: ViewType) -> Result<Vec<Experiment>, StoreError> {
+        let mut found: Vec<Experiment> = Vec::new();
+        let mut token = String::new();
+        loop {
+            let question = json!({
+                "view_type": view_word(view),
+                "max_results": PAGE,
+                "order_by": ["last_update_time DESC", "experiment_id DESC"],
+                "page_token": token,
+            });
+            let page: wire::Experiments = self
+                .client
+                .ask("experiments/search", &question)
+                .await
+                .map_err(|failure| self.error(failure))?;
+            found.extend(page.experiments.into_iter().map(Experiment::from));
+            if page.next_page_token.is_empty() {
+                return Ok(found);
+            }
+            token = page.next_page_token;
+        }
+    }
+
+    async fn set_experiment_stage(
+        &self,
+        id: &str,
+        stage: LifecycleStage,
+    ) -> Result<(), StoreError> {
+        let path = match stage {
+            LifecycleStage::Active => "experiments/restore",
+            LifecycleStage::Deleted => "experiments/delete",
+        };
+        self.experiments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.change(path, &json!({"experiment_id": id})).await
+    }
+
+    async fn create_run(
+        &self,
+        start: &RunStart,
+        tags: &[(Key, String)],
+    ) -> Result<Option<RunId>, StoreError> {
+        let created = tokio::time::timeout(CREATE_TIMEOUT, self.create(start, tags)).await;
+        let Ok(created) = created else {
+            return Err(StoreError::Unavailable {
+                destination: self.client.base().to_owned(),
+                source: format!("no answer within {} s", CREATE_TIMEOUT.as_secs()).into(),
+                retry_after: None,
+            });
+        };
+        let Ok(run) = created?.parse::<RunId>() else {
+            // Known by ours then, which the map and the tag lead to it from.
+            return Ok(None);
+        };
+        self.remember(run, &run.to_string());
+        Ok(Some(run))
+    }
+
+    async fn write(&self, records: &[&Record]) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for record in records {
+            if batch.run.is_some_and(|run| run != record.run()) {
+                self.send(std::mem::take(&mut batch)).await?;
+            }
+            match record {
+                Record::Metrics {
+                    run,
+                    step,
+                    timestamp,
+                    values,
+                } => {
+                    batch.run = Some(*run);
+                    batch.metrics.extend(values.iter().map(|(key, value)| {
+                        json!({"key": key.as_str(), "value": number(*value), "timestamp": timestamp, "step": step})
+                    }));
+                }
+                Record::Params { run, values } => {
+                    batch.run = Some(*run);
+                    batch.params.extend(
+                        values
+                            .iter()
+                            .map(|(key, value)| json!({"key": key.as_str(), "value": value})),
+                    );
+                }
+                Record::Tags { run, values } => {
+                    batch.run = Some(*run);
+                    let tags = values
+                        .iter()
+                        .map(|(key, value)| (key.as_str().to_owned(), value.clone()));
+                    batch.tags.extend(tags);
+                }
+                other => {
+                    self.send(std::mem::take(&mut batch)).await?;
+                    self.write_alone(other).await?;
+                }
+            }
+        }
+        self.send(batch).await
+    }
+
+    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), StoreError> {
+        let run = self.find(run_id).await?;
+        if run.status != "RUNNING" {
+            return Ok(());
+        }
+        let body = json!({
+            "run_id": run.run_id,
+            "status": RunStatus::Failed.as_str(),
+            "end_time": end_time,
+        });
+        self.change("runs/update", &body).await
+    }
+
+    async fn run(&self, run_id: &str) -> Result<RunInfo, StoreError> {
+        self.find(run_id).await
+    }
+
+    async fn artifact_uri(&self, run_id: &str) -> Result<String, StoreError> {
+        Ok(self.find(run_id).await?.artifact_uri)
+    }
+
+    async fn set_run_stage(&self, run_id: &str, stage: LifecycleStage) -> Result<(), StoreError> {
+        let run_id = self.find(run_id).await?.run_id;
+        let path = match stage {
+            LifecycleStage::Active => "runs/restore",
+            LifecycleStage::Deleted => "runs/delete",
+        };
+        self.change(path, &json!({"run_id": run_id})).await
+    }
+
+    async fn search_runs(&self, query: &RunQuery) -> Result<Vec<RunInfo>, StoreError> {
+        let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
+        let mut found: Vec<RunInfo> = Vec::new();
+        let mut token = String::new();
+        loop {
+            let question = json!({
+                "experiment_ids": query.experiment_ids,
+                "filter": query.filter.text,
+                "run_view_type": view_word(query.view),
+                "max_results": PAGE.min(query.max_results - found.len()),
+                "order_by": order_by,
+                "page_token": token,
+            });
+            let page: wire::Runs = self
+                .client
+                .ask("runs/search", &question)
+                .await
+                .map_err(|failure| self.error(failure))?;
+            found.extend(page.runs.into_iter().map(RunInfo::from));
+            if page.next_page_token.is_empty() || found.len() >= query.max_results {
+                return Ok(found);
+            }
+            token = page.next_page_token;
+        }
+    }
+
+    async fn metric_history(
+        &self,
+        run_id: &str,
+        key: &str,
+    ) -> Result<Vec<MetricPoint>, StoreError> {
+        let run_id = self.find(run_id).await?.run_id;
+        let mut points = Vec::new();
+        let mut token = String::new();
+        let page_size = HISTORY_PAGE.to_string();
+        loop {
+            let mut query = vec![
+                ("run_id", run_id.as_str()),
+                ("metric_key", key),
+                ("max_results", page_size.as_str()),
+            ];
+            if !token.is_empty() {
+                query.push(("page_token", &token));
+            }
+            let page: wire::History = self
+                .client
+                .get("metrics/get-history", &query)
+                .await
+                .map_err(|failure| self.error(failure))?;
+            points.extend(page.metrics.iter().map(wire::Metric::point));
+            if page.next_page_token.is_empty() {
+                return Ok(points);
+            }
+            token = page.next_page_token;
+        }
+    }
+
+    async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError> {
+        Ok(self.found(run_id).await?.latest_step(prefix))
+    }
+
+    async fn run_rows(&self, experiment_id: &str) -> Result<Vec<RunRow>, StoreError> {
+        self.rows_of_runs(experiment_id).await
+    }
+
+    async fn logged_model_files(
+        &self,
+        experiment_ids: &[String],
+    ) -> Result<Vec<LoggedModelFiles>, StoreError> {
+        self.files_of_logged_models(experiment_ids).await
+    }
+
+    fn can_purge(&self) -> bool {
+        false
+    }
+
+    async fn purge_run(&self, _run_id: &str) -> Result<bool, StoreError> {
+        Err(StoreError::Refused {
+            destination: self.client.base().to_owned(),
+            source: "a tracking server removes no run for good: collect on its database".into(),
+        })
+    }
+
+    fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {
+        let rest = uri.strip_prefix("mlflow-artifacts:")?;
+        let path = match rest.strip_prefix("//") {
+            // Another server than this one gets nothing: it is not the one the credentials are for.
+            Some(rest) => {
+                let (host, path) = rest.split_once('/')?;
+                let base = self.client.base().split_once("://")?.1;
+                (base.split('/').next() == Some(host)).then_some(path)?
+            }
+            None => rest.trim_start_matches('/'),
+        };
+        Some(Box::new(artifacts::ProxyArtifacts::new(
+            std::sync::Arc::clone(&self.client),
+            path,
+        )))
+    }
+}
+
+impl RestStore {
+    /// Records that have a request of their own.
+    async fn write_alone(&self, record: &Record) -> Result<(), StoreError> {
+        match record {
+            Record::RunStarted(start) => match self.server_id(start.run).await {
+                Err(StoreError::NotFound { .. }) => self.create(start, &[]).await.map(|_| ()),
+                known => known.map(|_| ()),
+            },
+            Record::TagDeleted { run, key } => {
+                let run_id = self.server_id(*run).await?;
+                let body = json!({"run_id": run_id, "key": key.as_str()});
+                let answer = self
+                    .client
+                    .post::<serde::de::IgnoredAny>("runs/delete-tag", &body)
+                    .await;
+                match answer {
+                    // Gone already, or never there.
+                    Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => Ok(()),
+                    answer => answer.map(|_| ()).map_err(|failure| self.error(failure)),
+                }
+            }
+            Record::Input { run, dataset: it } => {
+                let run_id = self.server_id(*run).await?;
+                let body = json!({"run_id": run_id, "datasets": [dataset(it)]});
+                self.change("runs/log-inputs", &body).await
+            }
+            Record::RunEnded {
+                run,
+                status,
+                end_time,
+            } => {
+                let body = json!({"status": status.as_str(), "end_time": end_time});
+                self.update(*run, body).await
+            }
+            Record::RunResumed { run } => self.update(*run, json!({"status": "RUNNING"})).await,
+            Record::Metrics { .. }
+            | Record::Params { .. }
+            | Record::Tags { .. }
+            | Record::RunAttached { .. }
+            | Record::RunCreating { .. }
+            | Record::RunNamed { .. }
+            | Record::Artifact { .. }
+            | Record::ArtifactInPlace { .. }
+            | Record::ArtifactInline { .. } => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Where the fault for a driver's error lies.
+
+/// What a driver's error says about who is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The database cannot be reached or cannot take anything now.
+    Unavailable,
+    /// The password, or the user.
+    Unauthenticated,
+    /// What the user may do.
+    Forbidden,
+    /// The record or the question.
+    Record,
+}
+
+impl Fault {
+    /// Sorts an error by SQLSTATE (PostgreSQL) or by the kind of constraint (SQLite).
+    pub fn of(error: &sqlx::Error) -> Self {
+        use sqlx::error::ErrorKind::{
+            CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
+        };
+        let Some(error) = error.as_database_error() else {
+            return match error {
+                sqlx::Error::Encode(_) => Self::Record,
+                _ => Self::Unavailable,
+            };
+        };
+        if matches!(
+            error.kind(),
+            CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation
+        ) {
+            return Self::Record;
+        }
+        if error
+            .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+            .is_none()
+        {
+            return Self::Unavailable;
+        }
+        let code = error.code().unwrap_or_default();
+        match code.get(..2) {
+            Some("28") => Self::Unauthenticated,
+            // Data that is none, that breaks a rule, or that is beyond the server's own limits.
+            Some("22" | "23" | "54") => Self::Record,
+            _ if code == "42501" => Self::Forbidden,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
+/// True when nothing but another name, user or database in the URI helps.
+pub(crate) fn is_misconfigured(error: &sqlx::Error) -> bool {
+    match error {
+        error if crate::store::error::is_certificate_refused(error) => true,
+        sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
+        sqlx::Error::Database(error) => {
+            error
+                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                .is_none()
+                || error.code().is_some_and(|code| {
+                    code.starts_with("28") || code == "3D000" || code == "42501"
+                })
+        }
+        _ => false,
+    }
+}
