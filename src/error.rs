@@ -75,6 +75,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// The ranks of a distributed training could not tell each other which run they record into.
+    #[error(transparent)]
+    Ranks(Box<dyn std::error::Error + Send + Sync>),
+
     /// The caller stopped waiting (Ctrl-C).
     #[error("interrupted while waiting for the tracking store")]
     Interrupted,

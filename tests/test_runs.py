@@ -8,7 +8,14 @@ import time
 
 import pytest
 
-from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError, RunStateError
+from heimdall_tracking import (
+    InvalidInputError,
+    MLflowTracker,
+    NotFoundError,
+    RunStateError,
+    Settings,
+    initialize_mlflow,
+)
 
 
 def now_ms() -> int:
@@ -127,17 +134,44 @@ def test_a_name_of_250_characters_is_taken(tracker, client):
     assert client.get_run(run_id).info.run_name == "ñ" * 250
 
 
-def test_a_run_has_the_default_tags(tracker):
-    tags = tracker.get_run_info(tracker.start_run())["tags"]
-    expected = {"phase": "training", "service": "training", "model": "LocalizationNet"}
-    assert expected.items() <= tags.items()
+HEIMDALL_TAGS = {"phase": "training", "service": "training", "model": "LocalizationNet"}
 
 
-def test_the_callers_tags_win_over_every_default(tracker, client):
+def test_a_run_of_the_heimdall_settings_has_their_default_tags(uri):
+    tracker = initialize_mlflow(Settings(mlflow_tracking_uri=uri))
+    tags = tracker.get_run(tracker.start_run()).tags
+    tracker.end_run()
+    assert HEIMDALL_TAGS.items() <= tags.items()
+
+
+def test_the_run_of_an_iris_classifier_is_not_tagged_as_a_localization_network(tracker):
+    with tracker.run("iris", tags={"model": "LogisticRegression"}) as run:
+        tracker.log_metric("accuracy", 0.97)
+    assert tracker.get_run(run.run_id).tags["model"] == "LogisticRegression"
+    with tracker.run("iris without tags") as run:
+        pass
+    assert not tracker.get_run(run.run_id).tags.keys() & HEIMDALL_TAGS.keys()
+
+
+def test_a_tracker_gives_its_runs_the_default_tags_that_it_is_asked_for(uri):
+    tracker = MLflowTracker(uri, default_tags={"team": "iris", "fold": 3})
+    with tracker.run(tags={"fold": 4}) as run:
+        pass
+    tags = tracker.get_run(run.run_id).tags
+    assert (tags["team"], tags["fold"]) == ("iris", "4")
+
+
+@pytest.mark.parametrize("wrong", [{"bad//key": 1}, {"k" * 251: 1}])
+def test_default_tags_that_mlflow_refuses_are_an_error_before_a_run_starts(uri, wrong):
+    with pytest.raises(InvalidInputError, match="tag key"):
+        MLflowTracker(uri, default_tags=wrong)
+
+
+def test_the_callers_tags_win_over_every_default(uri):
+    tracker = initialize_mlflow(Settings(mlflow_tracking_uri=uri))
     mine = {"phase": "test", "mlflow.user": "ada", "mlflow.source.name": "me.py", "new": 3}
-    run_id = tracker.start_run(tags=mine)
-    tracker.flush()
-    tags = client.get_run(run_id).data.tags
+    tags = tracker.get_run(tracker.start_run(tags=mine)).tags
+    tracker.end_run()
     assert {key: str(value) for key, value in mine.items()}.items() <= tags.items()
     assert tags["service"] == "training"
 

@@ -11,18 +11,20 @@ The training loop is ``heimdall_tracking.training``; importing this package load
 
 from ._finish import register as _register_finish
 from ._native import (
-    ActiveRun,
     DatasetInput,
     DestinationStatus,
     Experiment,
     FileInfo,
+    GarbageItem,
     MetricPoint,
     ModelVersion,
     RegisteredModel,
     Run,
+    SparedItem,
     Status,
     __version__,
 )
+from .active_run import ActiveRun
 from .errors import (
     AlreadyExistsError,
     ArtifactError,
@@ -51,7 +53,7 @@ from .versions import VersionList
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .inputs import Dataset
-    from .lifecycle import GarbageItem, GarbageReport, SparedItem, collect_garbage
+    from .lifecycle import GarbageReport, collect_garbage
     from .models import ModelInfo, OnnxExport, load_model
 
 __all__ = [
@@ -107,7 +109,7 @@ def __getattr__(name: str) -> object:
 
         globals()[name] = Dataset
         return Dataset
-    if name in ("GarbageItem", "GarbageReport", "SparedItem", "collect_garbage"):
+    if name in ("GarbageReport", "collect_garbage"):
         from . import lifecycle
 
         globals()[name] = getattr(lifecycle, name)

@@ -103,13 +103,13 @@ def client(tracker: Any) -> Any:
             mlflow.set_tracking_uri(tracking)
             mlflow.set_registry_uri(registry)
             mlflow.set_experiment(experiment_id=tracker.experiment_id)
-            tracker._follow(_follower(fluent, fluent.tracker))
+            tracker._on_active_runs(_reader(fluent, fluent.tracker))
     fluent.follow(tracker, tracker.active_run_ids)
     return tracker._client
 
 
-def _follower(fluent: _Fluent, reference: weakref.ref[Any]) -> Any:
-    def follow(run_ids: list[str]) -> None:
+def _reader(fluent: _Fluent, reference: weakref.ref[Any]) -> Any:
+    def read(run_ids: list[str]) -> None:
         tracker = reference()
         # Another tracker's client may have been used since.
         if tracker is None or fluent.tracker is not reference:
@@ -125,4 +125,4 @@ def _follower(fluent: _Fluent, reference: weakref.ref[Any]) -> Any:
                 error,
             )
 
-    return follow
+    return read

@@ -1,6 +1,5 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
 from typing import Any, Literal, TypedDict
 
 __version__: str
@@ -247,15 +246,6 @@ class FileInfo:
     def file_size(self) -> int | None:
         """Length in bytes; a folder has none."""
 
-class Upload:
-    """Native half of `heimdall_tracking.Upload`, which documents it and shows a bar."""
-
-    @property
-    def paths(self) -> list[str]: ...
-    @property
-    def done(self) -> bool: ...
-    def wait(self, timeout: float | None = None) -> None: ...
-
 class RegisteredModel:
     """A registered model as the registry had it when it was asked."""
 
@@ -347,26 +337,8 @@ class ModelVersion:
         """Aliases of its model that are of this version, sorted."""
 
 class MLflowTracker:
-    """Native half of `heimdall_tracking.MLflowTracker`, which documents it and adds what is Python's own."""
+    """Native half of `heimdall_tracking.MLflowTracker`, which makes and documents it."""
 
-    def __init__(
-        self,
-        tracking_uri: str,
-        artifact_uri: str | None = None,
-        backend_store_uri: str | None = None,
-        registry_uri: str | None = None,
-        s3_endpoint_url: str | None = None,
-        s3_access_key_id: str | None = None,
-        s3_secret_access_key: str | None = None,
-        experiment_name: str = "heimdall-localization",
-        mode: Literal["online", "offline"] | None = None,
-        mirrors: Sequence[str] | None = None,
-        ranks: Literal["zero", "all"] | None = None,
-        durability: Literal["process", "power"] | None = None,
-        system_metrics: bool | None = None,
-        environment: bool | None = None,
-        set_environment: bool | None = None,
-    ) -> None: ...
     @property
     def tracking_uri(self) -> str:
         """Where runs are recorded, without credentials."""
@@ -398,51 +370,6 @@ class MLflowTracker:
     @property
     def active_run_ids(self) -> list[str]:
         """Ids of the active run and of those that it is nested in, the innermost last."""
-
-    def start_run(
-        self,
-        run_name: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        nested: bool = False,
-        parent_run_id: str | None = None,
-        description: str | None = None,
-        run_id: str | None = None,
-    ) -> str:
-        """Start a run, or go on with one, and make it the active one.
-
-        Args:
-            run_name: Name, up to 250 characters; a random one if left out.
-            tags: Tags; they win over the defaults phase=training, service=training,
-                model=LocalizationNet and over the tags `mlflow.user`, `mlflow.source.*` that are set too.
-                Values over 8,000 characters are cut, as by MLflow.
-            nested: Whether the run may start while another one is active. It is nested in that one, and
-                `end_run` ends the innermost.
-            parent_run_id: Run that this one is nested in, where none is active.
-            description: What people should know of it, in Markdown.
-            run_id: A run to go on with in place of a new one. It is RUNNING again, keeps what it has, and
-                gets the name, tags and description that are given.
-
-        Returns:
-            Id of the run, 32 hexadecimal digits.
-
-        Raises:
-            RunStateError: Another run is active, and `nested` is false.
-            InvalidInputError: The name, a tag or an id breaks MLflow's rules, or the run or its parent is
-                deleted; no run is started.
-            NotFoundError: There is no run `run_id` or `parent_run_id`.
-            StoreUnavailableError: A server, which chooses the ids of its runs, does not answer.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> search = tracker.start_run("search")
-            >>> trial = tracker.start_run("trial 1", nested=True)
-            >>> tracker.end_run()
-            >>> tracker.active_run_id == search
-            True
-            >>> tracker.end_run()
-            >>> tracker.get_run(trial).tags["mlflow.parentRunId"] == search
-            True
-        """
 
     def resume(self, run: str, nested: bool = False) -> str:
         """Go on with a run that has ended: it is RUNNING again and the active one. Waits for the store.
@@ -487,38 +414,6 @@ class MLflowTracker:
 
         Raises:
             InvalidInputError: As for `end_run`.
-        """
-
-    def run(
-        self,
-        run_name: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        nested: bool = False,
-        parent_run_id: str | None = None,
-        description: str | None = None,
-        run_id: str | None = None,
-    ) -> ActiveRun:
-        """Run for a `with` block: FINISHED at its end, FAILED on an exception, KILLED on Ctrl-C.
-
-        Runs that the block has left open inside it end with it.
-
-        Args:
-            run_name: As for `start_run`.
-            tags: As for `start_run`.
-            nested: As for `start_run`.
-            parent_run_id: As for `start_run`.
-            description: As for `start_run`.
-            run_id: As for `start_run`.
-
-        Returns:
-            A context manager; the run starts where the block is entered.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run("experiment-v2") as run:
-            ...     tracker.log_params({"learning_rate": 1e-3})
-            >>> tracker.get_run_info(run.run_id)["status"]
-            'FINISHED'
         """
 
     def log_param(self, key: str, value: Any) -> None:
@@ -653,18 +548,6 @@ class MLflowTracker:
             InvalidInputError: The key breaks MLflow's rules.
         """
 
-    def log_artifact(
-        self,
-        local_path: str | PathLike[str],
-        artifact_path: str | None = "artifacts",
-        immutable: bool = False,
-    ) -> Upload: ...
-    def log_artifacts_dir(
-        self,
-        local_dir: str | PathLike[str],
-        artifact_path: str | None = "artifacts",
-        immutable: bool = False,
-    ) -> Upload: ...
     def list_artifacts(self, path: str = "", run_id: str | None = None) -> list[FileInfo]:
         """List a folder of a run's artifacts, by name; what lies deeper is in the lists of its folders.
 
@@ -721,56 +604,6 @@ class MLflowTracker:
             >>> folder = tracker.download_artifacts(run.run_id, "notes", "downloaded")
             >>> tracker.load_text(run.run_id, "notes/first.txt")
             'hello'
-        """
-
-    def register_model(
-        self,
-        model_name: str,
-        model_uri: str | PathLike[str],
-        description: str = "",
-        tags: Mapping[str, Any] | None = None,
-        await_registration_for: float | None = 300,
-    ) -> str:
-        """Register a version of a model, creating the model if needed. Waits for the registry.
-
-        Delivers first, so that the version's files are there when it is. A folder needs no `MLmodel` file to
-        be registered, only to be loaded.
-
-        Args:
-            model_name: Registered model, up to 256 characters, without `/` and `:`.
-            model_uri: What to register:
-
-                - `runs:/<run id>/<path>`, artifacts of a run, or the model that MLflow 3 has logged in it
-                  under that name; the mistaken `runs://…` is understood too;
-                - `models:/<name>/<version>`, `models:/<name>/<stage>`, `models:/<name>/latest` or
-                  `models:/<name>@<alias>`: a version, whose files and run the new one has;
-                - `models:/<model id>`, a model that MLflow 3 has logged;
-                - `s3://<bucket>/<path>` or another artifact URI, `file:///<path>`, or the path of a folder. A
-                  server takes local folders only below the artifacts of a run.
-            description: Description of the version, up to 5,000 characters.
-            tags: Tags of the version, values up to 100,000 characters (5,000 before MLflow 3).
-            await_registration_for: Seconds to wait until the version is READY; databases and stock servers
-                say so at once. None and 0 do not wait.
-
-        Returns:
-            The version's number, as MLflow gives it: a str.
-
-        Raises:
-            ArtifactError: A file of the model was refused by its store; nothing is registered then.
-            NotFoundError: The run, version, alias or logged model that `model_uri` names does not exist.
-            InvalidInputError: A name, URI, description or tag breaks MLflow's rules, a URI has two schemes
-                (`s3://s3://…`), or a server does not take the location.
-            RegistrationError: The version is registered and does not become READY (in time).
-            StoreUnavailableError: The registry cannot answer.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run() as run:
-            ...     tracker.log_text("weights", "model/weights.txt")
-            >>> tracker.register_model("registered", f"runs:/{run.run_id}/model", "the first")
-            '1'
-            >>> tracker.register_model("released", "models:/registered/1")
-            '1'
         """
 
     def transition_model_stage(
@@ -1274,47 +1107,26 @@ class MLflowTracker:
             0
         """
 
-    def _search_runs(
-        self,
-        filter: str,
-        order_by: Sequence[str],
-        max_results: int | None,
-        view: str,
-        experiment_names: Sequence[str] | None,
-    ) -> list[Run]: ...
+    def _start_run(self, run: Mapping[str, Any]) -> str: ...
+    def _log_artifact(
+        self, local_path: str | PathLike[str], artifact_path: str | None, immutable: bool
+    ) -> tuple[list[str], int, int]: ...
+    def _log_artifacts_dir(
+        self, local_dir: str | PathLike[str], artifact_path: str | None, immutable: bool
+    ) -> tuple[list[str], int, int]: ...
+    def _has_arrived(self, end: int) -> bool: ...
+    def _wait_for(self, start: int, end: int, timeout: float | None) -> None: ...
+    def _register_model(self, model: Mapping[str, Any]) -> str: ...
+    def _search_runs(self, search: Mapping[str, Any]) -> list[Run]: ...
     def _versions_with_runs(
         self, name: str, versions: Sequence[str] | None
     ) -> list[tuple[ModelVersion, Run | None]]: ...
     def _log_bytes(self, content: bytes, artifact_file: str) -> None: ...
     def _check_artifact_file(self, artifact_file: str) -> None: ...
-    def _log_input(
-        self,
-        name: str,
-        digest: str,
-        source_type: str,
-        source: str,
-        schema: str | None,
-        profile: str | None,
-        tags: Mapping[str, Any],
-    ) -> None: ...
+    def _log_input(self, dataset: Mapping[str, Any]) -> None: ...
     def _resumed_from(self) -> Run | None: ...
     def _uris(self) -> tuple[str, str]: ...
-    def _follow(self, follower: Callable[[list[str]], object]) -> None: ...
-
-class ActiveRun:
-    """A run that lasts for a `with` block."""
-
-    @property
-    def run_id(self) -> str | None:
-        """Id of the run; None before the block is entered."""
-
-    def __enter__(self) -> ActiveRun: ...
-    def __exit__(
-        self,
-        exception: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool: ...
+    def _on_active_runs(self, reader: Callable[[list[str]], object]) -> None: ...
 
 def finish(status: str, timeout: float, show: Callable[[int, int, int], object] | None = None) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit.
@@ -1331,26 +1143,66 @@ def forget_parent() -> None:
 def without_credentials(uri: str) -> str:
     """Return a URI as it may be shown: user and password replaced by `***`."""
 
-class Synced(TypedDict):
+class SyncOutcome:
     """What `sync` has done."""
 
-    delivered: int
-    parked: int
-    left: dict[str, tuple[int, str]]
-    notices: list[str]
+    @property
+    def delivered(self) -> int:
+        """Records that were delivered."""
 
-class JournalInfo(TypedDict):
-    """A journal on this disk.
+    @property
+    def parked(self) -> int:
+        """Records that a destination refused for good; they are kept in `HEIMDALL_DIR/dead_letter`."""
 
-    A destination is its URI, the records that wait for it, when the first of these was recorded, and why they
-    wait, as far as that is known.
-    """
+    @property
+    def left(self) -> dict[str, tuple[int, str]]:
+        """Records that are left for a destination, by its URI, and why."""
 
-    journal: str
-    pid: int
-    created: int
-    alive: bool
-    destinations: list[tuple[str, int, int | None, str | None]]
+    @property
+    def notices(self) -> list[str]:
+        """Sentences for the user."""
+
+class JournalStatus:
+    """A journal on this disk."""
+
+    @property
+    def journal(self) -> str:
+        """Its folder."""
+
+    @property
+    def pid(self) -> int:
+        """Process that wrote or writes it."""
+
+    @property
+    def created(self) -> int:
+        """Time at which it was begun, milliseconds since 1970."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether that process lives, and so delivers the journal itself."""
+
+    @property
+    def destinations(self) -> list[WaitingRecords]:
+        """Its destinations, the primary one first."""
+
+class WaitingRecords:
+    """Records of a journal that wait for one destination."""
+
+    @property
+    def uri(self) -> str:
+        """URI of the destination, without credentials."""
+
+    @property
+    def pending(self) -> int:
+        """Number of records that wait."""
+
+    @property
+    def oldest(self) -> int | None:
+        """Time at which the oldest waiting record was logged, milliseconds since 1970."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Last error of the destination, as far as it was noted."""
 
 def sync(
     heimdall_dir: str | PathLike[str],
@@ -1358,7 +1210,7 @@ def sync(
     uri: str | None = None,
     timeout: float | None = None,
     progress: Callable[[int, int, int, int], object] | None = None,
-) -> Synced:
+) -> SyncOutcome:
     """Deliver the journals of processes that are gone, as `heimdall sync` does.
 
     Args:
@@ -1373,7 +1225,7 @@ def sync(
         ConfigurationError: `uri` is none that can be recorded to.
     """
 
-def journals(heimdall_dir: str | PathLike[str]) -> list[JournalInfo]:
+def journals(heimdall_dir: str | PathLike[str]) -> list[JournalStatus]:
     """Return the journals of a folder, oldest first, as `heimdall status` shows them."""
 
 def dead_letters(heimdall_dir: str | PathLike[str]) -> list[tuple[str, int]]:
@@ -1386,58 +1238,89 @@ def inspect(file: str | PathLike[str], line: Callable[[str], object]) -> None:
         JournalError: The file cannot be read or is no segment.
     """
 
-class FoundGarbage(TypedDict):
-    """What `collect_garbage` has found; `heimdall_tracking.lifecycle` makes objects of it."""
+class GarbageItem:
+    """Something that goes, or has gone."""
 
-    items: list[dict[str, Any]]
-    spared: list[dict[str, Any]]
-    failures: list[tuple[str, str]]
+    __match_args__: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """`deleted run`, `unkept run`, `unfinished upload` or `orphan`."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run it is of, or seems to be of."""
+
+    @property
+    def uri(self) -> str:
+        """Its place."""
+
+    @property
+    def files(self) -> int:
+        """Files that go."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of them."""
+
+    @property
+    def reason(self) -> str:
+        """The reason for which it goes, in words."""
+
+    @property
+    def run_goes(self) -> bool:
+        """True where the run goes as well: a deleted one for good, another one to the deleted."""
+
+    @property
+    def deleted(self) -> bool:
+        """True where it has gone."""
+
+    @property
+    def error(self) -> str | None:
+        """The error for which it has not gone, though it was to."""
+
+class SparedItem:
+    """Something that looked like garbage and stays."""
+
+    __match_args__: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """What it would have gone as: `deleted run`, `unkept run`, `unfinished upload` or `orphan`."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run it is of, or seems to be of."""
+
+    @property
+    def uri(self) -> str:
+        """Its place."""
+
+    @property
+    def reason(self) -> str:
+        """The reason for which it stays, in words."""
 
 def collect_garbage(
-    tracking_uri: str,
-    registry_uri: str | None = None,
-    s3_endpoint_url: str | None = None,
-    s3_access_key_id: str | None = None,
-    s3_secret_access_key: str | None = None,
-    experiments: Sequence[str] | None = None,
-    older_than: float = 0.0,
-    uploads_older_than: float = 86_400.0,
-    orphans: bool = False,
-    keep_best: int | None = None,
-    metric: str | None = None,
-    maximize: bool = False,
-    keep_newer_than: float | None = None,
-    keep_registered: bool = False,
-    what: str = "artifacts",
-    purge: bool = False,
-    delete: bool = False,
-    heimdall_dir: str | PathLike[str] | None = None,
-    artifact_server: str | None = None,
-) -> FoundGarbage:
-    """Look for garbage in a store, and delete it where `delete` says so.
+    config: Mapping[str, Any],
+) -> tuple[list[GarbageItem], list[SparedItem], list[tuple[str, str]]]:
+    """Look for garbage in a store, and delete it where that is asked for.
 
-    `heimdall_tracking.collect_garbage` documents it and takes ages in words.
+    `heimdall_tracking.collect_garbage` documents it, takes ages in words and makes a report of this.
 
     Args:
-        tracking_uri: The store of the runs.
-        registry_uri: Where models are registered, if elsewhere.
-        s3_endpoint_url: S3 endpoint of the artifacts.
-        s3_access_key_id: S3 access key.
-        s3_secret_access_key: S3 secret key.
-        experiments: Names of experiments; None is all of them.
-        older_than: How many seconds ago a run must have been deleted.
-        uploads_older_than: How many seconds ago an upload must have been begun.
-        orphans: Whether folders go that belong to no run.
-        keep_best: So many of the best runs are kept.
-        metric: What says which are the best.
-        maximize: Whether large values are good.
-        keep_newer_than: Runs that ended so many seconds ago or less are kept.
-        keep_registered: A rule as well, alone or with others: runs that are not registered go.
-        what: What goes of a run that no rule keeps: `artifacts` or `runs`.
-        purge: Whether deleted runs are removed from the database for good.
-        delete: Whether what is found is deleted.
-        heimdall_dir: Folder of the journals; None is that of the environment.
-        artifact_server: Address of the tracking server that keeps a database's artifacts.
+        config: Its arguments by their names; ages are seconds.
+
+    Returns:
+        What goes, what stays although it looked like garbage, and the places that could not be looked into,
+        each with the reason.
 
     Raises:
         ConfigurationError: The store cannot be opened, cannot purge, rules have no experiments, there is no

@@ -68,10 +68,14 @@ def _show(timeout: float | None, over: "Event", until_delivered: bool) -> None:
 
     if over.wait(QUIET_S) or is_over():
         return
-    # Of several threads that wait one draws.
+    # Of several threads that wait one draws. Where its wait has ended as everything is delivered, the other waits
+    # are about to end as well, and no other bar begins.
     while _drawing == os.getpid():
-        if over.wait(INTERVAL_S) or is_over():
-            return
+        while True:
+            if over.wait(INTERVAL_S) or is_over():
+                return
+            if _native.progress()[0]:
+                break
     _drawing = os.getpid()
     hint = "Ctrl-C ends the wait"
     if timeout is not None and timeout < float("inf"):

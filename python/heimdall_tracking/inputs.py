@@ -120,7 +120,7 @@ def _buffer(data: Any) -> bytes | memoryview:
         ) from None
 
 
-def fields(dataset: Any, context: str | None, tags: Any) -> tuple[Any, ...]:
+def fields(dataset: Any, context: str | None, tags: Any) -> dict[str, Any]:
     """Return the fields of an input, of a dataset of this package or of MLflow.
 
     Raises:
@@ -132,12 +132,13 @@ def fields(dataset: Any, context: str | None, tags: Any) -> tuple[Any, ...]:
     if found is None:
         names = ("name", "digest", "source_type", "source", "schema", "profile")
         found = {name: getattr(dataset, name, None) for name in names}
-    required = [found.get(field) for field in ("name", "digest", "source_type", "source")]
-    if not all(isinstance(field, str) for field in required):
+    required = {field: found.get(field) for field in ("name", "digest", "source_type", "source")}
+    if not all(isinstance(field, str) for field in required.values()):
         raise WrongTypeError(
             "a dataset is a heimdall_tracking.Dataset or one of mlflow.data, not "
             f"{type(dataset).__name__}: it has a name, a digest, a source type and a source"
         )
     all_tags = {CONTEXT_TAG: context} if context is not None else {}
     all_tags |= {key: value for key, value in dict(tags or {}).items() if key not in all_tags}
-    return (*required, found.get("schema") or None, found.get("profile") or None, all_tags)
+    optional = {field: found.get(field) or None for field in ("schema", "profile")}
+    return {**required, **optional, "tags": all_tags}

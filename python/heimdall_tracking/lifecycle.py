@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 
 from . import _native
+from ._native import GarbageItem, SparedItem
 from .errors import InvalidInputError
 from .settings import Settings
 
@@ -21,48 +22,6 @@ if TYPE_CHECKING:
     Age = float | str | timedelta
 
 AGE = re.compile(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?")
-
-
-@dataclass(frozen=True)
-class GarbageItem:
-    """Something that goes, or has gone."""
-
-    kind: str
-    """`deleted run`, `unkept run`, `unfinished upload` or `orphan`."""
-    experiment: str
-    """Name of the experiment."""
-    run_id: str | None
-    """The run it is of, or seems to be of."""
-    uri: str
-    """Where it is."""
-    files: int
-    """Files that go."""
-    bytes: int
-    """Bytes of them."""
-    reason: str
-    """Why it goes, in words."""
-    run_goes: bool
-    """Whether the run goes as well: a deleted one for good, another one to the deleted."""
-    deleted: bool
-    """Whether it has gone."""
-    error: str | None
-    """Why it has not gone, though it was to."""
-
-
-@dataclass(frozen=True)
-class SparedItem:
-    """Something that looked like garbage and stays."""
-
-    kind: str
-    """What it would have gone as: `deleted run`, `unkept run`, `unfinished upload` or `orphan`."""
-    experiment: str
-    """Name of the experiment."""
-    run_id: str | None
-    """The run it is of, or seems to be of."""
-    uri: str
-    """Where it is."""
-    reason: str
-    """Why it stays, in words."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +57,15 @@ class GarbageReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as what JSON can say, with the totals."""
-        return asdict(self) | {"files": self.files, "bytes": self.bytes, "complete": self.complete}
+        return {
+            "items": [_members(item) for item in self.items],
+            "spared": [_members(item) for item in self.spared],
+            "failures": list(self.failures),
+            "dry_run": self.dry_run,
+            "files": self.files,
+            "bytes": self.bytes,
+            "complete": self.complete,
+        }
 
     def __str__(self) -> str:
         """Return the report as lines for people."""
@@ -198,33 +165,30 @@ def collect_garbage(
         [('deleted run', 1, True)]
     """
     given = Settings() if settings is None else settings
-    found = _native.collect_garbage(
-        tracking_uri or given.mlflow_tracking_uri,
-        registry_uri or given.mlflow_registry_uri,
-        given.mlflow_s3_endpoint_url,
-        given.mlflow_s3_access_key_id,
-        given.mlflow_s3_secret_access_key,
-        None if experiments is None else list(experiments),
-        seconds(older_than),
-        seconds(uploads_older_than),
-        orphans,
-        keep_best,
-        metric,
-        maximize,
-        None if keep_newer_than is None else seconds(keep_newer_than),
-        keep_registered,
-        what,
-        purge,
-        delete,
-        heimdall_dir,
-        artifact_server,
+    items, spared, failures = _native.collect_garbage(
+        {
+            "tracking_uri": tracking_uri or given.mlflow_tracking_uri,
+            "registry_uri": registry_uri or given.mlflow_registry_uri,
+            "s3_endpoint_url": given.mlflow_s3_endpoint_url,
+            "s3_access_key_id": given.mlflow_s3_access_key_id,
+            "s3_secret_access_key": given.mlflow_s3_secret_access_key,
+            "experiments": None if experiments is None else list(experiments),
+            "older_than": seconds(older_than),
+            "uploads_older_than": seconds(uploads_older_than),
+            "orphans": orphans,
+            "keep_best": keep_best,
+            "metric": metric,
+            "maximize": maximize,
+            "keep_newer_than": None if keep_newer_than is None else seconds(keep_newer_than),
+            "keep_registered": keep_registered,
+            "what": what,
+            "purge": purge,
+            "delete": delete,
+            "heimdall_dir": heimdall_dir,
+            "artifact_server": artifact_server,
+        }
     )
-    return GarbageReport(
-        items=[GarbageItem(**item) for item in found["items"]],
-        spared=[SparedItem(**item) for item in found["spared"]],
-        failures=found["failures"],
-        dry_run=not delete,
-    )
+    return GarbageReport(items, spared, failures, dry_run=not delete)
 
 
 def seconds(age: Age) -> float:
@@ -252,6 +216,10 @@ def seconds(age: Age) -> float:
     if not parts or not any(parts.groups()):
         raise InvalidInputError(f"age {age!r} is not valid: write 30d, 12h, 45m or 2d8h5m20s")
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+
+
+def _members(item: GarbageItem | SparedItem) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__match_args__}
 
 
 def _row(item: GarbageItem) -> str:

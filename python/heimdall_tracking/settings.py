@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ._native import without_credentials
+from .heimdall_defaults import DEFAULT_TAGS, EXPERIMENT_NAME, RUN_NAME_PREFIX
 from .tracker import MLflowTracker
 
 # Spelled out, as importing `typing` and `dataclasses` would cost more than all the rest of this package.
@@ -70,7 +71,7 @@ class Settings:
         mlflow_s3_access_key_id: str | None = None,
         mlflow_s3_secret_access_key: str | None = None,
         mlflow_experiment_name: str | None = None,
-        mlflow_run_name_prefix: str = "rf-localization",
+        mlflow_run_name_prefix: str = RUN_NAME_PREFIX,
     ) -> None:
         env = os.environ.get
         self.mlflow_tracking_uri = (
@@ -83,7 +84,7 @@ class Settings:
         self.mlflow_s3_access_key_id = mlflow_s3_access_key_id or env("AWS_ACCESS_KEY_ID")
         self.mlflow_s3_secret_access_key = mlflow_s3_secret_access_key or env("AWS_SECRET_ACCESS_KEY")
         self.mlflow_experiment_name = (
-            mlflow_experiment_name or env("MLFLOW_EXPERIMENT_NAME") or "heimdall-localization"
+            mlflow_experiment_name or env("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT_NAME
         )
         self.mlflow_run_name_prefix = mlflow_run_name_prefix
 
@@ -132,7 +133,8 @@ def initialize_mlflow(settings: TrackerSettings) -> MLflowTracker:
         settings: Any object with the attributes of `Settings`.
 
     Returns:
-        A tracker whose experiment exists; no run is active yet.
+        A tracker whose experiment exists; no run is active yet. Its runs have the tags phase=training,
+        service=training and model=LocalizationNet, unless they set others.
 
     Raises:
         ConfigurationError: A URI cannot be used, or the database cannot be opened.
@@ -147,4 +149,5 @@ def initialize_mlflow(settings: TrackerSettings) -> MLflowTracker:
         s3_access_key_id=settings.mlflow_s3_access_key_id,
         s3_secret_access_key=settings.mlflow_s3_secret_access_key,
         experiment_name=settings.mlflow_experiment_name,
+        default_tags=DEFAULT_TAGS,
     )

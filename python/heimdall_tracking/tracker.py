@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from . import _native
 from ._progress import waited
+from .active_run import ActiveRun
+from .heimdall_defaults import EXPERIMENT_NAME, ONNX_MODEL_NAME
 from .runs import RunList
 from .uploads import Upload
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import mlflow
     import pandas
+    from typing_extensions import Self
 
     from ._tables import Tables
     from .models import ModelInfo, OnnxExport
@@ -82,6 +85,8 @@ class MLflowTracker(_native.MLflowTracker):
             they are not: `MLFLOW_TRACKING_URI`, `MLFLOW_REGISTRY_URI`, `MLFLOW_S3_ENDPOINT_URL` and the S3
             keys as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Processes that this one starts have them
             as well. Default: what `HEIMDALL_SET_ENVIRONMENT` says, else on.
+        default_tags: Tags of every run that starts, unless the run sets others. Default: none.
+            `initialize_mlflow` gives the tags of the Heimdall team.
 
     Raises:
         ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
@@ -103,7 +108,145 @@ class MLflowTracker(_native.MLflowTracker):
     _tables: Tables | None = None
     _models: Histories | None = None
 
-    def log_artifact(  # type: ignore[override]
+    def __new__(  # noqa: D102
+        cls,
+        tracking_uri: str,
+        artifact_uri: str | None = None,
+        backend_store_uri: str | None = None,
+        registry_uri: str | None = None,
+        s3_endpoint_url: str | None = None,
+        s3_access_key_id: str | None = None,
+        s3_secret_access_key: str | None = None,
+        experiment_name: str = EXPERIMENT_NAME,
+        mode: Literal["online", "offline"] | None = None,
+        mirrors: Sequence[str] | None = None,
+        ranks: Literal["zero", "all"] | None = None,
+        durability: Literal["process", "power"] | None = None,
+        system_metrics: bool | None = None,
+        environment: bool | None = None,
+        set_environment: bool | None = None,
+        default_tags: Mapping[str, Any] | None = None,
+    ) -> Self:
+        # The constructor of the native half is for this class alone, so its stub does not show it.
+        return super().__new__(  # type: ignore[call-arg]
+            cls,
+            {
+                "tracking_uri": tracking_uri,
+                "artifact_uri": artifact_uri,
+                "backend_store_uri": backend_store_uri,
+                "registry_uri": registry_uri,
+                "s3_endpoint_url": s3_endpoint_url,
+                "s3_access_key_id": s3_access_key_id,
+                "s3_secret_access_key": s3_secret_access_key,
+                "experiment_name": experiment_name,
+                "mode": mode,
+                "mirrors": mirrors,
+                "ranks": ranks,
+                "durability": durability,
+                "system_metrics": system_metrics,
+                "environment": environment,
+                "set_environment": set_environment,
+                "default_tags": default_tags,
+            },
+        )
+
+    def start_run(
+        self,
+        run_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        nested: bool = False,
+        parent_run_id: str | None = None,
+        description: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Start a run, or go on with one, and make it the active one.
+
+        Args:
+            run_name: Name, up to 250 characters; a random one if left out.
+            tags: Tags; they win over the tracker's `default_tags` and over the tags `mlflow.user` and
+                `mlflow.source.*`, which are set too. Values over 8,000 characters are cut, as by MLflow.
+            nested: Whether the run may start while another one is active. It is nested in that one, and
+                `end_run` ends the innermost.
+            parent_run_id: Run that this one is nested in, where none is active.
+            description: What people should know of it, in Markdown.
+            run_id: A run to go on with in place of a new one. It is RUNNING again, keeps what it has, and
+                gets the name, tags and description that are given.
+
+        Returns:
+            Id of the run, 32 hexadecimal digits.
+
+        Raises:
+            RunStateError: Another run is active, and `nested` is false.
+            InvalidInputError: The name, a tag or an id breaks MLflow's rules, or the run or its parent is
+                deleted; no run is started.
+            NotFoundError: There is no run `run_id` or `parent_run_id`.
+            StoreUnavailableError: A server, which chooses the ids of its runs, does not answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> search = tracker.start_run("search")
+            >>> trial = tracker.start_run("trial 1", nested=True)
+            >>> tracker.end_run()
+            >>> tracker.active_run_id == search
+            True
+            >>> tracker.end_run()
+            >>> tracker.get_run(trial).tags["mlflow.parentRunId"] == search
+            True
+        """
+        return self._start_run(
+            {
+                "run_name": run_name,
+                "tags": tags,
+                "nested": nested,
+                "parent_run_id": parent_run_id,
+                "description": description,
+                "run_id": run_id,
+            }
+        )
+
+    def run(
+        self,
+        run_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        nested: bool = False,
+        parent_run_id: str | None = None,
+        description: str | None = None,
+        run_id: str | None = None,
+    ) -> ActiveRun:
+        """Run for a `with` block: FINISHED at its end, FAILED on an exception, KILLED on Ctrl-C.
+
+        Runs that the block has left open inside it end with it.
+
+        Args:
+            run_name: As for `start_run`.
+            tags: As for `start_run`.
+            nested: As for `start_run`.
+            parent_run_id: As for `start_run`.
+            description: As for `start_run`.
+            run_id: As for `start_run`.
+
+        Returns:
+            A context manager; the run starts where the block is entered.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run("experiment-v2") as run:
+            ...     tracker.log_params({"learning_rate": 1e-3})
+            >>> tracker.get_run_info(run.run_id)["status"]
+            'FINISHED'
+        """
+        arguments = {
+            "run_name": run_name,
+            "tags": tags,
+            "nested": nested,
+            "parent_run_id": parent_run_id,
+            "description": description,
+            "run_id": run_id,
+        }
+        given = {name: value for name, value in arguments.items() if value not in (None, False)}
+        return ActiveRun(self, given)
+
+    def log_artifact(
         self,
         local_path: str | PathLike[str],
         artifact_path: str | None = "artifacts",
@@ -129,9 +272,9 @@ class MLflowTracker(_native.MLflowTracker):
             InvalidInputError: `artifact_path` is absolute or climbs out.
             JournalError: The file cannot be copied into the journal.
         """
-        return Upload(super().log_artifact(local_path, artifact_path, immutable))
+        return Upload(self, *self._log_artifact(local_path, artifact_path, immutable))
 
-    def log_artifacts_dir(  # type: ignore[override]
+    def log_artifacts_dir(
         self,
         local_dir: str | PathLike[str],
         artifact_path: str | None = "artifacts",
@@ -153,7 +296,7 @@ class MLflowTracker(_native.MLflowTracker):
             InvalidInputError: `artifact_path` is absolute or climbs out, a link leaves the folder.
             JournalError: A file cannot be copied into the journal; then none of the folder is logged.
         """
-        return Upload(super().log_artifacts_dir(local_dir, artifact_path, immutable))
+        return Upload(self, *self._log_artifacts_dir(local_dir, artifact_path, immutable))
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Log a text as a file of the active run, in UTF-8.
@@ -417,7 +560,7 @@ class MLflowTracker(_native.MLflowTracker):
         """
         from . import inputs
 
-        self._log_input(*inputs.fields(dataset, context, tags))
+        self._log_input(inputs.fields(dataset, context, tags))
 
     def search_runs(
         self,
@@ -454,13 +597,16 @@ class MLflowTracker(_native.MLflowTracker):
             >>> [run.run_name for run in tracker.search_runs("tags.kind = 'demo'")]
             ['first']
         """
-        if max_results is not None and max_results < 0:
-            from .errors import InvalidInputError
-
-            raise InvalidInputError(f"max_results {max_results} is not valid: it is 0 or more, or None")
         orders = [order_by] if isinstance(order_by, str) else list(order_by or ())
         names = None if experiment_names is None else list(experiment_names)
-        return RunList(self._search_runs(filter, orders, max_results, view, names))
+        search = {
+            "filter": filter,
+            "order_by": orders,
+            "max_results": max_results,
+            "view": view,
+            "experiment_names": names,
+        }
+        return RunList(self._search_runs(search))
 
     def export_runs(
         self, path: str | PathLike[str], filter: str = "", order_by: str | Iterable[str] | None = None
@@ -488,6 +634,65 @@ class MLflowTracker(_native.MLflowTracker):
 
         export = exporter(path)
         export(self.search_runs(filter, order_by))
+
+    def register_model(
+        self,
+        model_name: str,
+        model_uri: str | PathLike[str],
+        description: str = "",
+        tags: Mapping[str, Any] | None = None,
+        await_registration_for: float | None = 300,
+    ) -> str:
+        """Register a version of a model, creating the model if needed. Waits for the registry.
+
+        Delivers first, so that the version's files are there when it is. A folder needs no `MLmodel` file to
+        be registered, only to be loaded.
+
+        Args:
+            model_name: Registered model, up to 256 characters, without `/` and `:`.
+            model_uri: What to register:
+
+                - `runs:/<run id>/<path>`, artifacts of a run, or the model that MLflow 3 has logged in it
+                  under that name; the mistaken `runs://…` is understood too;
+                - `models:/<name>/<version>`, `models:/<name>/<stage>`, `models:/<name>/latest` or
+                  `models:/<name>@<alias>`: a version, whose files and run the new one has;
+                - `models:/<model id>`, a model that MLflow 3 has logged;
+                - `s3://<bucket>/<path>` or another artifact URI, `file:///<path>`, or the path of a folder. A
+                  server takes local folders only below the artifacts of a run.
+            description: Description of the version, up to 5,000 characters.
+            tags: Tags of the version, values up to 100,000 characters (5,000 before MLflow 3).
+            await_registration_for: Seconds to wait until the version is READY; databases and stock servers
+                say so at once. None and 0 do not wait.
+
+        Returns:
+            The version's number, as MLflow gives it: a str.
+
+        Raises:
+            ArtifactError: A file of the model was refused by its store; nothing is registered then.
+            NotFoundError: The run, version, alias or logged model that `model_uri` names does not exist.
+            InvalidInputError: A name, URI, description or tag breaks MLflow's rules, a URI has two schemes
+                (`s3://s3://…`), or a server does not take the location.
+            RegistrationError: The version is registered and does not become READY (in time).
+            StoreUnavailableError: The registry cannot answer.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run() as run:
+            ...     tracker.log_text("weights", "model/weights.txt")
+            >>> tracker.register_model("registered", f"runs:/{run.run_id}/model", "the first")
+            '1'
+            >>> tracker.register_model("released", "models:/registered/1")
+            '1'
+        """
+        return self._register_model(
+            {
+                "model_name": model_name,
+                "model_uri": model_uri,
+                "description": description,
+                "tags": tags,
+                "await_registration_for": await_registration_for,
+            }
+        )
 
     def compare_model_versions(
         self,
@@ -664,7 +869,7 @@ class MLflowTracker(_native.MLflowTracker):
         opset: int = 14,
         tolerance: float | None = None,
         artifact_path: str = "onnx",
-        model_name: str | None = "heimdall-localization-onnx",
+        model_name: str | None = ONNX_MODEL_NAME,
         stage: str | None = "Staging",
         backbone: str | None = None,
         description: str = "",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from . import _native
 from ._progress import waited
+
+# Spelled out for the same reason as in `settings`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import _native
 
 
 class Upload:
@@ -13,20 +17,24 @@ class Upload:
     goes out with the next start.
     """
 
-    __slots__ = ("_logged",)
+    __slots__ = ("_end", "_paths", "_start", "_tracker")
 
-    def __init__(self, logged: _native.Upload) -> None:
-        self._logged = logged
+    def __init__(self, tracker: _native.MLflowTracker, paths: list[str], start: int, end: int) -> None:
+        self._tracker = tracker
+        self._paths = paths
+        # Numbers of their entries in the journal: of the first one, and of the one behind the last.
+        self._start = start
+        self._end = end
 
     @property
     def paths(self) -> list[str]:
         """Their paths among the run's artifacts."""
-        return self._logged.paths
+        return list(self._paths)
 
     @property
     def done(self) -> bool:
         """Whether they, and all that was recorded before them, have arrived or were refused."""
-        return self._logged.done
+        return self._tracker._has_arrived(self._end)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until they have arrived. After 2 s a terminal shows a bar, a log one line.
@@ -50,10 +58,13 @@ class Upload:
             >>> upload.paths, upload.done
             (['checkpoints/weights.ckpt'], True)
         """
-        waited(self._logged.wait, timeout)
+        waited(lambda limit: self._tracker._wait_for(self._start, self._end, limit), timeout)
 
     def __repr__(self) -> str:
-        return repr(self._logged)
+        state = "done" if self.done else "on its way"
+        if len(self.paths) == 1:
+            return f'Upload("{self.paths[0]}", {state})'
+        return f"Upload({len(self.paths)} files, {state})"
 
 
 # Where users import it from.

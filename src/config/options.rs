@@ -131,6 +131,21 @@ const RANK_VARIABLES: [&str; 4] = ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK
 const LOCAL_RANK_VARIABLES: [&str; 2] = ["LOCAL_RANK", "NODE_RANK"];
 
 impl Options {
+    /// Returns true on a rank that records nothing.
+    pub fn is_silent(&self) -> bool {
+        self.rank > 0 && self.ranks == Ranks::Zero
+    }
+
+    /// Returns true on the rank 0 whose runs the other ranks record into.
+    pub fn leads(&self) -> bool {
+        self.rank == 0 && self.ranks == Ranks::All
+    }
+
+    /// Returns true on a rank that records into the run of rank 0.
+    pub fn attaches(&self) -> bool {
+        self.rank > 0 && self.ranks == Ranks::All
+    }
+
     /// What the caller has given, else what the environment says, else the defaults.
     ///
     /// # Errors

@@ -13,8 +13,6 @@ use crate::{
     system_metrics::sampler,
 };
 
-/// Experiment that is used when none is named.
-pub const DEFAULT_EXPERIMENT: &str = "heimdall-localization";
 /// Folder, in the working directory, of the journals when `HEIMDALL_DIR` is not set.
 pub const DEFAULT_HEIMDALL_DIR: &str = ".heimdall";
 
@@ -50,6 +48,8 @@ pub struct TrackerConfig {
     pub system_metrics: Option<bool>,
     /// Whether runs get what they were started with; `None` is what `HEIMDALL_LOG_ENVIRONMENT` says.
     pub environment: Option<bool>,
+    /// Tags of every run, unless the run sets others.
+    pub default_tags: Vec<(String, String)>,
 }
 
 /// Which MLflow release's schema a fresh database gets.
@@ -71,7 +71,7 @@ pub enum FreshSchema {
 
 /// [`TrackerConfig`] after its rules have been checked.
 #[derive(Clone, Debug)]
-pub(crate) struct Settled {
+pub(crate) struct ValidConfig {
     pub tracking: Destination,
     pub registry: Destination,
     pub artifacts: Option<ArtifactUri>,
@@ -82,6 +82,14 @@ pub(crate) struct Settled {
     pub mirrors: Vec<Destination>,
     pub options: Options,
     pub system_metrics: Option<sampler::Config>,
+    pub default_tags: Vec<(String, String)>,
+}
+
+impl ValidConfig {
+    /// Returns the artifact location of a new experiment, if the user has named one.
+    pub fn artifact_location(&self) -> Option<String> {
+        self.artifacts.as_ref().map(ArtifactUri::location)
+    }
 }
 
 impl TrackerConfig {
@@ -94,7 +102,7 @@ impl TrackerConfig {
     }
 
     /// Checks everything that can be checked without touching a store.
-    pub(crate) fn settle(&self) -> Result<Settled, Invalid> {
+    pub(crate) fn validate(&self) -> Result<ValidConfig, Invalid> {
         let given = |uri: &Option<String>| uri.clone().filter(|uri| !uri.is_empty());
         let tracking = Destination::parse("tracking URI", &self.tracking_uri)?;
         if let Some(uri) = given(&self.backend_store_uri) {
@@ -134,7 +142,8 @@ impl TrackerConfig {
         )?
         .then(sampler::Config::from_env)
         .transpose()?;
-        Ok(Settled {
+        limits::tags(self.default_tags.clone())?;
+        Ok(ValidConfig {
             tracking,
             registry,
             artifacts,
@@ -145,6 +154,7 @@ impl TrackerConfig {
             mirrors,
             options: self.options.clone(),
             system_metrics,
+            default_tags: self.default_tags.clone(),
         })
     }
 }
@@ -162,11 +172,11 @@ mod tests {
             heimdall_dir: "h".into(),
             ..TrackerConfig::default()
         };
-        assert!(config.settle().unwrap_err().to_string().contains("/b.db"));
+        assert!(config.validate().unwrap_err().to_string().contains("/b.db"));
         let same = TrackerConfig {
             backend_store_uri: Some("sqlite:////a.db".into()),
             ..config
         };
-        assert!(same.settle().is_ok());
+        assert!(same.validate().is_ok());
     }
 }

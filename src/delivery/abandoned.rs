@@ -1,31 +1,48 @@
-//! Journals of dead processes that this one delivers.
+//! Journals of dead processes that this process delivers.
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::journal::abandoned::{self, Abandoned};
 
-/// The journals of dead processes that are locked by this one, shared by the workers of one tracker.
+/// The journals of dead processes that this process has locked, shared by the workers of one tracker.
 #[derive(Debug)]
-pub(crate) struct Adoption {
+pub(crate) struct AbandonedJournals {
     heimdall_dir: PathBuf,
-    /// URIs of the destinations that are delivered to here.
+    /// URIs of the destinations that this tracker delivers to.
     destinations: Vec<String>,
     held: Mutex<Vec<Arc<Abandoned>>>,
+    /// Number of the last request to search for journals.
+    requests: AtomicU64,
 }
 
-impl Adoption {
+impl AbandonedJournals {
     pub fn new(heimdall_dir: PathBuf, destinations: Vec<String>) -> Self {
         Self {
             heimdall_dir,
             destinations,
             held: Mutex::default(),
+            // The start is a request.
+            requests: AtomicU64::new(1),
         }
     }
 
-    /// All that there are now for destinations of ours. Waits on the disk.
+    /// Requests a search. Returns the number of the request.
+    pub fn request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Returns the number of the last request.
+    pub fn requested(&self) -> u64 {
+        self.requests.load(Ordering::Acquire)
+    }
+
+    /// Finds all journals that there are now for the destinations of this tracker. Waits on the disk.
     pub fn find(&self) -> Vec<Arc<Abandoned>> {
         let mut held = self.held();
         let ours = &self.destinations;
@@ -36,8 +53,8 @@ impl Adoption {
         held.clone()
     }
 
-    /// Lets go of a journal that all of our destinations have; removes it when those of others have it as well.
-    pub fn settle(&self, journal: &Arc<Abandoned>) {
+    /// Releases a journal that all destinations of this tracker have; removes it when all others have it as well.
+    pub fn release_delivered(&self, journal: &Arc<Abandoned>) {
         let mut held = self.held();
         let uris = journal.manifest.destinations.iter().enumerate();
         let ours_done = uris
@@ -53,8 +70,8 @@ impl Adoption {
         held.retain(|it| it.dir != journal.dir);
     }
 
-    /// Lets go of a journal that cannot be delivered yet, so that it is looked for again.
-    pub fn let_go(&self, journal: &Arc<Abandoned>) {
+    /// Releases a journal that cannot be delivered yet, so that a later search finds it again.
+    pub fn release(&self, journal: &Arc<Abandoned>) {
         self.held().retain(|it| it.dir != journal.dir);
     }
 

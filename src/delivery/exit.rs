@@ -6,17 +6,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{destination::State, keeper::Common, runtime::KeepWaiting};
+use super::{
+    destination::{DestinationState, State},
+    keeper::Common,
+    runtime::{KeepWaiting, Runtime},
+};
 use crate::error::Error;
 
-/// At the exit, a mirror that takes nothing is not waited for longer than this.
+/// Longest wait, at the exit, for a mirror that takes nothing.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Before a signal ends the process, there is so much time at least for what was recorded last.
+/// Least time for the last records before a signal ends the process.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
+/// Time between two looks whether a mirror is still worth waiting for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Deliveries of this process that have not ended, so that its exit can wait for them.
-pub(crate) static LIVE: Mutex<Vec<Weak<Common>>> = Mutex::new(Vec::new());
+/// Deliveries of this process that have not ended.
+static LIVE: Mutex<Vec<Live>> = Mutex::new(Vec::new());
+
+/// A delivery and the runtime that its workers run on.
+struct Live {
+    common: Weak<Common>,
+    runtime: Weak<Runtime>,
+}
+
+/// Adds a delivery, so that the exit of the process waits for it.
+pub(crate) fn add(common: &Arc<Common>, runtime: &Arc<Runtime>) {
+    let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    live.retain(|delivery| delivery.common.strong_count() > 0);
+    live.push(Live {
+        common: Arc::downgrade(common),
+        runtime: Arc::downgrade(runtime),
+    });
+}
 
 /// Forgets, in a fork, the deliveries of its parent: they are the parent's.
 pub(crate) fn forget_parent() {
@@ -25,55 +46,127 @@ pub(crate) fn forget_parent() {
     }
 }
 
-/// Records of this process that wait for the destination that is furthest behind.
-pub fn pending() -> u64 {
+/// Returns the deliveries that have not ended.
+fn live() -> Vec<(Arc<Common>, Option<Arc<Runtime>>)> {
+    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    live.iter()
+        .filter_map(|delivery| Some((delivery.common.upgrade()?, delivery.runtime.upgrade())))
+        .collect()
+}
+
+/// Returns the number of records of this process that wait for the destination that is furthest behind.
+pub(crate) fn pending() -> u64 {
     live()
         .iter()
-        .filter(|it| !it.is_offline)
-        .map(|it| it.pending())
+        .filter(|(delivery, _)| !delivery.is_offline)
+        .map(|(delivery, _)| delivery.pending())
         .sum()
 }
 
-/// Bytes of this process' files that are on their way to their primary destinations, and those of them that are sent.
-pub fn uploads() -> (u64, u64) {
+/// Returns the bytes of this process' files that are being sent to primary destinations, and the bytes of them that are
+/// sent.
+pub(crate) fn uploads() -> (u64, u64) {
     let live = live();
-    let states = live.iter().filter_map(|it| it.destinations.first());
-    let sizes = states.map(|shared| shared.state().uploads());
+    let primary = live
+        .iter()
+        .filter_map(|(delivery, _)| delivery.destinations.first());
+    let sizes = primary.map(|destination| destination.state().upload_bytes());
     sizes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
 /// Waits, before a signal ends the process, until what it has recorded is delivered. Calls that record something are
-/// accepted meanwhile; at last no more of them return, and what is left goes out. Returns what to tell the user.
-pub fn finish_while_recording(grace: Duration) -> Vec<String> {
+/// accepted meanwhile; at last no call returns any more, and the rest goes out. Returns sentences for the user.
+pub(crate) fn finish_while_recording(grace: Duration) -> Vec<String> {
     let live = live();
     let begun = Instant::now();
     let until = begun.checked_add(grace);
-    for delivery in live.iter().filter(|delivery| !delivery.is_offline) {
+    for (delivery, runtime) in live.iter().filter(|(delivery, _)| !delivery.is_offline) {
         let target = delivery.journal.appended();
-        delivery.wake.notify_waiters();
-        for (place, shared) in delivery.destinations.iter().enumerate() {
-            let over = |state: &State| {
-                state.ended || state.delivered >= target || is_hopeless(place, state, begun)
-            };
-            let _ = shared.wait_for(until, &mut || true, over);
+        delivery.shutdown.wake.notify_waiters();
+        for (index, destination) in delivery.destinations.iter().enumerate() {
+            if let Some(runtime) = runtime {
+                let has_all = move |state: &State| state.ended || state.delivered >= target;
+                let over = settled(Arc::clone(destination), index, begun, has_all);
+                let _ = runtime.wait_until(until, over, &mut || true);
+            }
         }
     }
-    for delivery in &live {
+    for (delivery, _) in &live {
         delivery.journal.freeze();
     }
     let left = grace.saturating_sub(begun.elapsed());
     finish(left.max(LAST_MOMENT.min(grace)), &mut || true)
 }
 
-/// The deliveries of this process that have not ended.
-pub(crate) fn live() -> Vec<Arc<Common>> {
-    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
-    live.iter().filter_map(Weak::upgrade).collect()
+/// Waits, at the end of the process, for all of its deliveries; what is not delivered in time stays in its journal for
+/// the next start. Returns sentences for the user.
+pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
+    let live = live();
+    let begun = Instant::now();
+    let until = begun.checked_add(timeout);
+    for (delivery, _) in &live {
+        delivery.request_adoption();
+        delivery.shutdown.close();
+    }
+    let mut told = Vec::new();
+    let mut is_interrupted = false;
+    for (delivery, runtime) in &live {
+        let dir = delivery.journal.dir();
+        if delivery.is_offline {
+            let kept = delivery.journal.appended();
+            if kept > 0 {
+                told.push(format!(
+                    "{kept} records are kept in {}: `heimdall sync` delivers them",
+                    dir.display()
+                ));
+            }
+            delivery.shutdown.deadline.send_replace(true);
+            continue;
+        }
+        for (index, destination) in delivery.destinations.iter().enumerate() {
+            let stop = is_interrupted.then(Instant::now).or(until);
+            if let Some(runtime) = runtime {
+                let ended = |state: &State| state.ended;
+                let over = settled(Arc::clone(destination), index, begun, ended);
+                let waited = runtime.wait_until(stop, over, keep_waiting);
+                is_interrupted |= matches!(waited, Err(Error::Interrupted));
+            }
+            let appended = delivery.journal.appended();
+            let state = destination.state();
+            // Without a moment to wait a worker has not ended, even where nothing is left.
+            if !state.ended && state.delivered < appended {
+                let in_memory = delivery.journal.end().in_memory;
+                told.push(left_behind(&destination.uri, &dir, in_memory));
+            }
+        }
+        delivery.shutdown.deadline.send_replace(true);
+        told.extend(delivery.notices.take());
+    }
+    LIVE.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .retain(|kept| {
+            !live
+                .iter()
+                .any(|(it, _)| std::ptr::eq(kept.common.as_ptr(), Arc::as_ptr(it)))
+        });
+    told
 }
 
-/// Whether an exit waits in vain: a mirror that is down for a day must not hold it up; its part is in the journal.
-fn is_hopeless(place: usize, state: &State, begun: Instant) -> bool {
-    place > 0 && state.since().is_some() && begun.elapsed() >= MIRROR_PATIENCE
+/// Waits until a destination is as `done` wants it, or the wait is in vain: a mirror that is down for a day must not hold
+/// up an exit, as its part is in the journal.
+async fn settled(
+    destination: Arc<DestinationState>,
+    index: usize,
+    begun: Instant,
+    done: impl Fn(&State) -> bool,
+) {
+    loop {
+        let waited = tokio::time::timeout(LOOK_INTERVAL, destination.wait_until(&done)).await;
+        let is_down = index > 0 && destination.state().since().is_some();
+        if waited.is_ok() || (is_down && begun.elapsed() >= MIRROR_PATIENCE) {
+            return;
+        }
+    }
 }
 
 fn left_behind(uri: &str, journal: &Path, in_memory: u64) -> String {
@@ -86,55 +179,4 @@ fn left_behind(uri: &str, journal: &Path, in_memory: u64) -> String {
         0 => kept,
         lost => format!("{kept}, but for {lost} records that the disk has not taken"),
     }
-}
-
-/// Waits, at the end of the process, for all deliveries of it; what is not delivered in time stays in its
-/// journal for the next start. Returns what to tell the user.
-pub fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
-    let live = live();
-    let begun = Instant::now();
-    let until = begun.checked_add(timeout);
-    for delivery in &live {
-        delivery.request_adoption();
-        delivery.close();
-    }
-    let mut told = Vec::new();
-    let mut is_interrupted = false;
-    for delivery in &live {
-        let dir = delivery.journal.dir();
-        if delivery.is_offline {
-            let kept = delivery.journal.appended();
-            if kept > 0 {
-                told.push(format!(
-                    "{kept} records are kept in {}: `heimdall sync` delivers them",
-                    dir.display()
-                ));
-            }
-            delivery.deadline.send_replace(true);
-            continue;
-        }
-        for (place, shared) in delivery.destinations.iter().enumerate() {
-            let over = |state: &State| state.ended || is_hopeless(place, state, begun);
-            let stop = is_interrupted.then(Instant::now).or(until);
-            let waited = shared.wait_for(stop, keep_waiting, over);
-            is_interrupted |= matches!(waited, Err(Error::Interrupted));
-            let appended = delivery.journal.appended();
-            let state = shared.state();
-            // Without a moment to wait a worker has not ended, even where nothing is left.
-            if !state.ended && state.delivered < appended {
-                let in_memory = delivery.journal.end().in_memory;
-                told.push(left_behind(&shared.uri, &dir, in_memory));
-            }
-        }
-        delivery.deadline.send_replace(true);
-        told.extend(delivery.notices.take());
-    }
-    LIVE.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .retain(|kept| {
-            !live
-                .iter()
-                .any(|it| std::ptr::eq(kept.as_ptr(), Arc::as_ptr(it)))
-        });
-    told
 }

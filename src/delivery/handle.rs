@@ -1,51 +1,90 @@
 //! The delivery of one tracker: its journal, and the workers that empty it.
 
 use std::{
+    future::Future,
     ops::Range,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    destination::{Cargo, Refused, State, Status},
-    exit::LIVE,
+    destination::{DestinationState, DestinationStatus, Refused, State, Traffic},
+    exit,
     keeper::Common,
     notices::Notices,
-    runtime::{Background, KeepWaiting},
+    runtime::Runtime,
     worker::Worker,
 };
 use crate::{
-    artifacts::open,
+    artifacts::open::Access,
     error::{Error, Result},
     journal::{
-        append::Appended,
+        append::{Admission, Appended, Batch, Place},
         config::JournalConfig,
         error::{JournalError, Room},
-        frame::Draft,
         reader::Reader,
-        record::Record,
         writer::Journal,
     },
     mlflow::{artifact_path::ArtifactPath, run::RunId},
-    os::clock::now_ms,
-    store::tracking::TrackingStore,
+    os::{clock::now_ms, sigterm},
+    store::deferred::DeferredStore,
 };
+
+/// Status of a delivery.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The destinations, the primary one first.
+    pub destinations: Vec<DestinationStatus>,
+    /// Folder of the journal.
+    pub journal: PathBuf,
+    /// Error of the journal's disk, while the disk takes nothing.
+    pub journal_error: Option<String>,
+    /// Records that are in memory only.
+    pub in_memory: u64,
+    /// True where nothing is sent: records wait for `heimdall sync`.
+    pub is_offline: bool,
+}
 
 /// A journal and the workers that empty it.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     common: Arc<Common>,
     pid: u32,
 }
 
+/// Entries that the primary destination must have before a wait ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal {
+    /// Number of the first entry that need not be there.
+    target: u64,
+    traffic: Traffic,
+    /// Number of the search for journals of dead processes that must be fulfilled.
+    request: u64,
+    begun: Instant,
+}
+
+impl Goal {
+    fn is_reached(&self, state: &State) -> bool {
+        self.arrived(state) >= self.target
+    }
+
+    fn arrived(&self, state: &State) -> u64 {
+        match self.traffic {
+            Traffic::Records => state.written,
+            Traffic::Artifacts => state.delivered,
+        }
+    }
+}
+
 impl Delivery {
-    /// Begins a journal and starts a worker for each destination on `background`, which they keep alive until
-    /// they end. `stores` are those of the configuration's destinations; without any, nothing is tried.
+    /// Begins a journal and starts a worker for each destination on `runtime`, which the workers keep alive until they
+    /// end. `stores` are those of the configuration's destinations; without any, nothing is sent.
     pub fn start(
         config: JournalConfig,
-        stores: Vec<Arc<dyn TrackingStore>>,
-        access: &open::Access,
-        background: &Arc<Background>,
+        stores: Vec<Arc<DeferredStore>>,
+        access: &Access,
+        runtime: &Arc<Runtime>,
         notices: Arc<Notices>,
     ) -> Self {
         let journal = Arc::new(Journal::create(config.clone()));
@@ -59,26 +98,23 @@ impl Delivery {
                 config.heimdall_dir.display()
             ));
         }
-        let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        live.retain(|delivery| delivery.strong_count() > 0);
-        live.push(Arc::downgrade(&common));
-        drop(live);
-        for (destination, store) in stores.into_iter().enumerate() {
+        exit::add(&common, runtime);
+        for (index, store) in stores.into_iter().enumerate() {
             let worker = Worker::new(
                 config.heimdall_dir.clone(),
-                destination,
+                index,
                 store,
                 access.clone(),
                 Arc::clone(&common),
             );
-            let kept = Arc::clone(background);
-            background.spawn(async move {
+            let kept = Arc::clone(runtime);
+            runtime.spawn(async move {
                 worker.run().await;
                 drop(kept);
             });
         }
-        let (keeper, kept) = (Arc::clone(&common), Arc::clone(background));
-        background.spawn(async move {
+        let (keeper, kept) = (Arc::clone(&common), Arc::clone(runtime));
+        runtime.spawn(async move {
             keeper.keep().await;
             drop(kept);
         });
@@ -88,73 +124,48 @@ impl Delivery {
         }
     }
 
-    /// Its journal.
+    /// Returns the journal.
     pub fn journal(&self) -> &Journal {
         &self.common.journal
     }
 
-    /// Accepts a record: it is in the journal when this returns, and will be delivered.
+    fn primary(&self) -> Option<&Arc<DestinationState>> {
+        self.common.destinations.first()
+    }
+
+    /// Accepts records: they are in the journal when this returns, and will be delivered. Returns their numbers.
     ///
     /// # Errors
     /// Those of [`Journal::append`].
-    pub fn accept(&self, record: Record) -> Result<()> {
-        self.accepted(self.journal().append(record))
-    }
-
-    /// Accepts records that belong together: all of them or, on an error, none.
-    ///
-    /// # Errors
-    /// Those of [`Journal::append_all`].
-    pub fn accept_all(&self, records: Vec<Record>) -> Result<()> {
-        self.accepted(self.journal().append_all(records))
-    }
-
-    /// Accepts a frame.
-    ///
-    /// # Errors
-    /// Those of [`Journal::append_draft`].
-    pub fn accept_draft(&self, draft: &mut Draft<'_>) -> Result<()> {
-        self.accepted(self.journal().append_draft(draft))
-    }
-
-    /// Accepts a record that must not wait for room: what it is about has been accepted before.
-    ///
-    /// # Errors
-    /// [`crate::journal::error::JournalError::Encode`], [`crate::journal::error::JournalError::Sealed`].
-    pub fn accept_beyond_limits(&self, record: Record) -> Result<()> {
-        self.accepted(self.journal().append_beyond_limits(record))
-    }
-
-    /// Accepts records that belong together and must not wait for room.
-    ///
-    /// # Errors
-    /// [`JournalError::Encode`], [`JournalError::Sealed`].
-    pub fn accept_all_beyond_limits(&self, records: Vec<Record>) -> Result<()> {
-        self.accepted(self.journal().append_all_beyond_limits(records))
-    }
-
-    /// Waits until the journal has room for more; false when `keep_waiting` says to stop.
-    pub fn wait_for_room(&self, room: Room, keep_waiting: KeepWaiting<'_>) -> bool {
-        if !self.common.room_told.swap(true, Ordering::AcqRel) {
-            self.common.notices.tell(format!(
-                "the journal in {} is as large as it may get (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds \
-                 is delivered",
+    pub fn accept(&self, batch: Batch<'_>, admission: Admission) -> Result<Range<u64>> {
+        let appended = match self.journal().append(batch, admission) {
+            Err(JournalError::Frozen) => sigterm::wait_for_death(),
+            appended => appended?,
+        };
+        let Appended { numbers, place } = appended;
+        if let Place::Memory(error) = place {
+            self.common.tell_disk(format!(
+                "tracking is degraded, training is not: the journal in {} cannot be written ({error}). \
+                 Records are kept in memory until it can; they are lost if this process dies before",
                 self.journal().dir().display()
             ));
         }
-        self.journal().wait_for_room(room, keep_waiting)
+        Ok(numbers)
+    }
+
+    /// Tells the user, once, that calls wait for room in the journal, and returns the wait for it.
+    pub fn room(&self, room: Room) -> impl Future<Output = ()> + Send + 'static {
+        self.common.tell_room();
+        let journal = Arc::clone(&self.common.journal);
+        async move { journal.wait_for_room(room).await }
     }
 
     /// Tells the user, once in an outage, that the primary destination takes nothing.
     pub fn tell_outage(&self, reason: &str) {
-        if let Some(primary) = self.common.destinations.first()
-            && primary.tell_outage(Cargo::Records)
+        if let Some(primary) = self.primary()
+            && primary.tell_outage(Traffic::Records)
         {
-            primary.update(|state| {
-                let outage = state.outage_mut(Cargo::Records);
-                outage.error = Some(reason.to_owned());
-                outage.since.get_or_insert_with(now_ms);
-            });
+            primary.update(|state| state.note_outage(Traffic::Records, reason.to_owned()));
             self.common.notices.tell(format!(
                 "tracking is degraded, training is not: {reason}. What is recorded is kept in {} and delivered as soon \
                  as it can be",
@@ -163,150 +174,117 @@ impl Delivery {
         }
     }
 
-    fn accepted(&self, appended: std::result::Result<Appended, JournalError>) -> Result<()> {
-        if let Err(JournalError::Frozen) = appended {
-            loop {
-                std::thread::park();
+    /// Returns the goal that everything recorded so far is delivered: records alone, or artifacts as well. The journals
+    /// of dead processes are delivered first.
+    pub fn goal_of(&self, traffic: Traffic) -> Goal {
+        Goal {
+            traffic,
+            ..self.goal(self.journal().appended())
+        }
+    }
+
+    /// Returns the goal that the entries before number `target` are delivered, artifacts as well.
+    pub fn goal(&self, target: u64) -> Goal {
+        Goal {
+            target,
+            traffic: Traffic::Artifacts,
+            request: self.common.request_adoption(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Returns the wait for a goal. It ends as well when the worker ends.
+    pub fn reached(&self, goal: Goal) -> impl Future<Output = ()> + Send + 'static {
+        let primary = self.primary().filter(|_| !self.common.is_offline).cloned();
+        let is_there = move |state: &State| goal.is_reached(state) && state.adopted >= goal.request;
+        async move {
+            if let Some(primary) = primary {
+                primary
+                    .wait_until(|state| state.ended || is_there(state))
+                    .await;
             }
         }
-        if let Appended::InMemory(error) = appended? {
-            self.common.tell_disk(format!(
-                "tracking is degraded, training is not: the journal in {} cannot be written ({error}). \
-                 Records are kept in memory until it can; they are lost if this process dies before",
-                self.journal().dir().display()
-            ));
+    }
+
+    /// Checks that a goal is reached.
+    ///
+    /// # Errors
+    /// [`Error::Undelivered`] where it is not.
+    pub fn check(&self, goal: Goal) -> Result<()> {
+        let Some(primary) = self.primary() else {
+            return Ok(());
+        };
+        let state = primary.state().clone();
+        // There may have been no time to search for journals of dead processes; those are none of these records.
+        if goal.is_reached(&state) {
+            return Ok(());
         }
-        Ok(())
+        let reason = if self.common.is_offline {
+            "this tracker is offline: `heimdall sync` delivers"
+        } else {
+            "the store has not answered"
+        };
+        Err(Error::Undelivered {
+            pending: goal.target.saturating_sub(goal.arrived(&state)),
+            waited_s: goal.begun.elapsed().as_secs_f64(),
+            reason: state.last_error().unwrap_or_else(|| reason.to_owned()),
+            journal: self.journal().dir(),
+        })
     }
 
-    /// Waits until the primary destination has everything accepted so far, and everything dead processes had left.
-    ///
-    /// # Errors
-    /// [`Error::Undelivered`] after `timeout`, [`Error::Interrupted`] when `keep_waiting` says so.
-    pub fn flush(&self, timeout: Option<Duration>, keep_waiting: KeepWaiting<'_>) -> Result<()> {
-        let target = self.journal().appended();
-        self.wait(target, |state| state.delivered, timeout, keep_waiting)
-    }
-
-    /// The same for records alone: artifacts may still be on their way.
-    ///
-    /// # Errors
-    /// Those of [`Delivery::flush`].
-    pub fn flush_records(
-        &self,
-        timeout: Option<Duration>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<()> {
-        let target = self.journal().appended();
-        self.wait(target, |state| state.written, timeout, keep_waiting)
-    }
-
-    /// Waits until the artifacts of these numbers have arrived, and returns which of them were refused.
-    ///
-    /// # Errors
-    /// Those of [`Delivery::flush`].
-    pub fn wait_for_artifacts(
-        &self,
-        numbers: &Range<u64>,
-        timeout: Option<Duration>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Vec<Refused>> {
-        self.wait(numbers.end, |state| state.delivered, timeout, keep_waiting)?;
-        let Some(primary) = self.common.destinations.first() else {
-            return Ok(Vec::new());
+    /// Returns the refused artifacts among the entries of these numbers.
+    pub fn refused_among(&self, numbers: &Range<u64>) -> Vec<Refused> {
+        let Some(primary) = self.primary() else {
+            return Vec::new();
         };
         let state = primary.state();
-        Ok(state
-            .refused
-            .range(numbers.clone())
-            .map(|(_, it)| it.clone())
-            .collect())
+        let refused = state.refused.range(numbers.clone());
+        refused.map(|(_, it)| it.clone()).collect()
     }
 
-    /// An artifact of a run, below a folder or that itself, which was refused and is not there.
+    /// Returns an artifact of a run, at `folder` or below it, that was refused and is not in the store.
     pub fn refused_below(&self, run: RunId, folder: &ArtifactPath) -> Option<Refused> {
-        let state = self.common.destinations.first()?.state();
+        let state = self.primary()?.state();
         let mut refused = state.refused.values();
         refused
             .find(|it| !it.is_replaced && it.run == run && it.path.is_within(folder))
             .cloned()
     }
 
-    /// Whether everything up to a number has arrived at the primary destination or was refused.
+    /// Returns true where all entries before a number have arrived at the primary destination or were refused.
     pub fn has_delivered(&self, number: u64) -> bool {
-        let primary = self.common.destinations.first();
-        primary.is_some_and(|primary| primary.state().delivered >= number)
+        let delivered = |primary: &Arc<DestinationState>| primary.state().delivered >= number;
+        self.primary().is_some_and(delivered)
     }
 
-    fn wait(
-        &self,
-        target: u64,
-        reached: fn(&State) -> u64,
-        timeout: Option<Duration>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<()> {
-        let Some(primary) = self.common.destinations.first() else {
-            return Ok(());
-        };
-        let begun = Instant::now();
-        let undelivered = |state: &State, reason: &str| Error::Undelivered {
-            pending: target.saturating_sub(reached(state)),
-            waited_s: begun.elapsed().as_secs_f64(),
-            reason: state.last_error().unwrap_or_else(|| reason.to_owned()),
-            journal: self.journal().dir(),
-        };
-        if self.common.is_offline {
-            if target == 0 {
-                return Ok(());
-            }
-            let state = primary.state().clone();
-            return Err(undelivered(
-                &state,
-                "this tracker is offline: `heimdall sync` delivers",
-            ));
-        }
-        let request = self.common.request_adoption();
-        // A time beyond what the clock can count is no limit.
-        let until = timeout.and_then(|timeout| begun.checked_add(timeout));
-        let is_there = |state: &State| reached(state) >= target && state.adopted >= request;
-        primary.wait_for(until, keep_waiting, |state| state.ended || is_there(state))?;
-        let state = primary.state().clone();
-        // There may have been no time to look for what dead processes have left; that is none of these records.
-        if reached(&state) >= target {
-            return Ok(());
-        }
-        Err(undelivered(&state, "the store has not answered"))
-    }
-
-    /// Whether the primary destination has taken nothing when it was last tried.
+    /// Returns true where the primary destination has taken nothing when it was last tried.
     pub fn is_troubled(&self) -> bool {
-        let primary = self.common.destinations.first();
-        primary.is_some_and(|primary| primary.state().outage(Cargo::Records).error.is_some())
+        let troubled = |primary: &Arc<DestinationState>| {
+            primary.state().outage(Traffic::Records).error.is_some()
+        };
+        self.primary().is_some_and(troubled)
     }
 
-    /// What the primary destination has taken nothing of for as long as this, the longest first, and why.
-    pub(crate) fn troubled_for(&self, time: Duration) -> Option<(Cargo, String)> {
-        let state = self.common.destinations.first()?.state();
-        let (since, cargo) = [Cargo::Records, Cargo::Artifacts]
+    /// Returns the oldest outage of the primary destination that has lasted for `time`, and its error.
+    pub fn troubled_for(&self, time: Duration) -> Option<(Traffic, String)> {
+        let state = self.primary()?.state();
+        let (since, traffic) = [Traffic::Records, Traffic::Artifacts]
             .into_iter()
-            .filter_map(|cargo| Some((state.outage(cargo).since?, cargo)))
+            .filter_map(|traffic| Some((state.outage(traffic).since?, traffic)))
             .min_by_key(|(since, _)| *since)?;
         let waited = (now_ms() - since).max(0).unsigned_abs();
-        let why = state.outage(cargo).error.clone().unwrap_or_default();
-        (u128::from(waited) >= time.as_millis()).then_some((cargo, why))
+        let error = state.outage(traffic).error.clone().unwrap_or_default();
+        (u128::from(waited) >= time.as_millis()).then_some((traffic, error))
     }
 
-    /// How it stands.
+    /// Returns the status. Waits on the disk.
     pub fn status(&self) -> Status {
         let end = self.journal().end();
+        let destinations = self.common.destinations.iter().enumerate();
         Status {
-            destinations: self
-                .common
-                .destinations
-                .iter()
-                .enumerate()
-                .map(|(place, shared)| {
-                    shared.status(end.appended, || Reader::oldest(&self.common.journal, place))
+            destinations: destinations
+                .map(|(index, destination)| {
+                    destination.status(end.appended, || Reader::oldest(&self.common.journal, index))
                 })
                 .collect(),
             journal: self.journal().dir(),
@@ -321,7 +299,7 @@ impl Drop for Delivery {
     /// Lets the workers finish alone. A fork has no workers, only a copy of their state.
     fn drop(&mut self) {
         if self.pid == std::process::id() {
-            self.common.close();
+            self.common.shutdown.close();
         }
     }
 }

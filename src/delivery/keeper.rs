@@ -3,58 +3,65 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, watch};
 
-use super::{abandoned::Adoption, destination::Shared, notices::Notices};
+use super::{abandoned::AbandonedJournals, destination::DestinationState, notices::Notices};
 use crate::journal::{config::JournalConfig, writer::Journal};
 
-/// How often the keeper looks after the journal, and how often while calls come in thick.
-const LOOK: Duration = Duration::from_millis(100);
-
-const LOOK_OFTEN: Duration = Duration::from_millis(20);
-
-/// For how long records are gathered that nobody waits for: a transaction costs a store, and the processor that trains
-/// beside it, the same for one record as for thousands.
+/// Time between two looks at the journal, and the same while many calls come in.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const BUSY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest time that records are gathered which nobody waits for: a transaction costs a store, and the processor that
+/// trains beside it, the same for one record as for thousands.
 const GATHER: Duration = Duration::from_millis(500);
-
-/// So many records are not waited with.
+/// Number of records that are not gathered any longer.
 const ENOUGH: u64 = 10_000;
+/// Time between two searches for journals whose processes have died since.
+const ADOPTION_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often journals are looked for whose processes have died since.
-const ADOPT: Duration = Duration::from_secs(10);
-
-/// What a delivery's keeper, workers and callers all see.
+/// The parts of a delivery that its keeper, workers and callers share.
 #[derive(Debug)]
 pub(crate) struct Common {
-    pub(crate) journal: Arc<Journal>,
-    /// Told when there may be something to do.
-    pub(crate) wake: Notify,
+    pub journal: Arc<Journal>,
+    pub destinations: Vec<Arc<DestinationState>>,
+    pub abandoned: AbandonedJournals,
+    pub notices: Arc<Notices>,
+    told: Told,
+    pub shutdown: Shutdown,
+    /// True where nothing is sent: the journal is all there is.
+    pub is_offline: bool,
+}
+
+/// The sentences that the user has been told once.
+#[derive(Debug, Default)]
+struct Told {
+    /// Calls wait for room.
+    room: AtomicBool,
+    /// The journal's disk takes nothing.
+    disk: AtomicBool,
+}
+
+/// The end of a delivery.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
+    /// Notified when there may be something to do.
+    pub wake: Notify,
     closing: AtomicBool,
-    pub(crate) deadline: watch::Sender<bool>,
-    pub(crate) notices: Arc<Notices>,
-    pub(crate) adoption: Adoption,
-    /// Number of the last request to look for journals of dead processes.
-    pub(crate) adopt: AtomicU64,
-    pub(crate) destinations: Vec<Arc<Shared>>,
-    /// Destinations that have not delivered all yet.
-    pub(crate) behind: AtomicUsize,
-    /// Nothing is tried: the journal is all there is.
-    pub(crate) is_offline: bool,
-    /// The journal is all there is to end a run by.
-    pub(crate) leaves_runs: AtomicBool,
-    /// The user has been told that calls wait for room.
-    pub(crate) room_told: AtomicBool,
-    /// The user has been told that the journal's disk takes nothing.
-    disk_told: AtomicBool,
+    /// True once there is no time left to deliver in.
+    pub deadline: watch::Sender<bool>,
+    /// Destinations that have not delivered everything yet.
+    behind: AtomicUsize,
+    /// True where runs are left open: the journal is needed to end them.
+    leaves_runs: AtomicBool,
 }
 
 impl Common {
-    pub(crate) fn new(
+    pub fn new(
         journal: Arc<Journal>,
         config: &JournalConfig,
         notices: Arc<Notices>,
@@ -63,85 +70,123 @@ impl Common {
         let uris = config.destinations.clone();
         Self {
             journal,
-            wake: Notify::new(),
-            closing: AtomicBool::new(false),
-            deadline: watch::Sender::new(false),
+            abandoned: AbandonedJournals::new(config.heimdall_dir.clone(), uris.clone()),
             notices,
-            adoption: Adoption::new(config.heimdall_dir.clone(), uris.clone()),
-            // The start is a request.
-            adopt: AtomicU64::new(1),
-            behind: AtomicUsize::new(uris.len()),
+            told: Told::default(),
+            shutdown: Shutdown {
+                wake: Notify::new(),
+                closing: AtomicBool::new(false),
+                deadline: watch::Sender::new(false),
+                behind: AtomicUsize::new(uris.len()),
+                leaves_runs: AtomicBool::new(false),
+            },
             destinations: uris
                 .into_iter()
-                .map(|uri| Arc::new(Shared::new(uri)))
+                .map(|uri| Arc::new(DestinationState::new(uri)))
                 .collect(),
             is_offline,
-            leaves_runs: AtomicBool::new(false),
-            room_told: AtomicBool::new(false),
-            disk_told: AtomicBool::new(false),
         }
     }
 
     /// Tells the user, once until it is over, that the journal's disk takes nothing.
-    pub(crate) fn tell_disk(&self, text: String) {
-        if !self.disk_told.swap(true, Ordering::AcqRel) {
+    pub fn tell_disk(&self, text: String) {
+        if !self.told.disk.swap(true, Ordering::AcqRel) {
             self.notices.tell(text);
         }
     }
 
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+    /// Tells the user, once, that calls wait for room.
+    pub fn tell_room(&self) {
+        if !self.told.room.swap(true, Ordering::AcqRel) {
+            self.notices.tell(format!(
+                "the journal in {} has reached its limit (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds is \
+                 delivered",
+                self.journal.dir().display()
+            ));
+        }
     }
 
-    pub(crate) fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-        self.wake.notify_waiters();
-    }
-
-    /// Asks for a look for journals of dead processes, and wakes the workers.
-    pub(crate) fn request_adoption(&self) -> u64 {
-        let request = self.adopt.fetch_add(1, Ordering::AcqRel) + 1;
-        self.wake.notify_waiters();
+    /// Requests a search for journals of dead processes, and wakes the workers.
+    pub fn request_adoption(&self) -> u64 {
+        let request = self.abandoned.request();
+        self.shutdown.wake.notify_waiters();
         request
     }
 
-    pub(crate) fn pending(&self) -> u64 {
+    /// Returns the number of records that wait for the destination that is furthest behind.
+    pub fn pending(&self) -> u64 {
         let appended = self.journal.appended();
-        let pending = |shared: &Arc<Shared>| appended.saturating_sub(shared.state().delivered);
+        let pending = |it: &Arc<DestinationState>| appended.saturating_sub(it.state().delivered);
         self.destinations.iter().map(pending).max().unwrap_or(0)
     }
 
     /// Looks after the journal and wakes the workers until all have ended.
-    pub(crate) async fn keep(&self) {
-        // Records that the workers have been woken for, and that there were when last looked.
+    pub async fn keep(&self) {
+        // Records that the workers have been woken for, and that there were at the last look.
         let (mut woken_for, mut seen) = (0, 0);
         let (mut woken, mut adopted) = (Instant::now(), Instant::now());
         loop {
-            if let Some(told) = self.journal.maintain() {
-                self.disk_told
-                    .store(self.journal.trouble().is_some(), Ordering::Release);
-                self.notices.tell(told);
-            }
+            self.maintain();
             let appended = self.journal.appended();
             let is_due = woken.elapsed() >= GATHER || appended - woken_for >= ENOUGH;
             if appended != woken_for && is_due {
                 woken_for = appended;
                 woken = Instant::now();
-                self.wake.notify_waiters();
+                self.shutdown.wake.notify_waiters();
             }
-            let comes_thick = appended - std::mem::replace(&mut seen, appended) >= ENOUGH / 10;
-            if adopted.elapsed() >= ADOPT && !self.is_offline {
+            let is_busy = appended - std::mem::replace(&mut seen, appended) >= ENOUGH / 10;
+            if adopted.elapsed() >= ADOPTION_INTERVAL && !self.is_offline {
                 adopted = Instant::now();
                 self.request_adoption();
             }
-            let has_ended = match self.is_offline {
-                true => self.is_closing(),
-                false => self.behind.load(Ordering::Acquire) == 0,
-            };
-            if has_ended || *self.deadline.borrow() {
+            if self.has_ended() {
                 break;
             }
-            tokio::time::sleep(if comes_thick { LOOK_OFTEN } else { LOOK }).await;
+            tokio::time::sleep(if is_busy {
+                BUSY_LOOK_INTERVAL
+            } else {
+                LOOK_INTERVAL
+            })
+            .await;
         }
+    }
+
+    fn maintain(&self) {
+        if let Some(change) = self.journal.maintain() {
+            let is_in_trouble = self.journal.trouble().is_some();
+            self.told.disk.store(is_in_trouble, Ordering::Release);
+            self.notices.tell(change);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        let has_delivered = if self.is_offline {
+            self.shutdown.is_closing()
+        } else {
+            self.shutdown.behind.load(Ordering::Acquire) == 0
+        };
+        has_delivered || *self.shutdown.deadline.borrow()
+    }
+}
+
+impl Shutdown {
+    /// Returns true where the workers are to end once everything is delivered.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Lets the workers end once everything is delivered.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+    }
+
+    /// Notes that a destination has everything. Returns true where all have it, and no run was left open.
+    pub fn destination_is_done(&self, leaves_runs: bool) -> bool {
+        // A run whose end could not be recorded any more is ended by the next start.
+        if leaves_runs {
+            self.leaves_runs.store(true, Ordering::Release);
+        }
+        self.behind.fetch_sub(1, Ordering::AcqRel) == 1 && !self.leaves_runs.load(Ordering::Acquire)
     }
 }

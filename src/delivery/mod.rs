@@ -16,6 +16,7 @@ pub mod outage;
 pub mod runtime;
 pub mod sender;
 pub mod sync;
+pub mod transfer;
 pub mod uploads;
 pub mod worker;
 

@@ -1,13 +1,13 @@
-//! What the user should be told, from the worker's thread to the one that can say it.
+//! Sentences for the user, handed from the delivery thread to a thread that can say them.
 
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Sentences for the user, waiting for a thread of theirs.
+/// Sentences that wait for a thread of the user's.
 #[derive(Debug, Default)]
-pub struct Notices {
+pub(crate) struct Notices {
     waiting: AtomicBool,
     texts: Mutex<Vec<String>>,
 }
@@ -22,12 +22,12 @@ impl Notices {
         self.waiting.store(true, Ordering::Release);
     }
 
-    /// Whether something waits. Costs one load.
+    /// Returns true where sentences wait. Costs one load.
     pub fn are_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes what waits.
+    /// Takes the sentences that wait.
     pub fn take(&self) -> Vec<String> {
         if !self.waiting.swap(false, Ordering::AcqRel) {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! How one destination is waited for: tried again for as long as it takes, and the user told once.
+//! Attempts at one destination: repeated for as long as it takes, and the user told once of an outage.
 
 use std::{
     fs,
@@ -12,22 +12,23 @@ use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
 use super::{
-    destination::{Cargo, Shared},
+    destination::{DestinationState, Traffic},
     notices::Notices,
 };
 use crate::{
-    artifacts::error::ArtifactError, net::retry::Backoff, os::clock::now_ms,
+    artifacts::error::ArtifactError,
+    net::retry::{Backoff, retry},
     store::error::StoreError,
 };
 
-/// A destination that fails for longer than this is worth a word to the user.
+/// An outage that lasts longer than this is worth a word to the user.
 pub(crate) const QUIET: Duration = Duration::from_secs(2);
 
-/// The process ends before all is delivered: the rest stays in the journal.
+/// The process ends before everything is delivered: the rest stays in the journal.
 #[derive(Debug)]
-pub(crate) struct Closing;
+pub(crate) struct DeadlineReached;
 
-/// What failed at the destination.
+/// An error of the destination.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]
@@ -48,7 +49,7 @@ impl Failure {
         matches!(self, Self::Store(StoreError::NotFound { .. }))
     }
 
-    /// How long the destination wants to be left alone.
+    /// Returns the time that the destination wants to be left alone for.
     fn retry_after(&self) -> Duration {
         let asked = match self {
             Self::Store(error) => error.retry_after(),
@@ -59,51 +60,51 @@ impl Failure {
     }
 }
 
-/// What waits for a destination, and tells of it.
+/// Makes attempts at one destination, and tells the user of outages.
 #[derive(Clone, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Attempts {
     heimdall_dir: PathBuf,
-    shared: Arc<Shared>,
+    destination: Arc<DestinationState>,
     notices: Arc<Notices>,
     deadline: watch::Sender<bool>,
-    cargo: Cargo,
-    /// How long it waits for what fails; as long as there is time, where it is none.
+    traffic: Traffic,
+    /// Longest time that a failing attempt is repeated for; `None` repeats it until the deadline.
     limit: Option<Duration>,
 }
 
-impl Patience {
-    /// Waits until `deadline` says that the time is over.
+impl Attempts {
+    /// Returns attempts at a destination's records that last until `deadline` says that the time is over.
     pub fn new(
         heimdall_dir: PathBuf,
-        shared: Arc<Shared>,
+        destination: Arc<DestinationState>,
         notices: Arc<Notices>,
         deadline: watch::Sender<bool>,
     ) -> Self {
         Self {
             heimdall_dir,
-            shared,
+            destination,
             notices,
             deadline,
-            cargo: Cargo::Records,
+            traffic: Traffic::Records,
             limit: None,
         }
     }
 
-    /// The same for what else is brought there.
-    pub fn with(&self, cargo: Cargo, limit: Option<Duration>) -> Self {
+    /// Returns attempts at the artifact store of the same destination.
+    pub fn for_artifacts(&self, limit: Option<Duration>) -> Self {
         Self {
-            cargo,
+            traffic: Traffic::Artifacts,
             limit,
             ..self.clone()
         }
     }
 
-    /// Whether there is no time left to deliver in.
+    /// Returns true where there is no time left to deliver in.
     pub fn is_over(&self) -> bool {
         *self.deadline.borrow()
     }
 
-    /// Waits for `pause`; true as soon as there is no time left to deliver in.
+    /// Waits for `pause`. Returns true as soon as there is no time left to deliver in.
     pub async fn wait_to_close(&self, pause: Duration) -> bool {
         let mut deadline = self.deadline.subscribe();
         tokio::time::timeout(pause, deadline.wait_for(|over| *over))
@@ -111,54 +112,59 @@ impl Patience {
             .is_ok()
     }
 
-    /// Tries until it succeeds or it is clear that it never will. `note` is the file in which whoever looks at the
-    /// journal later finds why its destination takes nothing.
-    pub async fn settle<T, F>(
+    /// Repeats an attempt until it succeeds or it is clear that it never will. While it fails, `note` is the file that
+    /// says why, for whoever looks at the journal later.
+    pub async fn make<T, F>(
         &self,
         note: Option<&Path>,
-        mut attempt: impl FnMut() -> F,
-    ) -> Result<Result<T, Failure>, Closing>
+        attempt: impl FnMut() -> F,
+    ) -> Result<Result<T, Failure>, DeadlineReached>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let mut trouble = Trouble::default();
-        loop {
-            let mut deadline = self.deadline.subscribe();
+        let mut deadline = self.deadline.subscribe();
+        let outcome = {
             let over = pin!(deadline.wait_for(|over| *over));
-            let outcome = match select(pin!(attempt()), over).await {
-                Either::Left((outcome, _)) => outcome,
-                // What is broken off here is done again by whoever delivers the rest.
-                Either::Right(_) => return Err(Closing),
-            };
-            match outcome {
-                Err(failure) if failure.is_transient() => {
-                    self.wait_out(&mut trouble, &failure, note).await?;
-                }
-                settled => {
-                    self.over(&trouble, note);
-                    return Ok(settled);
-                }
+            let pause = |failure: &Failure| self.wait_out(&mut trouble, failure, note);
+            match select(pin!(retry(attempt, pause)), over).await {
+                Either::Left((outcome, _)) => Some(outcome),
+                // An attempt that is broken off here is made again by whoever delivers the rest.
+                Either::Right(_) => None,
             }
+        };
+        let Some(outcome) = outcome else {
+            trouble.note(note);
+            return Err(DeadlineReached);
+        };
+        if outcome.as_ref().is_err_and(Failure::is_transient) {
+            trouble.note(note);
+            return Err(DeadlineReached);
         }
+        self.end(&trouble, note);
+        Ok(outcome)
     }
 
-    async fn wait_out(
+    /// Notes a failed attempt. Returns the pause before the next one, `None` where there is to be none.
+    fn wait_out(
         &self,
         trouble: &mut Trouble,
         failure: &Failure,
         note: Option<&Path>,
-    ) -> Result<(), Closing> {
+    ) -> Option<Duration> {
+        if !failure.is_transient() {
+            return None;
+        }
         let since = *trouble.since.get_or_insert_with(Instant::now);
-        self.shared.update(|state| {
-            let outage = state.outage_mut(self.cargo);
-            outage.error = Some(failure.to_string());
-            outage.since.get_or_insert_with(now_ms);
-        });
-        if !trouble.told && since.elapsed() >= QUIET {
-            trouble.told = true;
-            note_trouble(note, Some(failure));
+        trouble.error = failure.to_string();
+        let error = trouble.error.clone();
+        self.destination
+            .update(|state| state.note_outage(self.traffic, error));
+        if !trouble.is_noted && since.elapsed() >= QUIET {
+            trouble.is_noted = true;
+            trouble.note(note);
             // Once for an outage, although every attempt at something else finds it anew.
-            if self.shared.tell_outage(self.cargo) {
+            if self.destination.tell_outage(self.traffic) {
                 self.notices.tell(format!(
                     "tracking is degraded, training is not: {failure}. What is recorded is kept in {} and \
                      delivered as soon as it can be",
@@ -166,52 +172,45 @@ impl Patience {
                 ));
             }
         }
-        let pause = trouble.backoff.pause().max(failure.retry_after());
         let is_enough = self.limit.is_some_and(|limit| since.elapsed() >= limit);
-        if is_enough || self.wait_to_close(pause).await {
-            note_trouble(note, Some(failure));
-            Err(Closing)
-        } else {
-            Ok(())
-        }
+        (!is_enough).then(|| trouble.backoff.pause().max(failure.retry_after()))
     }
 
-    fn over(&self, trouble: &Trouble, note: Option<&Path>) {
-        if trouble.told {
-            note_trouble(note, None);
+    /// Ends the outage: the destination has answered.
+    fn end(&self, trouble: &Trouble, note: Option<&Path>) {
+        if trouble.is_noted
+            && let Some(path) = note
+        {
+            let _ = fs::remove_file(path);
         }
-        if trouble.since.is_some() || self.shared.state().outage(self.cargo).since.is_some() {
-            self.shared.update(|state| {
-                let outage = state.outage_mut(self.cargo);
-                outage.error = None;
-                outage.since = None;
-            });
-        }
-        if self.shared.outage_over(self.cargo) {
-            let what = match self.cargo {
-                Cargo::Records => "records",
-                Cargo::Artifacts => "artifacts",
+        if self.destination.end_outage(self.traffic) {
+            let what = match self.traffic {
+                Traffic::Records => "records",
+                Traffic::Artifacts => "artifacts",
             };
             self.notices.tell(format!(
                 "tracking works again: {} takes {what}",
-                self.shared.uri
+                self.destination.uri
             ));
         }
     }
 }
 
-fn note_trouble(note: Option<&Path>, why: Option<&Failure>) {
-    let Some(path) = note else { return };
-    let _ = match why {
-        Some(why) => fs::write(path, why.to_string()),
-        None => fs::remove_file(path),
-    };
-}
-
-/// A destination that does not take something.
+/// The failed attempts at one thing.
 #[derive(Debug, Default)]
 struct Trouble {
     since: Option<Instant>,
-    told: bool,
+    /// The last error.
+    error: String,
+    is_noted: bool,
     backoff: Backoff,
+}
+
+impl Trouble {
+    /// Writes the last error into a file.
+    fn note(&self, note: Option<&Path>) {
+        if let Some(path) = note.filter(|_| self.since.is_some()) {
+            let _ = fs::write(path, &self.error);
+        }
+    }
 }

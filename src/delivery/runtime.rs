@@ -1,10 +1,10 @@
-//! The thread behind the journal: one small runtime on which stores are talked to.
+//! The delivery thread: one small runtime on which stores are talked to, and the one place where callers wait for it.
 
 use std::{
     future::Future,
-    sync::mpsc::{RecvTimeoutError, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,25 +14,25 @@ use tokio::{
 
 use crate::error::{Error, Result};
 
-/// How often a waiting caller looks whether it should go on waiting.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// Time after which a waiting caller looks whether it should go on waiting.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Asked while a caller waits; `false` ends the wait with [`Error::Interrupted`].
+/// Called while a caller waits; `false` ends the wait with [`Error::Interrupted`].
 pub type KeepWaiting<'a> = &'a mut dyn FnMut() -> bool;
 
-/// A runtime on its own thread. The thread ends when the last owner of this is gone and its tasks are not
-/// waited for; whoever needs a task's end waits for it.
+/// A runtime on its own thread. The thread ends when the last owner of this is gone, and its tasks with it: whoever
+/// needs the end of a task waits for it.
 #[derive(Debug)]
-pub struct Background {
+pub(crate) struct Runtime {
     handle: Handle,
     _alive: watch::Sender<()>,
 }
 
-impl Background {
+impl Runtime {
     /// Starts the thread.
     ///
     /// # Errors
-    /// [`Error::Configuration`] when the system gives no thread.
+    /// [`Error::Invalid`] when the system gives no thread.
     pub fn start() -> Result<Self> {
         let failed = |error: std::io::Error| {
             Error::configuration("delivery thread", "heimdall-delivery", error.to_string())
@@ -75,13 +75,47 @@ impl Background {
         self.handle.spawn(async move {
             let _ = answer.send(task.await);
         });
-        loop {
-            match answered.recv_timeout(PATIENCE) {
-                Ok(answer) => return Ok(answer),
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::WorkerStopped),
-                Err(RecvTimeoutError::Timeout) if keep_waiting() => {}
-                Err(RecvTimeoutError::Timeout) => return Err(Error::Interrupted),
+        received(&answered, None, keep_waiting)?.ok_or(Error::WorkerStopped)
+    }
+
+    /// Runs a task and waits for its answer until `deadline`; returns `None` after that. The caller's own clock counts,
+    /// whatever keeps the delivery thread busy. A task that nobody waits for any more is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Runtime::wait`].
+    pub fn wait_until<T: Send + 'static>(
+        &self,
+        deadline: Option<Instant>,
+        task: impl Future<Output = T> + Send + 'static,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<Option<T>> {
+        let (answer, answered) = sync_channel(1);
+        let task = self.handle.spawn(async move {
+            let _ = answer.send(task.await);
+        });
+        let received = received(&answered, deadline, keep_waiting);
+        task.abort();
+        received
+    }
+}
+
+/// Waits for an answer until `deadline`.
+fn received<T>(
+    answered: &Receiver<T>,
+    deadline: Option<Instant>,
+    keep_waiting: KeepWaiting<'_>,
+) -> Result<Option<T>> {
+    loop {
+        let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        let patience = left.map_or(CHECK_INTERVAL, |left| left.min(CHECK_INTERVAL));
+        match answered.recv_timeout(patience) {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::WorkerStopped),
+            Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left.is_zero()) => {
+                return Ok(None);
             }
+            Err(RecvTimeoutError::Timeout) if keep_waiting() => {}
+            Err(RecvTimeoutError::Timeout) => return Err(Error::Interrupted),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The courier: brings entries of any journal to one destination, whatever has to be waited out.
+//! The sender: brings the entries of journals to one destination, and waits out its outages.
 
 use std::{
     collections::HashMap,
+    fs,
     path::PathBuf,
     slice,
     sync::{
@@ -13,16 +14,16 @@ use std::{
 
 use tokio::sync::watch;
 
-pub(crate) use super::outage::Closing;
 use super::{
     dead_letter::DeadLetters,
-    destination::{Cargo, Refused, Shared},
+    destination::{DestinationState, Refused, Traffic},
     notices::Notices,
-    outage::{Failure, Patience},
-    uploads::{Flights, Landed, Order},
+    outage::{Attempts, DeadlineReached, Failure},
+    transfer::{Finished, Transfer, Transfers},
+    uploads::{Action, Event, Uploads},
 };
 use crate::{
-    artifacts::{open, store::ArtifactStore},
+    artifacts::{open::Access, store::ArtifactStore},
     journal::{
         abandoned::Abandoned,
         error::JournalError,
@@ -32,63 +33,116 @@ use crate::{
     mlflow::run::RunId,
     net::retry::Backoff,
     os::clock::now_ms,
-    store::{error::StoreError, tracking::TrackingStore},
+    store::{deferred::DeferredStore, error::StoreError},
 };
 
-/// How long a run that another process has started may take to be there.
+/// Longest time that a run which another process has started may take to appear in the store.
 const ATTACHED_PATIENCE: Duration = Duration::from_secs(600);
-/// Refused artifacts that are remembered for whoever waits for them.
+/// Refused artifacts that are remembered for callers that wait for them.
 const MAX_REFUSED: usize = 10_000;
 
 /// Why a journal of a dead process is not delivered whole.
 #[derive(Debug)]
-pub(crate) enum Left {
-    Closing,
-    /// It belongs to a run that is not there yet.
-    Early,
-    /// Its files cannot be sent at present.
+pub(crate) enum NotDelivered {
+    DeadlineReached,
+    /// The journal belongs to a run that is not in the store yet.
+    TooEarly,
+    /// The files of the journal cannot be sent at present.
     Stalled,
     Journal(JournalError),
 }
 
-impl From<Closing> for Left {
-    fn from(_: Closing) -> Self {
-        Self::Closing
+impl From<DeadlineReached> for NotDelivered {
+    fn from(_: DeadlineReached) -> Self {
+        Self::DeadlineReached
+    }
+}
+
+/// One journal on its way to the destination.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    pub reader: Reader,
+    letters: DeadLetters,
+    uploads: Uploads,
+    transfers: Transfers,
+    /// False for the journal of a dead process, whose entries are not those that callers wait for.
+    is_live: bool,
+    /// Longest time that a file is tried at a store that does not take it.
+    limit: Option<Duration>,
+    /// The position could not be saved.
+    error: Option<JournalError>,
+}
+
+impl Outbox {
+    /// Returns the outbox of this process' own journal.
+    pub fn live(reader: Reader, letters: DeadLetters) -> Self {
+        Self {
+            reader,
+            letters,
+            uploads: Uploads::new(size),
+            transfers: Transfers::default(),
+            is_live: true,
+            limit: None,
+            error: None,
+        }
+    }
+
+    /// Sets the dead letters: the journal may have a new folder.
+    pub fn set_letters(&mut self, letters: DeadLetters) {
+        self.letters = letters;
+    }
+
+    /// Returns true while uploads are outstanding.
+    pub fn has_uploads(&self) -> bool {
+        self.uploads.are_outstanding()
+    }
+
+    /// Returns the number of entries before `end` that are written: all of them, or those before the first run end that
+    /// waits for its uploads.
+    pub fn written(&self, end: u64) -> u64 {
+        self.uploads.first_unwritten().unwrap_or(end).min(end)
+    }
+
+    /// Returns the error of the last position that could not be saved.
+    pub fn take_error(&mut self) -> Option<JournalError> {
+        self.error.take()
+    }
+
+    /// Waits until the next upload has finished. The wait can be given up at any time.
+    pub async fn next_finished(&mut self, destination: &DestinationState) -> Option<Finished> {
+        self.transfers.next(destination).await
     }
 }
 
 /// Brings entries to one destination.
 #[derive(Debug)]
-pub(crate) struct Courier {
+pub(crate) struct Sender {
     heimdall_dir: PathBuf,
-    store: Arc<dyn TrackingStore>,
-    access: open::Access,
-    shared: Arc<Shared>,
+    store: Arc<DeferredStore>,
+    access: Access,
+    destination: Arc<DestinationState>,
     notices: Arc<Notices>,
-    patience: Patience,
-    flights: Flights,
-    /// What is delivered is of a dead process, whose numbers are its own.
-    is_adopting: bool,
-    /// How long files of a dead process are tried at a store that does not take them.
-    pub stalls_after: Option<Duration>,
+    attempts: Attempts,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
+    /// Longest time that files of a dead process are tried at a store that does not take them.
+    pub stalls_after: Option<Duration>,
     /// Records of dead processes that were delivered or parked.
     pub recovered: Arc<AtomicU64>,
 }
 
-impl Courier {
-    /// A courier that works until `deadline` says that the time is over.
+impl Sender {
+    /// Returns a sender that works until `deadline` says that the time is over.
     pub fn new(
         heimdall_dir: PathBuf,
-        store: Arc<dyn TrackingStore>,
-        access: open::Access,
-        shared: Arc<Shared>,
+        store: Arc<DeferredStore>,
+        access: Access,
+        destination: Arc<DestinationState>,
         notices: Arc<Notices>,
         deadline: watch::Sender<bool>,
     ) -> Self {
-        let patience = Patience::new(
+        let attempts = Attempts::new(
             heimdall_dir.clone(),
-            Arc::clone(&shared),
+            Arc::clone(&destination),
             Arc::clone(&notices),
             deadline,
         );
@@ -96,70 +150,181 @@ impl Courier {
             heimdall_dir,
             store,
             access,
-            shared,
+            destination,
             notices,
-            patience,
-            flights: Flights::default(),
-            is_adopting: false,
-            stalls_after: None,
+            attempts,
             artifacts: HashMap::new(),
+            stalls_after: None,
             recovered: Arc::default(),
         }
     }
 
-    /// Waits for `pause`; true as soon as there is no time left to deliver in.
+    /// Waits for `pause`. Returns true as soon as there is no time left to deliver in.
     pub async fn wait_to_close(&self, pause: Duration) -> bool {
-        self.patience.wait_to_close(pause).await
+        self.attempts.wait_to_close(pause).await
     }
 
-    /// Delivers what a dead process left and closes the runs it left open.
+    /// Delivers entries: when this returns they are written, parked or on their way.
+    pub async fn deliver(
+        &mut self,
+        outbox: &mut Outbox,
+        entries: Vec<Placed>,
+    ) -> Result<(), DeadlineReached> {
+        if outbox.is_live {
+            let oldest = entries.first().map(|placed| placed.entry.at);
+            self.destination.update(|state| state.oldest = oldest);
+        }
+        let end = entries.last().map(|last| last.number + 1);
+        outbox.uploads.handle(Event::Read(entries));
+        self.perform(outbox).await?;
+        if outbox.is_live {
+            let written = end.map(|end| outbox.written(end));
+            self.destination.update(|state| {
+                state.oldest = None;
+                state.written = written.unwrap_or(state.written);
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits until all uploads have finished and what waited for them is written.
+    pub async fn finish_uploads(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
+        while outbox.has_uploads() {
+            self.finish_upload(outbox).await?;
+            self.perform(outbox).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on after an upload has finished.
+    pub async fn finished(
+        &mut self,
+        outbox: &mut Outbox,
+        finished: Finished,
+    ) -> Result<(), DeadlineReached> {
+        self.take_finished(outbox, finished).await?;
+        self.perform(outbox).await
+    }
+
+    /// Performs actions until more entries are needed.
+    async fn perform(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
+        loop {
+            match outbox.uploads.next() {
+                Action::Write(entries) => {
+                    self.write_or_park(&outbox.reader, &outbox.letters, outbox.is_live, entries)
+                        .await?;
+                    outbox.uploads.handle(Event::Written);
+                }
+                Action::Upload(placed) => self.start_upload(outbox, placed).await?,
+                Action::Save(entries) => self.save(outbox, &entries),
+                Action::WaitForUpload => self.finish_upload(outbox).await?,
+                Action::Read => return Ok(()),
+            }
+        }
+    }
+
+    fn save(&self, outbox: &mut Outbox, entries: &[Placed]) {
+        if let Err(error) = outbox.reader.advance(entries) {
+            // The entries are delivered all the same; a next start would only deliver them again.
+            outbox.error = Some(error);
+        }
+        if outbox.is_live {
+            let next = outbox.reader.next();
+            self.destination.update(|state| state.delivered = next);
+        } else {
+            let count = entries.len() as u64;
+            self.recovered.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    async fn finish_upload(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
+        let finished = outbox.transfers.next(&self.destination).await;
+        let finished = finished.ok_or(DeadlineReached)?;
+        self.take_finished(outbox, finished).await
+    }
+
+    /// Parks a file that could not be uploaded.
+    async fn take_finished(
+        &mut self,
+        outbox: &mut Outbox,
+        finished: Finished,
+    ) -> Result<(), DeadlineReached> {
+        let Finished { placed, outcome } = finished;
+        match outcome? {
+            Err(failure) => {
+                self.park(
+                    &outbox.reader,
+                    &outbox.letters,
+                    outbox.is_live,
+                    &placed,
+                    &failure,
+                )
+                .await?;
+            }
+            Ok(()) => self.forget_refusals(&placed.entry.record),
+        }
+        outbox.uploads.handle(Event::Finished(placed.number));
+        Ok(())
+    }
+
+    /// Notes that a file has arrived at a path: files that were refused there before are no longer missed.
+    fn forget_refusals(&self, artifact: &Record) {
+        let mut state = self.destination.state();
+        for refused in state.refused.values_mut() {
+            refused.is_replaced |=
+                refused.run == artifact.run() && Some(&refused.path) == artifact.artifact_path();
+        }
+    }
+
+    /// Delivers the journal of a dead process and ends the runs that the process left open.
     pub async fn deliver_abandoned(
         &mut self,
         abandoned: &Abandoned,
         destination: usize,
-    ) -> Result<(), Left> {
-        // Files of this process stay on their way: neither numbers nor copies of the two may be mixed.
-        let ours = std::mem::take(&mut self.flights);
-        self.is_adopting = true;
-        let delivered = self.adopt(abandoned, destination).await;
-        self.is_adopting = false;
-        self.flights = ours;
-        match delivered {
-            Err(Left::Closing) if !self.patience.is_over() => Err(Left::Stalled),
+    ) -> Result<(), NotDelivered> {
+        match self.adopt(abandoned, destination).await {
+            Err(NotDelivered::DeadlineReached) if !self.attempts.is_over() => {
+                Err(NotDelivered::Stalled)
+            }
             delivered => delivered,
         }
     }
 
-    async fn adopt(&mut self, abandoned: &Abandoned, destination: usize) -> Result<(), Left> {
-        let mut reader = abandoned.reader(destination);
+    async fn adopt(
+        &mut self,
+        abandoned: &Abandoned,
+        destination: usize,
+    ) -> Result<(), NotDelivered> {
+        let reader = abandoned.reader(destination);
         if reader.is_done(abandoned.end) {
             return Ok(());
         }
         let letters = DeadLetters::of(&self.heimdall_dir, &abandoned.dir, destination);
+        let mut outbox = Outbox {
+            is_live: false,
+            limit: self.stalls_after,
+            ..Outbox::live(reader, letters)
+        };
         loop {
-            let batch = reader.read(abandoned.end).map_err(Left::Journal)?;
+            let batch = outbox.reader.read(abandoned.end);
+            let batch = batch.map_err(NotDelivered::Journal)?;
             self.tell_damage(&batch.damage);
-            let is_last = batch.entries.is_empty();
-            // What another process has to start first may be in a journal that comes after this one.
-            if self.awaited(&batch.entries).await?.is_some() {
-                return Err(Left::Early);
-            }
-            self.deliver(&reader, batch.entries, &letters).await?;
-            if is_last {
-                self.land_all(&reader, &letters).await?;
-            }
-            let settled = self.flights.settled();
-            // At the end, what is damaged behind the last entry is passed over.
-            if is_last || !settled.is_empty() {
-                reader.advance(&settled).map_err(Left::Journal)?;
-            }
-            self.recovered
-                .fetch_add(settled.len() as u64, Ordering::Relaxed);
-            if is_last {
+            if batch.entries.is_empty() {
                 break;
             }
+            // A run that another process has to start first may be in a journal that comes after this one.
+            if self.awaited(&batch.entries).await?.is_some() {
+                return Err(NotDelivered::TooEarly);
+            }
+            self.deliver(&mut outbox, batch.entries).await?;
         }
-        for (run_id, last) in reader.progress().open_runs.clone() {
+        self.finish_uploads(&mut outbox).await?;
+        // Damage behind the last entry is passed over.
+        let advanced = outbox.reader.advance(&[]);
+        if let Some(error) = outbox.take_error().or(advanced.err()) {
+            return Err(NotDelivered::Journal(error));
+        }
+        for (run_id, last) in outbox.reader.progress().open_runs.clone() {
             self.fail_run(&run_id, last).await?;
             self.notices.tell(format!(
                 "run {run_id} was left open by process {}, which has died: what it had recorded is \
@@ -167,42 +332,43 @@ impl Courier {
                 abandoned.manifest.pid
             ));
         }
-        reader.runs_closed().map_err(Left::Journal)
+        outbox.reader.runs_closed().map_err(NotDelivered::Journal)
     }
 
-    /// The run of some entries that is not there only because the process that has started it has not delivered that
-    /// yet.
-    pub async fn awaited(&self, entries: &[Placed]) -> Result<Option<RunId>, Closing> {
+    /// Returns the run of some entries that is missing only because the process that has started it has not delivered
+    /// the start yet.
+    pub async fn awaited(&self, entries: &[Placed]) -> Result<Option<RunId>, DeadlineReached> {
         let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
         for placed in entries {
             if let Record::RunAttached { run } = &placed.entry.record
                 && now_ms() - placed.entry.at < patience
                 && self.is_missing(*run).await?
             {
-                self.shared.update(|state| {
-                    let outage = state.outage_mut(Cargo::Records);
-                    outage.error = Some(format!(
-                        "run {run} is not there, which another process has started: deliver its journal first"
-                    ));
-                    outage.since.get_or_insert_with(now_ms);
-                });
+                let error = format!(
+                    "run {run}, which another process has started, is not in the store: deliver its journal first"
+                );
+                self.destination
+                    .update(|state| state.note_outage(Traffic::Records, error));
                 return Ok(Some(*run));
             }
         }
         Ok(None)
     }
 
-    /// Whether the store does not know a run.
-    async fn is_missing(&self, run: RunId) -> Result<bool, Closing> {
+    /// Returns true where the store does not know a run.
+    async fn is_missing(&self, run: RunId) -> Result<bool, DeadlineReached> {
         let run = run.to_string();
-        let ask = || async { Ok(self.store.artifact_uri(&run).await?) };
-        let answer = self.patience.settle(None, ask).await?;
+        let ask = || async { Ok(self.store.tracking().await?.artifact_uri(&run).await?) };
+        let answer = self.attempts.make(None, ask).await?;
         Ok(answer.is_err_and(|failure| failure.is_not_found()))
     }
 
-    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), Closing> {
-        let fail = || async { Ok(self.store.fail_run(run_id, end_time).await?) };
-        match self.patience.settle(None, fail).await? {
+    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), DeadlineReached> {
+        let fail = || async {
+            let store = self.store.tracking().await?;
+            Ok(store.fail_run(run_id, end_time).await?)
+        };
+        match self.attempts.make(None, fail).await? {
             // A run that was deleted since needs no end.
             Ok(())
             | Err(Failure::Store(StoreError::NotFound { .. } | StoreError::RunDeleted { .. })) => {}
@@ -214,210 +380,74 @@ impl Courier {
         Ok(())
     }
 
-    /// Delivers entries: records in order, those between artifacts in one transaction; artifacts beside them. The end of
-    /// a run, and what the run records after it, waits until all of it has arrived; other runs do not.
-    pub async fn deliver(
-        &mut self,
-        reader: &Reader,
-        entries: Vec<Placed>,
-        letters: &DeadLetters,
-    ) -> Result<(), Closing> {
-        let oldest = entries.first().map(|placed| placed.entry.at);
-        if !self.is_adopting {
-            self.shared.update(|state| state.oldest = oldest);
-        }
-        let goes_along = |a: &Placed, b: &Placed| {
-            let (a, b) = (&a.entry.record, &b.entry.record);
-            !a.is_artifact() && !b.is_artifact() && !matches!(b, Record::RunEnded { .. })
-        };
-        for group in entries.chunk_by(goes_along) {
-            if self.flights.hold_up() {
-                self.land_all(reader, letters).await?;
-            }
-            let mut group = group;
-            if let [first, others @ ..] = group
-                && self.flights.must_wait(&first.entry.record)
-            {
-                self.land_ending(slice::from_ref(first), reader, letters)
-                    .await?;
-                self.flights.wait(first.clone());
-                self.launch(reader, letters).await?;
-                group = others;
-            }
-            if !group.is_empty() {
-                self.land_ending(group, reader, letters).await?;
-                self.write_or_park(reader, group, letters).await?;
-            }
-        }
-        if !self.is_adopting {
-            self.shared.update(|state| {
-                state.oldest = None;
-                if let Some(last) = entries.last() {
-                    state.written = self.flights.written(last.number + 1);
-                }
-            });
-        }
-        self.flights.follow(entries);
-        Ok(())
-    }
-
-    /// Number of entries that are written, of those before `end`: all but those from the first end of a run on that
-    /// waits.
-    pub fn written(&self, end: u64) -> u64 {
-        self.flights.written(end)
-    }
-
-    /// Moves the position behind all that has arrived.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`] when it cannot be saved.
-    pub fn advance(&mut self, reader: &mut Reader) -> Result<(), JournalError> {
-        match self.flights.settled() {
-            settled if settled.is_empty() => Ok(()),
-            settled => reader.advance(&settled),
-        }
-    }
-
-    /// Whether uploads are on their way.
-    pub fn has_flights(&self) -> bool {
-        !self.flights.is_empty()
-    }
-
-    /// Waits until the next upload has ended; `None` where none is on its way. May be given up at any time.
-    pub async fn next_landed(&mut self) -> Option<Landed> {
-        self.flights.next(&self.shared).await
-    }
-
-    /// Keeps what could not be uploaded, and goes on with what has waited for it.
-    pub async fn received(
-        &mut self,
-        landed: Landed,
-        reader: &Reader,
-        letters: &DeadLetters,
-    ) -> Result<(), Closing> {
-        match landed.outcome? {
-            Err(failure) => self.park(reader, &landed.placed, &failure, letters).await?,
-            Ok(()) => self.replaced(&landed.placed.entry.record),
-        }
-        self.launch(reader, letters).await
-    }
-
-    /// What was refused before in the place of an artifact is missed no longer.
-    fn replaced(&self, artifact: &Record) {
-        let mut state = self.shared.state();
-        for refused in state.refused.values_mut() {
-            refused.is_replaced |=
-                refused.run == artifact.run() && Some(&refused.path) == artifact.artifact_path();
-        }
-    }
-
-    /// Begins with all that has its turn.
-    async fn launch(&mut self, reader: &Reader, letters: &DeadLetters) -> Result<(), Closing> {
-        while let Some(placed) = self.flights.take() {
-            if placed.entry.record.is_artifact() {
-                self.send(reader, placed, letters).await?;
-            } else {
-                self.write_or_park(reader, slice::from_ref(&placed), letters)
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until no run that some entries are of has an end that waits.
-    async fn land_ending(
-        &mut self,
-        entries: &[Placed],
-        reader: &Reader,
-        letters: &DeadLetters,
-    ) -> Result<(), Closing> {
-        let runs = || entries.iter().map(|placed| placed.entry.record.run());
-        while runs().any(|run| self.flights.is_ending(run)) {
-            self.land(reader, letters).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until all uploads have ended.
-    pub async fn land_all(
-        &mut self,
-        reader: &Reader,
-        letters: &DeadLetters,
-    ) -> Result<(), Closing> {
-        while self.has_flights() {
-            self.land(reader, letters).await?;
-        }
-        Ok(())
-    }
-
-    async fn land(&mut self, reader: &Reader, letters: &DeadLetters) -> Result<(), Closing> {
-        match self.next_landed().await {
-            Some(landed) => self.received(landed, reader, letters).await,
-            None => Err(Closing),
-        }
-    }
-
     async fn write_or_park(
-        &mut self,
+        &self,
         reader: &Reader,
-        group: &[Placed],
         letters: &DeadLetters,
-    ) -> Result<(), Closing> {
-        let Err(failure) = self.write(reader, group).await? else {
+        is_live: bool,
+        entries: &[Placed],
+    ) -> Result<(), DeadlineReached> {
+        let Err(failure) = self.write(reader, entries).await? else {
             return Ok(());
         };
-        if let [placed] = group {
-            return self.park(reader, placed, &failure, letters).await;
+        if let [placed] = entries {
+            return self.park(reader, letters, is_live, placed, &failure).await;
         }
-        // One of them is at fault: each on its own finds out which.
-        for placed in group {
-            let one = slice::from_ref(placed);
-            if let Err(failure) = self.write(reader, one).await? {
-                self.park(reader, placed, &failure, letters).await?;
+        // One of them is at fault: writing each on its own finds out which.
+        for placed in entries {
+            if let Err(failure) = self.write(reader, slice::from_ref(placed)).await? {
+                self.park(reader, letters, is_live, placed, &failure)
+                    .await?;
             }
         }
         Ok(())
     }
 
     async fn write(
-        &mut self,
+        &self,
         reader: &Reader,
-        group: &[Placed],
-    ) -> Result<Result<(), Failure>, Closing> {
-        let records: Vec<&Record> = group.iter().map(|placed| &placed.entry.record).collect();
-        let write = || async { Ok(self.store.write(&records).await?) };
+        entries: &[Placed],
+    ) -> Result<Result<(), Failure>, DeadlineReached> {
+        let records: Vec<&Record> = entries.iter().map(|placed| &placed.entry.record).collect();
+        let write = || async { Ok(self.store.tracking().await?.write(&records).await?) };
         let note = reader.trouble_note();
-        self.patience.settle(Some(&note), write).await
+        self.attempts.make(Some(&note), write).await
     }
 
-    /// Sends an artifact on its way.
-    async fn send(
+    /// Starts the upload of an artifact.
+    async fn start_upload(
         &mut self,
-        reader: &Reader,
+        outbox: &mut Outbox,
         placed: Placed,
-        letters: &DeadLetters,
-    ) -> Result<(), Closing> {
-        let record = &placed.entry.record;
+    ) -> Result<(), DeadlineReached> {
+        let (reader, record) = (&outbox.reader, &placed.entry.record);
         let store = match self.artifact_store(reader, record.run()).await? {
             Ok(store) => store,
-            Err(failure) => return self.park(reader, &placed, &failure, letters).await,
+            Err(failure) => {
+                let outcome = Ok(Err(failure));
+                return self
+                    .take_finished(outbox, Finished { placed, outcome })
+                    .await;
+            }
         };
         let staged = match record {
             Record::Artifact { staged, .. } => Some(reader.staged(staged)),
             _ => None,
         };
         let resume = staged.clone();
-        let order = Order {
+        let transfer = Transfer {
             store,
-            staged,
+            size: size(record),
             is_ours: reader.is_alone(),
             resume: resume.unwrap_or_else(|| reader.staged(&format!("place-{}", placed.number))),
+            staged,
             note: reader.trouble_note(),
             heimdall_dir: self.heimdall_dir.clone(),
         };
-        let limit = self.stalls_after.filter(|_| self.is_adopting);
-        let patience = self.patience.with(Cargo::Artifacts, limit);
-        self.flights.start(placed, order, patience, &self.shared);
+        let attempts = self.attempts.for_artifacts(outbox.limit);
+        outbox
+            .transfers
+            .start(placed, transfer, attempts, &self.destination);
         Ok(())
     }
 
@@ -425,21 +455,21 @@ impl Courier {
         &mut self,
         reader: &Reader,
         run: RunId,
-    ) -> Result<Result<Arc<dyn ArtifactStore>, Failure>, Closing> {
+    ) -> Result<Result<Arc<dyn ArtifactStore>, Failure>, DeadlineReached> {
         if let Some(store) = self.artifacts.get(&run) {
             return Ok(Ok(Arc::clone(store)));
         }
-        let (store, access) = (&self.store, &self.access);
         let id = run.to_string();
         let find = || async {
+            let store = self.store.tracking().await?;
             let uri = store.artifact_uri(&id).await?;
             let found = store
                 .artifacts(&uri)
-                .map_or_else(|| access.open(&uri), Ok)?;
+                .map_or_else(|| self.access.open(&uri), Ok)?;
             Ok(Arc::<dyn ArtifactStore>::from(found))
         };
         let note = reader.trouble_note();
-        let found = self.patience.settle(Some(&note), find).await?;
+        let found = self.attempts.make(Some(&note), find).await?;
         if let Ok(store) = &found {
             self.artifacts.insert(run, Arc::clone(store));
         }
@@ -450,10 +480,11 @@ impl Courier {
     async fn park(
         &self,
         reader: &Reader,
+        letters: &DeadLetters,
+        is_live: bool,
         placed: &Placed,
         failure: &Failure,
-        letters: &DeadLetters,
-    ) -> Result<(), Closing> {
+    ) -> Result<(), DeadlineReached> {
         let entry = &placed.entry;
         let staged = match &entry.record {
             Record::Artifact { staged, .. } => Some(reader.staged(staged)),
@@ -466,28 +497,27 @@ impl Courier {
         );
         let file = letters.path().display();
         let mut backoff = Backoff::default();
-        let mut told = false;
         while let Err(error) = letters.park(entry, &failure.to_string(), staged.as_deref()) {
-            if !std::mem::replace(&mut told, true) {
+            if backoff.attempts() == 0 {
                 self.notices.tell(format!(
                     "{what}. Nor can it be kept in {file} at present: {error}"
                 ));
             }
             if self.wait_to_close(backoff.pause()).await {
-                return Err(Closing);
+                return Err(DeadlineReached);
             }
         }
         // The first stands for all: whoever is told can read the others in the same file.
-        if self.shared.state().parked == 0 {
+        if self.destination.state().parked == 0 {
             self.notices.tell(format!(
                 "{what}. It is kept in {file}, as is whatever else cannot be; status() counts it"
             ));
         }
-        self.shared.update(|state| {
+        self.destination.update(|state| {
             state.parked += 1;
             if let Some(path) = entry.record.artifact_path()
                 && state.refused.len() < MAX_REFUSED
-                && !self.is_adopting
+                && is_live
             {
                 let refused = Refused {
                     run: entry.record.run(),
@@ -501,9 +531,22 @@ impl Courier {
         Ok(())
     }
 
+    /// Tells the user of damage in a journal.
     pub fn tell_damage(&self, damage: &[String]) {
         for text in damage {
             self.notices.tell(format!("the journal is damaged: {text}"));
         }
+    }
+}
+
+/// Returns the length of an artifact in bytes.
+fn size(record: &Record) -> u64 {
+    match record {
+        Record::Artifact { size, .. } => *size,
+        Record::ArtifactInline { content, .. } => content.len() as u64,
+        Record::ArtifactInPlace { source, .. } => {
+            fs::metadata(source).map_or(0, |metadata| metadata.len())
+        }
+        _ => 0,
     }
 }

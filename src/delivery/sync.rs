@@ -1,4 +1,4 @@
-//! `heimdall sync`: what dead processes have left goes out, whatever their destinations are.
+//! `heimdall sync`: the journals that dead processes have left are delivered, whatever their destinations are.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +13,13 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    destination::Shared,
+    destination::{DestinationState, EndGuard},
     notices::Notices,
-    runtime::{Background, KeepWaiting},
-    sender::{Courier, Left},
+    runtime::Runtime,
+    sender::{NotDelivered, Sender},
 };
 use crate::{
-    artifacts::open,
+    artifacts::open::Access,
     config::{tracker::FreshSchema, uri::Destination},
     error::{Error, Result},
     journal::{
@@ -27,38 +27,55 @@ use crate::{
         layout, reader,
         record::Entry,
     },
-    store::{deferred::DeferredStore, tracking::TrackingStore},
+    store::deferred::DeferredStore,
 };
 
-/// A journal on this disk and how far it is.
+/// A journal on this disk and how much of it waits.
 #[derive(Clone, Debug)]
-pub struct Found {
-    /// Its folder.
+pub struct JournalStatus {
+    /// Folder of the journal.
     pub dir: PathBuf,
-    /// Process that wrote or writes it.
+    /// Process that wrote or writes the journal.
     pub pid: u32,
-    /// When it was begun, milliseconds since 1970.
+    /// Time at which the journal was begun, milliseconds since 1970.
     pub created: i64,
-    /// Whether that process lives, and so delivers it itself.
+    /// True where that process lives, and so delivers the journal itself.
     pub is_alive: bool,
-    /// URI, records that wait, when the first of them was recorded, and why they wait as far as that is known, for
-    /// each destination.
-    pub destinations: Vec<(String, u64, Option<i64>, Option<String>)>,
+    /// The destinations of the journal.
+    pub destinations: Vec<WaitingRecords>,
 }
 
-/// The journals below `heimdall_dir`, oldest first. Reads them all; waits on the disk.
-pub fn journals(heimdall_dir: &Path) -> Vec<Found> {
+/// The records of a journal that wait for one destination.
+#[derive(Clone, Debug)]
+pub struct WaitingRecords {
+    /// URI of the destination, without credentials.
+    pub uri: String,
+    /// Number of records that wait.
+    pub pending: u64,
+    /// Time at which the oldest waiting record was logged, milliseconds since 1970.
+    pub oldest: Option<i64>,
+    /// Last error of the destination, as far as it was noted.
+    pub trouble: Option<String>,
+}
+
+/// Returns the journals below `heimdall_dir`, oldest first. Reads them all; waits on the disk.
+pub fn journals(heimdall_dir: &Path) -> Vec<JournalStatus> {
     layout::folders(heimdall_dir)
         .unwrap_or_default()
         .into_iter()
         .filter_map(|dir| {
             let manifest = layout::manifest(&dir)?;
             let uris = manifest.destinations.iter().enumerate();
-            let destinations = uris.map(|(place, uri)| {
-                let (pending, oldest) = pending(&dir, place);
-                (uri.clone(), pending, oldest, reader::trouble(&dir, place))
+            let destinations = uris.map(|(index, uri)| {
+                let (pending, oldest) = pending(&dir, index);
+                WaitingRecords {
+                    uri: uri.clone(),
+                    pending,
+                    oldest,
+                    trouble: reader::trouble(&dir, index),
+                }
             });
-            Some(Found {
+            Some(JournalStatus {
                 destinations: destinations.collect(),
                 is_alive: abandoned::is_alive(&dir),
                 pid: manifest.pid,
@@ -69,27 +86,21 @@ pub fn journals(heimdall_dir: &Path) -> Vec<Found> {
         .collect()
 }
 
-/// Records of the journal in `dir` that wait for a destination, and when the first of them was recorded.
+/// Counts the records of the journal in `dir` that wait for a destination, and finds the time of the oldest.
 fn pending(dir: &Path, destination: usize) -> (u64, Option<i64>) {
-    let mut oldest = None;
-    let count = read(dir, destination, |entry| {
+    let (mut count, mut oldest) = (0, None);
+    let mut see = |entry: &Entry| {
+        count += 1;
         oldest.get_or_insert(entry.at);
+    };
+    // The delivery tells of what cannot be read.
+    let _ = reader::peek(dir, destination, |batch| {
+        batch.entries.iter().for_each(|placed| see(&placed.entry));
     });
     (count, oldest)
 }
 
-/// Calls `each` with the entries of the journal in `dir` that wait for a destination, and returns their number.
-fn read(dir: &Path, destination: usize, mut each: impl FnMut(&Entry)) -> u64 {
-    let mut count = 0;
-    // What cannot be read is told by the delivery.
-    let _ = reader::peek(dir, destination, |batch| {
-        count += batch.entries.len() as u64;
-        batch.entries.iter().for_each(|placed| each(&placed.entry));
-    });
-    count
-}
-
-/// Dead letters below `heimdall_dir`: the files, and how many records each has.
+/// Returns the files of dead letters below `heimdall_dir`, and the number of records in each.
 pub fn dead_letters(heimdall_dir: &Path) -> Vec<(PathBuf, usize)> {
     let files = std::fs::read_dir(heimdall_dir.join("dead_letter"));
     let mut found: Vec<(PathBuf, usize)> = files
@@ -106,218 +117,240 @@ pub fn dead_letters(heimdall_dir: &Path) -> Vec<(PathBuf, usize)> {
     found
 }
 
-/// What [`sync`] is to do.
+/// The journals and destinations of a [`sync`].
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct SyncConfig {
     /// Folder of the journals.
     pub heimdall_dir: PathBuf,
     /// Destinations with their credentials, for journals that name them without.
     pub known: Vec<Destination>,
-    /// Where everything goes, whatever the journals name.
+    /// Destination of everything, whatever the journals name.
     pub instead: Option<Destination>,
     /// Schema of a database that does not exist yet.
     pub fresh_schema: FreshSchema,
-    /// Longest time to work; no limit where it is not given.
+    /// Longest time to work; `None` sets no limit.
     pub timeout: Option<Duration>,
 }
 
-/// What [`sync`] has done.
+/// The outcome of a [`sync`].
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct SyncOutcome {
     /// Records that were delivered.
     pub delivered: u64,
     /// Records that were refused for good and parked as dead letters.
     pub parked: u64,
-    /// Records that are left, and why, by destination.
+    /// Records that are left, and the reason, by destination.
     pub left: BTreeMap<String, (u64, String)>,
-    /// What else the user should know.
+    /// Further sentences for the user.
     pub notices: Vec<String>,
+}
+
+/// The progress of a [`sync`].
+#[derive(Clone, Copy, Debug)]
+pub struct SyncProgress {
+    /// Records that are delivered.
+    pub delivered: u64,
+    /// Records that there were.
+    pub total: u64,
+    /// Bytes of the files that are being sent.
+    pub uploading: u64,
+    /// Bytes of them that are sent.
+    pub uploaded: u64,
 }
 
 /// The work for one destination.
 struct Work {
     uris: Vec<String>,
-    shared: Arc<Shared>,
+    destination: Arc<DestinationState>,
     recovered: Arc<AtomicU64>,
 }
 
-/// How far it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Records that are delivered.
-    pub delivered: u64,
-    /// Records that there were.
-    pub total: u64,
-    /// Bytes of the files that are on their way.
-    pub uploading: u64,
-    /// Bytes of those that are sent.
-    pub uploaded: u64,
-}
-
-/// Delivers the journals of dead processes. `progress` is told how far it is, while it works; false ends the work.
+/// Delivers the journals of dead processes. `progress` is called while that takes; false ends the work.
 ///
 /// # Errors
-/// [`Error::Configuration`] for a destination that no URI can be made of; [`Error::Interrupted`].
-pub fn sync(order: &Order, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Outcome> {
-    let background = Background::start()?;
+/// [`Error::Invalid`] for a destination that is not a URI; [`Error::Interrupted`].
+pub fn sync(
+    config: &SyncConfig,
+    progress: &mut dyn FnMut(SyncProgress) -> bool,
+) -> Result<SyncOutcome> {
+    let runtime = Runtime::start()?;
     let notices = Arc::new(Notices::default());
-    let all = abandoned::abandoned(&order.heimdall_dir, |_| true);
-    let total: u64 = all
-        .iter()
-        .flat_map(|it| (0..it.manifest.destinations.len()).map(|place| pending(&it.dir, place).0))
-        .sum();
-    let all: Arc<Vec<Abandoned>> = Arc::new(all);
+    let journals = Arc::new(abandoned::abandoned(&config.heimdall_dir, |_| true));
+    let total = journals.iter().map(waiting).sum();
     let deadline = watch::Sender::new(false);
-    // One courier for each destination, side by side: one that is down delays only itself.
-    let mut uris: Vec<String> = all
-        .iter()
-        .flat_map(|it| it.manifest.destinations.clone())
-        .collect();
-    uris.sort();
-    uris.dedup();
-    // What all goes to one place goes there by one courier: two would create a run at a server twice.
-    let routes: Vec<Vec<String>> = match &order.instead {
-        Some(_) => vec![uris],
-        None => uris.into_iter().map(|uri| vec![uri]).collect(),
-    };
     let mut works = Vec::new();
-    for uris in routes {
-        let Some(first) = uris.first().cloned() else {
-            continue;
-        };
-        let destination = match &order.instead {
-            Some(instead) => instead.clone(),
-            None => match order.known.iter().find(|known| known.uri() == first) {
-                Some(known) => known.clone(),
-                None => Destination::parse("destination", &first)?,
-            },
-        };
-        let store = DeferredStore::new(destination, order.fresh_schema.clone(), false);
-        let shared = Arc::new(Shared::new(first));
-        let courier = Courier::new(
-            order.heimdall_dir.clone(),
-            Arc::new(store) as Arc<dyn TrackingStore>,
-            open::Access::default(),
-            Arc::clone(&shared),
-            Arc::clone(&notices),
-            deadline.clone(),
-        );
-        let recovered = Arc::clone(&courier.recovered);
-        let work = deliver(courier, uris.clone(), Arc::clone(&all), Arc::clone(&shared));
-        background.spawn(work);
-        works.push(Work {
-            uris,
-            shared,
-            recovered,
-        });
+    for uris in routes(config, &journals) {
+        let work = start(config, uris, &journals, &notices, &deadline, &runtime)?;
+        works.push(work);
     }
-    let outcome = wait(order, &works, &deadline, progress, total);
+    let waited = wait(config, &works, &deadline, &runtime, progress, total);
     deadline.send_replace(true);
-    let mut done = Outcome {
-        notices: notices.take(),
-        ..Outcome::default()
-    };
-    for Work {
-        shared, recovered, ..
-    } in &works
-    {
-        let _ = shared.wait_for(None, &mut || true, |state| state.ended);
-        done.delivered += recovered.load(Ordering::Relaxed);
-        done.parked += shared.state().parked;
+    for work in &works {
+        let _ = runtime.wait(ended(&work.destination), &mut || true);
     }
-    done.delivered -= done.parked.min(done.delivered);
-    done.notices.extend(notices.take());
-    for abandoned in all.iter() {
-        if abandoned.is_done() {
-            abandoned.remove();
-            continue;
-        }
-        for (place, uri) in abandoned.manifest.destinations.iter().enumerate() {
-            if abandoned.reader(place).is_done(abandoned.end) {
-                continue;
-            }
-            let reason = works
-                .iter()
-                .find(|work| work.uris.contains(uri))
-                .and_then(|work| work.shared.state().last_error());
-            let left = done.left.entry(uri.clone()).or_default();
-            left.0 += pending(&abandoned.dir, place).0;
-            left.1 = reason.unwrap_or_else(|| "the time is over".to_owned());
-        }
-    }
-    outcome.map(|()| done)
+    let mut outcome = left(&journals, &works);
+    outcome.notices = notices.take();
+    waited.map(|()| outcome)
 }
 
-/// Waits until all couriers have ended.
+/// Returns the number of records of a journal that wait, for all of its destinations together.
+fn waiting(journal: &Abandoned) -> u64 {
+    let destinations = 0..journal.manifest.destinations.len();
+    destinations
+        .map(|index| pending(&journal.dir, index).0)
+        .sum()
+}
+
+/// Groups the destinations of journals by the sender that delivers to them: side by side, as one that is down delays
+/// only itself. Everything that goes to one place goes there by one sender: two would create a run at a server twice.
+fn routes(config: &SyncConfig, journals: &[Abandoned]) -> Vec<Vec<String>> {
+    let uris = journals.iter().flat_map(|it| &it.manifest.destinations);
+    let mut uris: Vec<String> = uris.cloned().collect();
+    uris.sort();
+    uris.dedup();
+    match &config.instead {
+        Some(_) if uris.is_empty() => Vec::new(),
+        Some(_) => vec![uris],
+        None => uris.into_iter().map(|uri| vec![uri]).collect(),
+    }
+}
+
+/// Starts a sender for some destinations.
+fn start(
+    config: &SyncConfig,
+    uris: Vec<String>,
+    journals: &Arc<Vec<Abandoned>>,
+    notices: &Arc<Notices>,
+    deadline: &watch::Sender<bool>,
+    runtime: &Runtime,
+) -> Result<Work> {
+    let first = uris.first().cloned().unwrap_or_default();
+    let known = config.known.iter().find(|known| known.uri() == first);
+    let to = match config.instead.as_ref().or(known) {
+        Some(to) => to.clone(),
+        None => Destination::parse("destination", &first)?,
+    };
+    let store = DeferredStore::new(to, config.fresh_schema.clone(), false);
+    let destination = Arc::new(DestinationState::new(first));
+    let sender = Sender::new(
+        config.heimdall_dir.clone(),
+        Arc::new(store),
+        Access::default(),
+        Arc::clone(&destination),
+        Arc::clone(notices),
+        deadline.clone(),
+    );
+    let recovered = Arc::clone(&sender.recovered);
+    let end = EndGuard(Arc::clone(&destination));
+    let work = deliver(sender, uris.clone(), Arc::clone(journals));
+    runtime.spawn(async move {
+        work.await;
+        drop(end);
+    });
+    Ok(Work {
+        uris,
+        destination,
+        recovered,
+    })
+}
+
+/// Waits until all senders have ended.
 fn wait(
-    order: &Order,
+    config: &SyncConfig,
     works: &[Work],
     deadline: &watch::Sender<bool>,
-    progress: &mut dyn FnMut(Progress) -> bool,
+    runtime: &Runtime,
+    progress: &mut dyn FnMut(SyncProgress) -> bool,
     total: u64,
 ) -> Result<()> {
-    let until = order
-        .timeout
-        .and_then(|timeout| Instant::now().checked_add(timeout));
-    let so_far = || {
-        let mut so_far = Progress {
-            delivered: 0,
-            total,
-            uploading: 0,
-            uploaded: 0,
-        };
-        for work in works {
-            so_far.delivered += work.recovered.load(Ordering::Relaxed);
-            let (uploading, uploaded) = work.shared.state().uploads();
-            so_far.uploading += uploading;
-            so_far.uploaded += uploaded;
-        }
-        so_far
-    };
+    let timeout = config.timeout;
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut goes_on = true;
-    for Work { shared, .. } in works {
+    for work in works {
         let mut keep_waiting = || {
-            goes_on = progress(so_far());
+            goes_on = progress(so_far(works, total));
             goes_on
         };
-        let keep_waiting: KeepWaiting<'_> = &mut keep_waiting;
-        if !matches!(
-            shared.wait_for(until, keep_waiting, |state| state.ended),
-            Ok(true)
-        ) {
+        let ended = runtime.wait_until(until, ended(&work.destination), &mut keep_waiting);
+        if !matches!(ended, Ok(Some(()))) {
             deadline.send_replace(true);
         }
         if !goes_on {
             return Err(Error::Interrupted);
         }
     }
-    progress(so_far());
+    progress(so_far(works, total));
     Ok(())
 }
 
-/// Delivers all that journals have for some destinations. What belongs to a run that another journal starts is tried
-/// again after it.
-async fn deliver(
-    mut courier: Courier,
-    wanted: Vec<String>,
-    all: Arc<Vec<Abandoned>>,
-    shared: Arc<Shared>,
-) {
-    let mut left: Vec<&Abandoned> = all.iter().collect();
+fn ended(destination: &Arc<DestinationState>) -> impl Future<Output = ()> + Send + 'static {
+    let destination = Arc::clone(destination);
+    async move { destination.wait_until(|state| state.ended).await }
+}
+
+fn so_far(works: &[Work], total: u64) -> SyncProgress {
+    let mut so_far = SyncProgress {
+        delivered: 0,
+        total,
+        uploading: 0,
+        uploaded: 0,
+    };
+    for work in works {
+        so_far.delivered += work.recovered.load(Ordering::Relaxed);
+        let (uploading, uploaded) = work.destination.state().upload_bytes();
+        so_far.uploading += uploading;
+        so_far.uploaded += uploaded;
+    }
+    so_far
+}
+
+/// Removes the journals that are delivered to all of their destinations, and counts the records of the others.
+fn left(journals: &[Abandoned], works: &[Work]) -> SyncOutcome {
+    let mut outcome = SyncOutcome::default();
+    for work in works {
+        outcome.delivered += work.recovered.load(Ordering::Relaxed);
+        outcome.parked += work.destination.state().parked;
+    }
+    outcome.delivered -= outcome.parked.min(outcome.delivered);
+    for journal in journals {
+        if journal.is_done() {
+            journal.remove();
+            continue;
+        }
+        for (index, uri) in journal.manifest.destinations.iter().enumerate() {
+            if journal.reader(index).is_done(journal.end) {
+                continue;
+            }
+            let reason = works
+                .iter()
+                .find(|work| work.uris.contains(uri))
+                .and_then(|work| work.destination.state().last_error());
+            let left = outcome.left.entry(uri.clone()).or_default();
+            left.0 += pending(&journal.dir, index).0;
+            left.1 = reason.unwrap_or_else(|| "the time is over".to_owned());
+        }
+    }
+    outcome
+}
+
+/// Delivers the part of all journals that goes to some destinations. A journal that belongs to a run which another
+/// journal starts is tried again after the other.
+async fn deliver(mut sender: Sender, wanted: Vec<String>, journals: Arc<Vec<Abandoned>>) {
+    let mut left: Vec<&Abandoned> = journals.iter().collect();
     loop {
         let before = left.len();
         let mut early = Vec::new();
-        'journals: for abandoned in left {
-            let uris = abandoned.manifest.destinations.iter().enumerate();
-            for (place, _) in uris.filter(|(_, uri)| wanted.contains(uri)) {
-                match courier.deliver_abandoned(abandoned, place).await {
+        'journals: for journal in left {
+            let uris = journal.manifest.destinations.iter().enumerate();
+            for (index, _) in uris.filter(|(_, uri)| wanted.contains(uri)) {
+                match sender.deliver_abandoned(journal, index).await {
                     Ok(()) => {}
-                    Err(Left::Early) => {
-                        early.push(abandoned);
+                    Err(NotDelivered::TooEarly) => {
+                        early.push(journal);
                         continue 'journals;
                     }
-                    Err(Left::Journal(error)) => courier.tell_damage(&[error.to_string()]),
-                    Err(Left::Closing | Left::Stalled) => break 'journals,
+                    Err(NotDelivered::Journal(error)) => sender.tell_damage(&[error.to_string()]),
+                    Err(NotDelivered::DeadlineReached | NotDelivered::Stalled) => break 'journals,
                 }
             }
         }
@@ -326,5 +359,4 @@ async fn deliver(
         }
         left = early;
     }
-    shared.update(|state| state.ended = true);
 }

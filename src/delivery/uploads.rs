@@ -1,230 +1,295 @@
-//! Uploads that wait or are on their way while the records behind them are delivered.
+//! The order in which the entries of one journal go to one destination: a state machine without I/O.
 //!
-//! They hold up nothing but the end of their run. The position moves behind one when it has landed: what comes
-//! after it is written again where the process dies before, which changes nothing.
+//! Records are written in the order of the journal, one transaction for each stretch without artifacts. Uploads run in
+//! parallel with the records after them. The saved position passes an upload only once it has finished: entries behind
+//! it are written again where the process dies before, which changes nothing. A run is marked ended once all of its
+//! uploads before that have finished; records that the run logs after its end wait as well, other runs do not.
+//!
+//! The sender hands in [`Event`]s and performs the [`Action`]s that [`Uploads::next`] returns.
 
-use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use futures_util::FutureExt;
-use tokio::task::JoinSet;
-
-use super::{
-    destination::Shared,
-    outage::{Closing, Failure, Patience},
-};
 use crate::{
-    artifacts::{
-        error::ArtifactError,
-        store::{ArtifactStore, Upload},
-    },
     journal::{reader::Placed, record::Record},
     mlflow::{artifact_path::ArtifactPath, run::RunId},
 };
 
 /// Uploads at a time.
-const TOGETHER: usize = 16;
-/// Bytes that they hold in memory at a time.
-const MEMORY: u64 = 40 << 20;
-/// What a long upload holds of it: the parts that are on their way.
-const OF_ONE: u64 = 32 << 20;
-/// Bytes of entries that wait for an upload before them to land. What a dead process leaves of them is written again.
-const BEHIND: usize = 16 << 20;
+const MAX_UPLOADS: usize = 16;
+/// Bytes that the uploads hold in memory at a time.
+const MAX_MEMORY: u64 = 40 << 20;
+/// Bytes that a long upload holds in memory: the parts that are being sent.
+const MEMORY_OF_ONE: u64 = 32 << 20;
+/// Bytes of entries that wait for an upload before them. A dead process leaves at most so much to be written again.
+const MAX_UNSAVED: usize = 16 << 20;
 
-/// An upload that has ended.
+/// An event that changes what can be done.
 #[derive(Debug)]
-pub(crate) struct Landed {
-    pub placed: Placed,
-    pub outcome: Result<Result<(), Failure>, Closing>,
+pub(crate) enum Event {
+    /// Entries were read from the journal, in its order.
+    Read(Vec<Placed>),
+    /// The records of the last [`Action::Write`] are written or parked.
+    Written,
+    /// The upload of the entry of this number has finished, or its file is parked.
+    Finished(u64),
 }
 
-/// An upload that is on its way.
+/// The thing to do next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Action<'a> {
+    /// Write these records in one transaction, then hand in [`Event::Written`].
+    Write(&'a [Placed]),
+    /// Start the upload of this artifact; hand in [`Event::Finished`] once it has finished.
+    Upload(Placed),
+    /// Save the position behind these entries: they and all entries before them are delivered.
+    Save(Vec<Placed>),
+    /// Wait until an upload has finished: nothing else can be done.
+    WaitForUpload,
+    /// Read more entries. Uploads may still be running.
+    Read,
+}
+
+/// Entries of a journal that are not delivered yet, or whose position is not saved yet.
 #[derive(Debug)]
-struct Flight {
+pub(crate) struct Uploads {
+    /// Returns the length of an artifact in bytes.
+    size: fn(&Record) -> u64,
+    /// All entries that were handed in and whose position is not saved.
+    unsaved: VecDeque<Placed>,
+    unsaved_bytes: usize,
+    /// Number of the first entry that no action has taken up yet.
+    unread: u64,
+    /// Number of the first entry of the group that is being written.
+    writing: Option<u64>,
+    /// Artifacts that wait for room, or for an upload before them to the same path.
+    queue: VecDeque<u64>,
+    running: BTreeMap<u64, Running>,
+    /// Ends of runs, which wait for the uploads before them.
+    ends: VecDeque<u64>,
+}
+
+/// An upload that runs.
+#[derive(Debug)]
+struct Running {
     run: RunId,
     path: Option<ArtifactPath>,
-    size: u64,
-    sent: Arc<AtomicU64>,
+    memory: u64,
 }
 
-/// Uploads on their way, and what was delivered behind them.
-#[derive(Debug, Default)]
-pub(crate) struct Flights {
-    tasks: JoinSet<Landed>,
-    in_air: BTreeMap<u64, Flight>,
-    /// Artifacts that wait for room, or for one before them to the same place.
-    queue: VecDeque<Placed>,
-    /// Ends of runs, which wait for the artifacts before them.
-    ends: VecDeque<Placed>,
-    /// What was handed in, from the first that has not arrived.
-    behind: VecDeque<Placed>,
-    behind_bytes: usize,
-}
-
-/// Where a flight takes what it brings.
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub store: Arc<dyn ArtifactStore>,
-    /// The journal's copy of the file, if it has one.
-    pub staged: Option<PathBuf>,
-    /// Nobody else needs that copy.
-    pub is_ours: bool,
-    /// Where an upload in parts keeps what it has sent.
-    pub resume: PathBuf,
-    /// File in which trouble is noted.
-    pub note: PathBuf,
-    /// Folder for what is in memory alone.
-    pub heimdall_dir: PathBuf,
-}
-
-impl Flights {
-    /// Whether nothing waits and all have landed.
-    pub fn is_empty(&self) -> bool {
-        self.in_air.is_empty() && self.queue.is_empty() && self.ends.is_empty()
-    }
-
-    /// Whether artifacts of a run have not arrived, of those before an entry.
-    fn has(&self, run: RunId, before: u64) -> bool {
-        let mut queued = self.queue.iter().take_while(|it| it.number < before);
-        self.in_air.values().any(|flight| flight.run == run)
-            || queued.any(|placed| placed.entry.record.run() == run)
-    }
-
-    /// Whether a record is not for the tracking store, or not yet.
-    pub fn must_wait(&self, record: &Record) -> bool {
-        match record {
-            Record::RunEnded { run, .. } => self.has(*run, u64::MAX),
-            record => record.is_artifact(),
+impl Uploads {
+    /// Returns a machine without entries; `size` returns the length of an artifact in bytes.
+    pub fn new(size: fn(&Record) -> u64) -> Self {
+        Self {
+            size,
+            unsaved: VecDeque::new(),
+            unsaved_bytes: 0,
+            unread: 0,
+            writing: None,
+            queue: VecDeque::new(),
+            running: BTreeMap::new(),
+            ends: VecDeque::new(),
         }
     }
 
-    /// Whether the end of a run waits for its artifacts.
-    pub fn is_ending(&self, run: RunId) -> bool {
-        self.ends.iter().any(|end| end.entry.record.run() == run)
-    }
-
-    /// Whether too much waits for what is on its way.
-    pub fn hold_up(&self) -> bool {
-        !self.is_empty() && self.behind_bytes >= BEHIND
-    }
-
-    /// Adds an artifact, or the end of a run, to what waits for its turn.
-    pub fn wait(&mut self, placed: Placed) {
-        match placed.entry.record {
-            Record::RunEnded { .. } => self.ends.push_back(placed),
-            _ => self.queue.push_back(placed),
+    /// Takes an event.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Read(entries) => {
+                if self.all_taken_up()
+                    && let Some(first) = entries.first()
+                {
+                    self.unread = first.number;
+                }
+                self.unsaved_bytes += entries.iter().map(held).sum::<usize>();
+                self.unsaved.extend(entries);
+            }
+            Event::Written => self.writing = None,
+            Event::Finished(number) => {
+                self.running.remove(&number);
+            }
         }
     }
 
-    /// Takes what has its turn: the end of a run all of whose artifacts have arrived, or an artifact there is room for.
-    pub fn take(&mut self) -> Option<Placed> {
-        let has_arrived = |end: &Placed| !self.has(end.entry.record.run(), end.number);
-        if let Some(place) = self.ends.iter().position(has_arrived) {
-            return self.ends.remove(place);
+    /// Returns the thing to do next.
+    pub fn next(&mut self) -> Action<'_> {
+        debug_assert!(self.writing.is_none(), "the last write is done");
+        if let Some(end) = self.next_end() {
+            self.writing = Some(end);
+            let at = self.index(end);
+            return Action::Write(&self.unsaved.make_contiguous()[at..=at]);
         }
-        if self.in_air.len() >= TOGETHER {
+        loop {
+            if let Some(upload) = self.next_upload() {
+                return Action::Upload(upload);
+            }
+            match self.next_group() {
+                Group::Records(from, to) => {
+                    return Action::Write(&self.unsaved.make_contiguous()[from..to]);
+                }
+                Group::Waiting => {}
+                Group::Blocked | Group::None => break,
+            }
+        }
+        let delivered = self.delivered();
+        if delivered > 0 {
+            let entries: Vec<_> = self.unsaved.drain(..delivered).collect();
+            self.unsaved_bytes -= entries.iter().map(held).sum::<usize>();
+            return Action::Save(entries);
+        }
+        if self.all_taken_up() {
+            Action::Read
+        } else {
+            Action::WaitForUpload
+        }
+    }
+
+    /// Returns true while uploads run or wait, or ends of runs wait for them.
+    pub fn are_outstanding(&self) -> bool {
+        !self.running.is_empty() || !self.queue.is_empty() || !self.ends.is_empty()
+    }
+
+    /// Returns the number of the first entry that is neither written nor being uploaded.
+    pub fn first_unwritten(&self) -> Option<u64> {
+        let unread = (!self.all_taken_up()).then_some(self.unread);
+        [self.ends.front().copied(), self.writing, unread]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn all_taken_up(&self) -> bool {
+        let last = self.unsaved.back();
+        last.is_none_or(|last| last.number < self.unread)
+    }
+
+    /// Index of the first entry from number `number` on.
+    fn index(&self, number: u64) -> usize {
+        self.unsaved.partition_point(|it| it.number < number)
+    }
+
+    fn record(&self, number: u64) -> Option<&Record> {
+        let placed = self.unsaved.get(self.index(number))?;
+        (placed.number == number).then_some(&placed.entry.record)
+    }
+
+    /// Takes the first end of a run all of whose uploads before it have finished.
+    fn next_end(&mut self) -> Option<u64> {
+        let is_free = |end: &u64| {
+            let run = self.record(*end).map(Record::run);
+            run.is_none_or(|run| !self.has_uploads(run, *end))
+        };
+        let at = self.ends.iter().position(is_free)?;
+        self.ends.remove(at)
+    }
+
+    /// Returns true where uploads of a run are outstanding, of those before an entry.
+    fn has_uploads(&self, run: RunId, before: u64) -> bool {
+        let mut queued = self.queue.iter().take_while(|number| **number < before);
+        let mut running = self.running.range(..before);
+        running.any(|(_, upload)| upload.run == run)
+            || queued.any(|number| self.record(*number).is_some_and(|it| it.run() == run))
+    }
+
+    /// Takes the first artifact that there is room for.
+    fn next_upload(&mut self) -> Option<Placed> {
+        if self.running.len() >= MAX_UPLOADS || self.queue.is_empty() {
             return None;
         }
-        // Of two to the same place, the later must arrive later.
-        let flights = self.in_air.values();
-        let mut taken: HashSet<_> = flights.map(|it| (it.run, it.path.as_ref())).collect();
-        let mut places = self.queue.iter().map(|placed| {
-            let record = &placed.entry.record;
-            (record.run(), record.artifact_path())
+        // Of two uploads to the same path, the later one must arrive later.
+        let running = self.running.values();
+        let mut taken: HashSet<_> = running.map(|it| (it.run, it.path.as_ref())).collect();
+        let mut paths = self.queue.iter().map(|number| {
+            let record = self.record(*number)?;
+            Some((record.run(), record.artifact_path()))
         });
-        let next = places.position(|place| taken.insert(place))?;
-        let weight = |size: u64| size.min(OF_ONE);
-        let held: u64 = self.in_air.values().map(|it| weight(it.size)).sum();
-        let has_room =
-            self.in_air.is_empty() || held + weight(size(&self.queue[next].entry.record)) <= MEMORY;
-        if has_room {
-            self.queue.remove(next)
-        } else {
-            None
+        let at = paths.position(|path| path.is_none_or(|path| taken.insert(path)))?;
+        let number = self.queue[at];
+        let placed = self.unsaved.get(self.index(number))?.clone();
+        let record = &placed.entry.record;
+        let memory = (self.size)(record).min(MEMORY_OF_ONE);
+        let held: u64 = self.running.values().map(|it| it.memory).sum();
+        if !self.running.is_empty() && held + memory > MAX_MEMORY {
+            return None;
         }
-    }
-
-    /// Starts an upload.
-    pub fn start(&mut self, placed: Placed, order: Order, patience: Patience, shared: &Shared) {
-        let sent = Arc::new(AtomicU64::new(0));
-        let size = size(&placed.entry.record);
-        let flight = Flight {
-            run: placed.entry.record.run(),
-            path: placed.entry.record.artifact_path().cloned(),
-            size,
-            sent: Arc::clone(&sent),
+        let running = Running {
+            run: record.run(),
+            path: record.artifact_path().cloned(),
+            memory,
         };
-        self.in_air.insert(placed.number, flight);
-        self.tasks.spawn(async move {
-            let attempt = || {
-                sent.store(0, Ordering::Relaxed);
-                put(&placed.entry.record, &order, &sent)
+        self.running.insert(number, running);
+        self.queue.remove(at);
+        Some(placed)
+    }
+
+    /// Takes up the next entries: queues an artifact, lets the end of a run wait, or returns records to write.
+    fn next_group(&mut self) -> Group {
+        let from = self.index(self.unread);
+        let Some(first) = self.unsaved.get(from) else {
+            return Group::None;
+        };
+        let is_full = self.are_outstanding() && self.unsaved_bytes >= MAX_UNSAVED;
+        let record = &first.entry.record;
+        if is_full || self.is_ending(record.run()) {
+            return Group::Blocked;
+        }
+        let number = first.number;
+        let waits = match record {
+            Record::RunEnded { run, .. } => self.has_uploads(*run, number),
+            record => record.is_artifact(),
+        };
+        if waits {
+            let is_artifact = record.is_artifact();
+            self.unread = number + 1;
+            let queue = if is_artifact {
+                &mut self.queue
+            } else {
+                &mut self.ends
             };
-            let work = patience.settle(Some(&order.note), attempt);
-            // A bug in one upload must not take the others with it.
-            let outcome = AssertUnwindSafe(work).catch_unwind().await;
-            let outcome = outcome.unwrap_or_else(|_| {
-                Ok(Err(Failure::Artifact(ArtifactError::Io {
-                    artifact: placed.entry.record.summary(),
-                    target: order.resume.clone(),
-                    source: io::Error::other("the upload panicked"),
-                })))
-            });
-            Landed { placed, outcome }
-        });
-        self.show(shared);
+            queue.push_back(number);
+            return Group::Waiting;
+        }
+        let goes_along = |placed: &&Placed| {
+            let record = &placed.entry.record;
+            !record.is_artifact()
+                && !matches!(record, Record::RunEnded { .. })
+                && !self.is_ending(record.run())
+        };
+        let others = self.unsaved.range(from + 1..).take_while(goes_along);
+        let to = from + 1 + others.count();
+        self.writing = Some(number);
+        self.unread = self.unsaved[to - 1].number + 1;
+        Group::Records(from, to)
     }
 
-    /// Waits for the next to land; `None` where none is on its way.
-    pub async fn next(&mut self, shared: &Shared) -> Option<Landed> {
-        let landed = self.tasks.join_next().await?.ok()?;
-        self.in_air.remove(&landed.placed.number);
-        self.show(shared);
-        Some(landed)
+    /// Returns true where the end of a run waits for its uploads.
+    fn is_ending(&self, run: RunId) -> bool {
+        let mut ends = self.ends.iter();
+        ends.any(|number| self.record(*number).is_some_and(|it| it.run() == run))
     }
 
-    /// Adds entries that are delivered, on their way or waiting.
-    pub fn follow(&mut self, entries: Vec<Placed>) {
-        self.behind_bytes += entries.iter().map(held).sum::<usize>();
-        self.behind.extend(entries);
-    }
-
-    /// Takes the entries that nothing before them has not arrived of.
-    pub fn settled(&mut self) -> Vec<Placed> {
-        let numbers = [
-            self.in_air.keys().next().copied(),
-            self.queue.front().map(|placed| placed.number),
-            self.ends.front().map(|placed| placed.number),
+    /// Number of the entries before the first one that is outstanding.
+    fn delivered(&self) -> usize {
+        let outstanding = [
+            self.running.keys().next().copied(),
+            self.queue.front().copied(),
+            self.ends.front().copied(),
+            self.writing,
+            Some(self.unread),
         ];
-        let until = numbers.into_iter().flatten().min().unwrap_or(u64::MAX);
-        let settled = self.behind.partition_point(|placed| placed.number < until);
-        let settled: Vec<_> = self.behind.drain(..settled).collect();
-        self.behind_bytes -= settled.iter().map(held).sum::<usize>();
-        settled
+        let first = outstanding.into_iter().flatten().min();
+        first.map_or(0, |first| self.index(first))
     }
+}
 
-    /// Number of entries before `end` and before the first end of a run that waits.
-    pub fn written(&self, end: u64) -> u64 {
-        let waiting = self.ends.front().map_or(u64::MAX, |placed| placed.number);
-        waiting.min(end)
-    }
-
-    fn show(&self, shared: &Shared) {
-        let flights = self.in_air.values();
-        let shown = flights.map(|flight| (flight.size, Arc::clone(&flight.sent)));
-        let shown: Vec<_> = shown.collect();
-        shared.update(|state| state.uploads = shown);
-    }
+/// The next entries of a journal.
+enum Group {
+    /// Records to write, from one index to another.
+    Records(usize, usize),
+    /// An entry that waits.
+    Waiting,
+    /// Entries that must wait for an upload.
+    Blocked,
+    None,
 }
 
 /// Bytes that an entry takes, about.
@@ -234,91 +299,4 @@ fn held(placed: &Placed) -> usize {
         _ => 0,
     };
     size_of::<Placed>() + content
-}
-
-fn size(record: &Record) -> u64 {
-    match record {
-        Record::Artifact { size, .. } => *size,
-        Record::ArtifactInline { content, .. } => content.len() as u64,
-        Record::ArtifactInPlace { source, .. } => {
-            fs::metadata(source).map_or(0, |metadata| metadata.len())
-        }
-        _ => 0,
-    }
-}
-
-async fn put(record: &Record, order: &Order, sent: &AtomicU64) -> Result<(), Failure> {
-    let upload = |file, size, path, is_ours, resume| Upload {
-        file,
-        size,
-        path,
-        is_ours,
-        resume,
-        sent,
-    };
-    let resume = Some(order.resume.as_path());
-    match record {
-        Record::Artifact { path, size, .. } => {
-            let file = order.staged.as_deref().unwrap_or(Path::new(""));
-            let upload = upload(file, *size, path, order.is_ours, resume);
-            order.store.put(upload).await?;
-        }
-        Record::ArtifactInPlace { source, path, .. } => {
-            let file = Path::new(source);
-            let metadata = fs::metadata(file).map_err(|_| lost(file, path))?;
-            let upload = upload(file, metadata.len(), path, false, resume);
-            order.store.put(upload).await?;
-        }
-        Record::ArtifactInline { content, path, .. } => {
-            let name = format!(".inline-{:016x}", rand::random::<u64>());
-            // The journal's own disk may be the full one.
-            let places = [order.heimdall_dir.clone(), std::env::temp_dir()];
-            let file = places
-                .iter()
-                .map(|place| place.join(&name))
-                .find(|file| write_private(file, content).is_ok());
-            let Some(file) = file else {
-                return Err(Failure::Artifact(ArtifactError::Io {
-                    artifact: path.as_str().to_owned(),
-                    target: places[1].join(&name),
-                    source: io::ErrorKind::StorageFull.into(),
-                }));
-            };
-            // Also where this is broken off.
-            let _gone = Temporary(&file);
-            let upload = upload(&file, content.len() as u64, path, false, None);
-            order.store.put(upload).await?;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// A file that goes with this.
-struct Temporary<'a>(&'a Path);
-
-impl Drop for Temporary<'_> {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(self.0);
-    }
-}
-
-fn lost(file: &Path, path: &ArtifactPath) -> ArtifactError {
-    ArtifactError::StagedLost {
-        staged: file.to_owned(),
-        artifact: path.as_str().to_owned(),
-    }
-}
-
-/// Writes a file that nobody else may read.
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(content).inspect_err(|_| {
-        let _ = fs::remove_file(path);
-    })
 }

@@ -1,40 +1,41 @@
-//! The worker: reads this process' journal for one destination and has the courier deliver it.
+//! The worker: reads this process' journal for one destination and has the sender deliver it.
 
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     dead_letter::DeadLetters,
-    destination::Shared,
+    destination::{DestinationState, EndGuard},
     keeper::Common,
-    outage::{Closing, QUIET},
-    sender::{Courier, Left},
+    outage::{DeadlineReached, QUIET},
+    sender::{NotDelivered, Outbox, Sender},
 };
 use crate::{
-    artifacts::open,
+    artifacts::open::Access,
     journal::{
         error::JournalError,
         reader::{Placed, Reader},
+        writer::End,
     },
     net::retry::Backoff,
-    store::tracking::TrackingStore,
+    store::deferred::DeferredStore,
 };
 
 /// Pause before a part of the journal that could not be read is read again.
 const REREAD: Duration = Duration::from_secs(1);
-/// How long files of a dead process hold up this one's records where their store does not take them.
+/// Longest time that files of a dead process hold up this one's records where their store does not take them.
 const STALLS: Duration = Duration::from_secs(5);
-/// How long a journal is left alone then.
+/// Time that such a journal is left alone then.
 const STALLED: Duration = Duration::from_secs(120);
 
-/// Tells who waits that a worker has ended, however it came.
-struct Ending(Arc<Common>, Arc<Shared>);
+/// Tells the user when a worker panics.
+struct PanicGuard(Arc<Common>, Arc<DestinationState>);
 
-impl Drop for Ending {
+impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.notices.tell(format!(
@@ -42,207 +43,223 @@ impl Drop for Ending {
                 self.1.uri
             ));
         }
-        self.1.update(|state| state.ended = true);
     }
 }
 
-/// Delivers one tracker's journal to one destination, and what dead processes left for that one.
+/// Delivers one tracker's journal to one destination, and the journals that dead processes left for it.
 #[derive(Debug)]
 pub(crate) struct Worker {
     heimdall_dir: PathBuf,
-    destination: usize,
+    index: usize,
     common: Arc<Common>,
-    shared: Arc<Shared>,
-    courier: Courier,
-    /// A message has been given for a journal that cannot be read or whose position cannot be saved.
+    destination: Arc<DestinationState>,
+    sender: Sender,
+    /// True once the user was told that a journal cannot be read or its position not saved.
     told: bool,
     /// Journals whose files cannot be sent at present, and since when they are left alone.
     stalled: HashMap<PathBuf, Instant>,
 }
 
 impl Worker {
+    /// Returns the worker for the destination of this index.
     pub fn new(
         heimdall_dir: PathBuf,
-        destination: usize,
-        store: Arc<dyn TrackingStore>,
-        access: open::Access,
+        index: usize,
+        store: Arc<DeferredStore>,
+        access: Access,
         common: Arc<Common>,
     ) -> Self {
-        let shared = Arc::clone(&common.destinations[destination]);
-        let mut courier = Courier::new(
+        let destination = Arc::clone(&common.destinations[index]);
+        let mut sender = Sender::new(
             heimdall_dir.clone(),
             store,
             access,
-            Arc::clone(&shared),
+            Arc::clone(&destination),
             Arc::clone(&common.notices),
-            common.deadline.clone(),
+            common.shutdown.deadline.clone(),
         );
-        courier.stalls_after = Some(STALLS);
+        sender.stalls_after = Some(STALLS);
         Self {
             heimdall_dir,
-            destination,
+            index,
             common,
-            shared,
-            courier,
+            destination,
+            sender,
             told: false,
             stalled: HashMap::new(),
         }
     }
 
-    /// Works until it is told to close and all is delivered, or the time for that is over.
+    /// Works until it is told to close and everything is delivered, or the time for that is over.
     pub async fn run(mut self) {
-        let ending = Ending(Arc::clone(&self.common), Arc::clone(&self.shared));
-        let mut reader = Reader::live(Arc::clone(&self.common.journal), self.destination);
-        if self.deliver_live(&mut reader).await.is_ok() {
-            // A run whose end could not be recorded any more is ended by the next start.
-            if !reader.progress().open_runs.is_empty() {
-                self.common.leaves_runs.store(true, Ordering::Release);
-            }
-            if self.common.behind.fetch_sub(1, Ordering::AcqRel) == 1
-                && !self.common.leaves_runs.load(Ordering::Acquire)
-            {
+        let end = EndGuard(Arc::clone(&self.destination));
+        let panic = PanicGuard(Arc::clone(&self.common), Arc::clone(&self.destination));
+        let reader = Reader::live(Arc::clone(&self.common.journal), self.index);
+        let letters = DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.index);
+        let mut outbox = Outbox::live(reader, letters);
+        if self.deliver(&mut outbox).await.is_ok() {
+            let leaves_runs = !outbox.reader.progress().open_runs.is_empty();
+            if self.common.shutdown.destination_is_done(leaves_runs) {
                 self.common.journal.remove();
             }
         }
-        drop(ending);
+        drop(panic);
+        drop(end);
     }
 
-    async fn deliver_live(&mut self, reader: &mut Reader) -> Result<(), Closing> {
+    async fn deliver(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
         loop {
-            // Journals of dead processes come first: this one may go on with their runs.
+            // Journals of dead processes come first: this process may go on with their runs.
             self.adopt().await?;
             let end = self.common.journal.end();
-            let batch = match reader.read(end.position) {
+            let batch = match outbox.reader.read(end.position) {
                 Ok(batch) => batch,
                 Err(error) => {
                     self.tell_once(&error);
-                    if self.courier.wait_to_close(REREAD).await {
-                        return Err(Closing);
+                    if self.sender.wait_to_close(REREAD).await {
+                        return Err(DeadlineReached);
                     }
                     continue;
                 }
             };
-            self.courier.tell_damage(&batch.damage);
-            let letters = DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.destination);
-            let mut entries = batch.entries;
-            let is_in_memory = entries.is_empty() && end.in_memory > 0;
-            if is_in_memory {
-                // What is in memory has no place that a position could lie before.
-                self.courier.land_all(reader, &letters).await?;
-                self.advance(reader);
-                entries = reader.in_memory();
-            }
-            if !entries.is_empty() {
-                self.await_start(&entries).await?;
-                self.courier.deliver(reader, entries, &letters).await?;
-                if is_in_memory {
-                    self.courier.land_all(reader, &letters).await?;
+            self.sender.tell_damage(&batch.damage);
+            if !batch.entries.is_empty() {
+                self.deliver_entries(outbox, batch.entries).await?;
+            } else {
+                let took_from_memory = end.in_memory > 0 && self.deliver_memory(outbox).await?;
+                if !took_from_memory && self.wait_for_more(outbox, end).await? {
+                    return Ok(());
                 }
-                self.advance(reader);
-                continue;
-            }
-            let common = Arc::clone(&self.common);
-            let woken = common.wake.notified();
-            tokio::pin!(woken);
-            woken.as_mut().enable();
-            let now = self.common.journal.end();
-            if now.appended != end.appended || now.in_memory != end.in_memory {
-                continue;
-            }
-            let written = self.courier.written(end.appended);
-            self.shared.update(|state| state.written = written);
-            if self.courier.has_flights() {
-                tokio::select! {
-                    landed = self.courier.next_landed() => {
-                        let landed = landed.ok_or(Closing)?;
-                        self.courier.received(landed, reader, &letters).await?;
-                        self.advance(reader);
-                    }
-                    () = woken => {}
-                }
-                continue;
-            }
-            if reader.has_passed_over() {
-                let advanced = reader.advance(&[]);
-                self.advanced(advanced, reader);
-            }
-            // Everything that was there when the end was read is delivered, damaged records included.
-            self.shared.update(|state| state.delivered = end.appended);
-            if self.has_adopted() {
-                if self.common.is_closing() {
-                    if self.common.journal.seal(end.appended) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                woken.await;
             }
         }
     }
 
-    fn advance(&mut self, reader: &mut Reader) {
-        let advanced = self.courier.advance(reader);
-        self.advanced(advanced, reader);
+    async fn deliver_entries(
+        &mut self,
+        outbox: &mut Outbox,
+        entries: Vec<Placed>,
+    ) -> Result<(), DeadlineReached> {
+        self.await_start(&entries).await?;
+        outbox.set_letters(DeadLetters::of(
+            &self.heimdall_dir,
+            &outbox.reader.dir(),
+            self.index,
+        ));
+        self.sender.deliver(outbox, entries).await?;
+        self.tell_unsaved(outbox);
+        Ok(())
     }
 
-    fn advanced(&mut self, advanced: Result<(), JournalError>, reader: &Reader) {
-        if let Err(error) = advanced {
-            // Delivered all the same; a next start would only deliver it again.
+    /// Delivers the entries that are in memory only. Returns false where there are none any more.
+    async fn deliver_memory(&mut self, outbox: &mut Outbox) -> Result<bool, DeadlineReached> {
+        // Entries in memory have no place that a position could lie before: no upload may be outstanding.
+        self.sender.finish_uploads(outbox).await?;
+        self.tell_unsaved(outbox);
+        let entries = outbox.reader.in_memory();
+        if entries.is_empty() {
+            return Ok(false);
+        }
+        self.deliver_entries(outbox, entries).await?;
+        self.sender.finish_uploads(outbox).await?;
+        self.tell_unsaved(outbox);
+        Ok(true)
+    }
+
+    /// Waits for more entries or for an upload. Returns true where everything is delivered and the journal is closed.
+    async fn wait_for_more(
+        &mut self,
+        outbox: &mut Outbox,
+        end: End,
+    ) -> Result<bool, DeadlineReached> {
+        let common = Arc::clone(&self.common);
+        let woken = common.shutdown.wake.notified();
+        tokio::pin!(woken);
+        woken.as_mut().enable();
+        let now = common.journal.end();
+        if now.appended != end.appended || now.in_memory != end.in_memory {
+            return Ok(false);
+        }
+        let written = outbox.written(end.appended);
+        self.destination.update(|state| state.written = written);
+        if outbox.has_uploads() {
+            tokio::select! {
+                finished = outbox.next_finished(&self.destination) => {
+                    let finished = finished.ok_or(DeadlineReached)?;
+                    self.sender.finished(outbox, finished).await?;
+                    self.tell_unsaved(outbox);
+                }
+                () = woken => {}
+            }
+            return Ok(false);
+        }
+        if outbox.reader.has_passed_over()
+            && let Err(error) = outbox.reader.advance(&[])
+        {
             self.tell_once(&error);
         }
-        self.shared.update(|state| state.delivered = reader.next());
+        // Everything that was there when the end was read is delivered, damaged records included.
+        self.destination
+            .update(|state| state.delivered = end.appended);
+        if self.has_adopted() {
+            if common.shutdown.is_closing() {
+                return Ok(common.journal.seal(end.appended));
+            }
+            woken.await;
+        }
+        Ok(false)
     }
 
-    /// Waits until runs that another process has started are there. It may have died: its journal has the start then.
-    async fn await_start(&mut self, entries: &[Placed]) -> Result<(), Closing> {
+    /// Waits until runs that another process has started are in the store. That process may have died: its journal has
+    /// the start then.
+    async fn await_start(&mut self, entries: &[Placed]) -> Result<(), DeadlineReached> {
         let (mut backoff, mut quiet) = (Backoff::default(), Some(Instant::now()));
-        while let Some(run) = self.courier.awaited(entries).await? {
+        while let Some(run) = self.sender.awaited(entries).await? {
             if quiet.take_if(|begun| begun.elapsed() >= QUIET).is_some() {
                 self.common.notices.tell(format!(
-                    "run {run} is not there yet, which another process has started: what this process records of it \
-                     waits"
+                    "run {run}, which another process has started, is not in the store yet: the records that this \
+                     process has of it wait"
                 ));
             }
             self.adopt().await?;
             let pause = backoff.pause().min(REREAD);
-            if self.courier.wait_to_close(pause).await {
-                return Err(Closing);
+            if self.sender.wait_to_close(pause).await {
+                return Err(DeadlineReached);
             }
         }
         Ok(())
     }
 
     fn has_adopted(&self) -> bool {
-        self.shared.state().adopted >= self.common.adopt.load(Ordering::Acquire)
+        self.destination.state().adopted >= self.common.abandoned.requested()
     }
 
-    /// Delivers what dead processes left for this destination, if somebody wants that now.
-    async fn adopt(&mut self) -> Result<(), Closing> {
-        let request = self.common.adopt.load(Ordering::Acquire);
-        if self.shared.state().adopted >= request {
+    /// Delivers the journals that dead processes left for this destination, if somebody has requested that.
+    async fn adopt(&mut self) -> Result<(), DeadlineReached> {
+        let request = self.common.abandoned.requested();
+        if self.destination.state().adopted >= request {
             return Ok(());
         }
         let common = Arc::clone(&self.common);
-        let found = tokio::task::spawn_blocking(move || common.adoption.find()).await;
+        let found = tokio::task::spawn_blocking(move || common.abandoned.find()).await;
         self.stalled.retain(|_, since| since.elapsed() < STALLED);
         for abandoned in found.unwrap_or_default() {
             if self.stalled.contains_key(&abandoned.dir) {
-                self.common.adoption.let_go(&abandoned);
+                self.common.abandoned.release(&abandoned);
                 continue;
             }
             let uris = abandoned.manifest.destinations.iter().enumerate();
-            for (place, _) in uris.filter(|(_, uri)| **uri == self.shared.uri) {
-                match self.courier.deliver_abandoned(&abandoned, place).await {
-                    Ok(()) => self.common.adoption.settle(&abandoned),
-                    Err(Left::Closing) => return Err(Closing),
-                    Err(Left::Early) => self.common.adoption.let_go(&abandoned),
-                    Err(Left::Stalled) => {
+            for (index, _) in uris.filter(|(_, uri)| **uri == self.destination.uri) {
+                match self.sender.deliver_abandoned(&abandoned, index).await {
+                    Ok(()) => self.common.abandoned.release_delivered(&abandoned),
+                    Err(NotDelivered::DeadlineReached) => return Err(DeadlineReached),
+                    Err(NotDelivered::TooEarly) => self.common.abandoned.release(&abandoned),
+                    Err(NotDelivered::Stalled) => {
                         self.stalled.insert(abandoned.dir.clone(), Instant::now());
-                        self.common.adoption.let_go(&abandoned);
+                        self.common.abandoned.release(&abandoned);
                     }
-                    Err(Left::Journal(error)) => {
-                        self.common.adoption.let_go(&abandoned);
-                        // It stays for another start; what this process records goes on.
+                    Err(NotDelivered::Journal(error)) => {
+                        self.common.abandoned.release(&abandoned);
+                        // It stays for another start; the records of this process go on.
                         if !std::mem::replace(&mut self.told, true) {
                             self.common
                                 .notices
@@ -252,8 +269,15 @@ impl Worker {
                 }
             }
         }
-        self.shared.update(|state| state.adopted = request);
+        self.destination.update(|state| state.adopted = request);
         Ok(())
+    }
+
+    /// Tells the user that a position could not be saved.
+    fn tell_unsaved(&mut self, outbox: &mut Outbox) {
+        if let Some(error) = outbox.take_error() {
+            self.tell_once(&error);
+        }
     }
 
     fn tell_once(&mut self, error: &JournalError) {

@@ -3,13 +3,7 @@
 use std::process::Command;
 
 use super::{capture::Interpreter, git::source_folder};
-
-/// Tag that holds the name of a run.
-pub const RUN_NAME_TAG: &str = "mlflow.runName";
-/// Tag that holds the id of the run that a run is nested in.
-pub const PARENT_RUN_TAG: &str = "mlflow.parentRunId";
-/// Tag that holds the description of a run.
-pub const NOTE_TAG: &str = "mlflow.note.content";
+pub(crate) use crate::mlflow::run::RUN_NAME_TAG;
 
 /// Where a run comes from.
 #[derive(Clone, Debug, Default)]

@@ -10,8 +10,8 @@ use futures_util::future;
 
 use super::{
     journals::journaled,
-    place::Place,
-    report::{Found, Item, Kind, Order, Report},
+    location::Location,
+    report::{CollectConfig, Findings, GarbageItem, GarbageReport, Kind},
     rules::{Guard, has_ended},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         store::{ArtifactStore, Usage},
     },
     config::{tracker::FreshSchema, uri::Destination},
-    delivery::runtime::{Background, KeepWaiting},
+    delivery::runtime::{KeepWaiting, Runtime},
     error::{Error, Result},
     mlflow::run::{LifecycleStage, ViewType},
     os::clock::now_ms,
@@ -38,21 +38,21 @@ pub(crate) const TOGETHER: usize = 8;
 /// What versions point to is asked again when the last answer is older than this.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// Looks for garbage, and deletes it where the order says so.
+/// Looks for garbage, and deletes it where the configuration says so.
 ///
 /// # Errors
-/// [`Error::Configuration`] for an order that contradicts itself or cannot be carried out by such a store;
+/// [`Error::Configuration`] for a configuration that contradicts itself or cannot be carried out by such a store;
 /// [`Error::Invalid`] for a metric that no run has; [`Error::Store`] where the store cannot be asked;
 /// [`Error::Interrupted`], after which what is not deleted stays.
-pub fn collect(order: &Order, keep_waiting: KeepWaiting<'_>) -> Result<Report> {
-    if order.purge && matches!(order.tracking, Destination::Server(_)) {
+pub fn collect(config: &CollectConfig, keep_waiting: KeepWaiting<'_>) -> Result<GarbageReport> {
+    if config.purge && matches!(config.tracking, Destination::Server(_)) {
         return Err(Error::configuration(
             "purge",
-            &order.tracking.uri(),
+            &config.tracking.uri(),
             "a tracking server removes no run for good: leave it out, and collect with it on the server's database, with this address as the artifact server",
         ));
     }
-    if order.retention.is_some() && order.experiments.is_empty() {
+    if config.retention.is_some() && config.experiments.is_empty() {
         return Err(Error::configuration(
             "retention rules",
             "",
@@ -60,17 +60,17 @@ pub fn collect(order: &Order, keep_waiting: KeepWaiting<'_>) -> Result<Report> {
         ));
     }
     // Its runtime, and with it what it is at, ends with this call.
-    let background = Background::start()?;
-    let order = order.clone();
+    let background = Runtime::start()?;
+    let config = config.clone();
     background.wait(
-        async move { Collection::open(order).await?.run().await },
+        async move { Collection::open(config).await?.run().await },
         keep_waiting,
     )?
 }
 
 /// A collection at work.
 pub(crate) struct Collection {
-    pub(crate) order: Order,
+    pub(crate) config: CollectConfig,
     pub(crate) store: Arc<dyn TrackingStore>,
     artifact_server: Option<Arc<dyn TrackingStore>>,
     registries: Vec<Arc<dyn ModelRegistry>>,
@@ -82,18 +82,18 @@ pub(crate) struct Collection {
 }
 
 impl Collection {
-    async fn open(order: Order) -> Result<Self> {
+    async fn open(config: CollectConfig) -> Result<Self> {
         let fresh_schema = FreshSchema::default();
-        refuse_new(&order.tracking)?;
-        let (store, registry) = open::open(&order.tracking, &fresh_schema).await?;
+        refuse_new(&config.tracking)?;
+        let (store, registry) = open::open(&config.tracking, &fresh_schema).await?;
         let mut registries = vec![registry];
-        if let Some(elsewhere) = &order.registry
-            && elsewhere.uri() != order.tracking.uri()
+        if let Some(elsewhere) = &config.registry
+            && elsewhere.uri() != config.tracking.uri()
         {
             refuse_new(elsewhere)?;
             registries.push(open::open(elsewhere, &fresh_schema).await?.1);
         }
-        let artifact_server = match &order.artifact_server {
+        let artifact_server = match &config.artifact_server {
             Some(server @ Destination::Server(_)) => {
                 let (server, registry) = open::open(server, &fresh_schema).await?;
                 registries.push(registry);
@@ -109,10 +109,10 @@ impl Collection {
             None => None,
         };
         let access = Access {
-            s3: order.s3.clone(),
+            s3: config.s3.clone(),
         };
         Ok(Self {
-            order,
+            config,
             store,
             artifact_server,
             registries,
@@ -123,25 +123,25 @@ impl Collection {
         })
     }
 
-    async fn run(mut self) -> Result<Report> {
+    async fn run(mut self) -> Result<GarbageReport> {
         let all = self.store.experiments(ViewType::All).await?;
         self.experiment_ids = all.iter().map(|it| it.id.clone()).collect();
         let unknown = |name: &&String| !all.iter().any(|it| it.name == **name);
-        if let Some(name) = self.order.experiments.iter().find(unknown) {
+        if let Some(name) = self.config.experiments.iter().find(unknown) {
             return Err(Error::Store(StoreError::NotFound {
                 what: format!("experiment {name:?}"),
-                destination: self.order.tracking.uri(),
+                destination: self.config.tracking.uri(),
             }));
         }
         let wanted: Vec<&Experiment> = all
             .iter()
             .filter(|it| {
-                self.order.experiments.is_empty() || self.order.experiments.contains(&it.name)
+                self.config.experiments.is_empty() || self.config.experiments.contains(&it.name)
             })
             .collect();
         self.guard = self.guard_now().await?;
         let now = now_ms();
-        let mut found = Found::default();
+        let mut found = Findings::default();
         let mut runs: HashSet<String> = HashSet::new();
         for experiment in &all {
             let is_wanted = wanted.iter().any(|it| it.id == experiment.id);
@@ -157,12 +157,12 @@ impl Collection {
             self.find_unkept(experiment, now, &mut found).await?;
         }
         self.find_beside(&wanted, &runs, now, &mut found).await;
-        let mut report = Report {
+        let mut report = GarbageReport {
             items: found.items,
             spared: found.spared,
             failures: found.failures,
         };
-        if self.order.delete {
+        if self.config.delete {
             for items in report.items.chunks_mut(TOGETHER) {
                 let outcomes = self.carry_out_all(items).await;
                 for (item, outcome) in items.iter_mut().zip(outcomes) {
@@ -176,7 +176,7 @@ impl Collection {
 
     /// What must not be touched, as it is now.
     async fn guard_now(&self) -> Result<Guard> {
-        let mut guard = Guard::new(journaled(&self.order.heimdall_dir)?);
+        let mut guard = Guard::new(journaled(&self.config.heimdall_dir)?);
         for registry in &self.registries {
             for version in registry.version_files().await? {
                 guard.add_version(&version);
@@ -201,7 +201,7 @@ impl Collection {
     }
 
     /// Deletes some items side by side, those that still may go. The reason for each that has not gone.
-    async fn carry_out_all(&mut self, items: &[Item]) -> Vec<Result<(), String>> {
+    async fn carry_out_all(&mut self, items: &[GarbageItem]) -> Vec<Result<(), String>> {
         if self.guarded_at.elapsed() > FRESH {
             match self.guard_now().await {
                 Ok(guard) => self.guard = guard,
@@ -213,10 +213,13 @@ impl Collection {
         future::join_all(works).await
     }
 
-    async fn carry_out(&self, item: &Item) -> Result<(), String> {
+    async fn carry_out(&self, item: &GarbageItem) -> Result<(), String> {
         let said = |error: StoreError| error.to_string();
         if let Some(upload) = &item.upload {
-            if let Some(why) = self.guard.holds(item.run_ids(), &Place::all_of(&item.uri)) {
+            if let Some(why) = self
+                .guard
+                .holds(item.run_ids(), &Location::all_of(&item.uri))
+            {
                 return Err(why);
             }
             let store = self.artifacts(&item.location);

@@ -6,8 +6,8 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     collect::{Collection, TOGETHER},
-    place::{Place, is_folder_of_run, is_led_elsewhere, is_run_id},
-    report::{Found, Item, Kind, Spared},
+    location::{Location, is_folder_of_run, is_led_elsewhere, is_run_id},
+    report::{Findings, GarbageItem, Kind, SparedItem},
     rules::{What, is_older, shown, unkept},
     uploads,
 };
@@ -32,9 +32,9 @@ impl Collection {
         experiment: &Experiment,
         rows: &[RunRow],
         now: i64,
-        found: &mut Found,
+        found: &mut Findings,
     ) {
-        let older_than = self.order.older_than;
+        let older_than = self.config.older_than;
         let mut items = Vec::new();
         for row in rows {
             if row.run.lifecycle_stage != LifecycleStage::Deleted.as_str() {
@@ -48,11 +48,11 @@ impl Collection {
             let item = item_of(&row.run, experiment, Kind::DeletedRun, reason);
             let is_due = older_than.is_zero() || is_older(row.deleted_time, older_than, now);
             match (is_due, age) {
-                (true, _) => items.push(Item {
-                    purges: self.order.purge,
+                (true, _) => items.push(GarbageItem {
+                    purges: self.config.purge,
                     ..item
                 }),
-                (false, None) => found.spared.push(Spared::of(
+                (false, None) => found.spared.push(SparedItem::of(
                     &item,
                     "the store does not say when its run was deleted".to_owned(),
                 )),
@@ -67,9 +67,9 @@ impl Collection {
         &self,
         experiment: &Experiment,
         now: i64,
-        found: &mut Found,
+        found: &mut Findings,
     ) -> Result<()> {
-        let Some(rules) = &self.order.retention else {
+        let Some(rules) = &self.config.retention else {
             return Ok(());
         };
         let query = RunQuery {
@@ -98,7 +98,7 @@ impl Collection {
         }
         let items = unkept(&runs, rules, now).into_iter().map(|(run, reason)| {
             let item = item_of(run, experiment, Kind::Unkept, reason);
-            Item {
+            GarbageItem {
                 purges: rules.what == What::Runs,
                 ..item
             }
@@ -108,11 +108,11 @@ impl Collection {
     }
 
     /// Sorts runs by whether they may go, and measures those that may.
-    async fn measure(&self, items: Vec<Item>, found: &mut Found) {
+    async fn measure(&self, items: Vec<GarbageItem>, found: &mut Findings) {
         let mut due = Vec::new();
         for item in items {
             match self.held(&item) {
-                Some(why) => found.spared.push(Spared::of(&item, why)),
+                Some(why) => found.spared.push(SparedItem::of(&item, why)),
                 None => due.push(item),
             }
         }
@@ -142,8 +142,10 @@ impl Collection {
     }
 
     /// Why nothing may be deleted of a run; `None` where it may.
-    pub(crate) fn held(&self, item: &Item) -> Option<String> {
-        let held = self.guard.holds(item.run_ids(), &Place::all_of(&item.uri));
+    pub(crate) fn held(&self, item: &GarbageItem) -> Option<String> {
+        let held = self
+            .guard
+            .holds(item.run_ids(), &Location::all_of(&item.uri));
         let is_elsewhere = || {
             let run_id = item.run_id.as_deref().unwrap_or_default();
             match () {
@@ -166,13 +168,13 @@ impl Collection {
         experiments: &[&Experiment],
         runs: &HashSet<String>,
         now: i64,
-        found: &mut Found,
+        found: &mut Findings,
     ) {
         let mut seen = HashSet::new();
         let mut locations = HashSet::new();
         for experiment in experiments {
             let location = experiment.artifact_location.as_str();
-            if !locations.insert(Place::all_of(location)) {
+            if !locations.insert(Location::all_of(location)) {
                 continue;
             }
             let store = match self.artifacts(location) {
@@ -189,7 +191,7 @@ impl Collection {
                     unfinished,
                     (&experiment.name, location),
                     &self.guard,
-                    (self.order.uploads_older_than, now),
+                    (self.config.uploads_older_than, now),
                     &mut seen,
                     found,
                 ),
@@ -210,7 +212,7 @@ impl Collection {
         experiment: &Experiment,
         store: &dyn ArtifactStore,
         runs: &HashSet<String>,
-        found: &mut Found,
+        found: &mut Findings,
     ) -> Result<()> {
         let mut items = Vec::new();
         for folder in store.list(&ArtifactPath::root()).await? {
@@ -240,7 +242,7 @@ impl Collection {
         }
         let before = found.items.len();
         self.measure(items, found).await;
-        if !self.order.orphans {
+        if !self.config.orphans {
             // Another store may have the same location: that is for people to know.
             let kept = found.items.split_off(before);
             found.spared.extend(kept.iter().map(|item| {
@@ -249,7 +251,7 @@ impl Collection {
                      they are asked for",
                     item.reason, item.files, item.bytes
                 );
-                Spared::of(item, reason)
+                SparedItem::of(item, reason)
             }));
         }
         Ok(())
@@ -264,8 +266,8 @@ impl Collection {
     }
 }
 
-fn item_of(run: &RunInfo, experiment: &Experiment, kind: Kind, reason: String) -> Item {
-    Item {
+fn item_of(run: &RunInfo, experiment: &Experiment, kind: Kind, reason: String) -> GarbageItem {
+    GarbageItem {
         kind,
         experiment: experiment.name.clone(),
         run_id: Some(run.run_id.clone()),

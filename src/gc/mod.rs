@@ -9,7 +9,7 @@
 pub mod collect;
 pub mod find;
 pub mod journals;
-pub mod place;
+pub mod location;
 pub mod report;
 pub mod rules;
 pub mod uploads;

@@ -10,7 +10,7 @@ use crate::{
 
 /// What a collection is to look for, and whether it is to delete that.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct CollectConfig {
     /// The store of the runs.
     pub tracking: Destination,
     /// The tracking server that keeps the artifacts of a database's experiments (`mlflow-artifacts:`).
@@ -64,7 +64,7 @@ impl Kind {
 
 /// Something that goes, or has gone.
 #[derive(Clone, Debug)]
-pub struct Item {
+pub struct GarbageItem {
     /// Why it goes.
     pub kind: Kind,
     /// Name of the experiment.
@@ -91,7 +91,7 @@ pub struct Item {
     pub(crate) aliases: Vec<String>,
 }
 
-impl Item {
+impl GarbageItem {
     pub(crate) fn run_ids(&self) -> impl Iterator<Item = &str> + Clone {
         let aliases = self.aliases.iter().map(String::as_str);
         self.run_id.as_deref().into_iter().chain(aliases)
@@ -100,7 +100,7 @@ impl Item {
 
 /// Something that looked like garbage and stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spared {
+pub struct SparedItem {
     /// What it would have gone as.
     pub kind: Kind,
     /// Name of the experiment.
@@ -113,8 +113,8 @@ pub struct Spared {
     pub reason: String,
 }
 
-impl Spared {
-    pub(crate) fn of(item: &Item, reason: String) -> Self {
+impl SparedItem {
+    pub(crate) fn of(item: &GarbageItem, reason: String) -> Self {
         Self {
             kind: item.kind,
             experiment: item.experiment.clone(),
@@ -127,19 +127,19 @@ impl Spared {
 
 /// What a collection has found.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) items: Vec<Item>,
-    pub(crate) spared: Vec<Spared>,
+pub(crate) struct Findings {
+    pub(crate) items: Vec<GarbageItem>,
+    pub(crate) spared: Vec<SparedItem>,
     pub(crate) failures: Vec<(String, String)>,
 }
 
 /// What a collection has found and done.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct GarbageReport {
     /// What goes, or has gone.
-    pub items: Vec<Item>,
+    pub items: Vec<GarbageItem>,
     /// What stays although it looked like garbage.
-    pub spared: Vec<Spared>,
+    pub spared: Vec<SparedItem>,
     /// Places that could not be looked into, and why.
     pub failures: Vec<(String, String)>,
 }

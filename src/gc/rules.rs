@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::place::{Place, is_run_id};
+use super::location::{Location, is_run_id};
 use crate::{
     mlflow::run::{Best, RunInfo},
     store::{registry::VersionFiles, tracking::LoggedModelFiles},
@@ -16,9 +16,9 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     /// Where something points to, and what does.
-    pointed: HashMap<Place, String>,
+    pointed: HashMap<Location, String>,
     /// All that these lie below.
-    above: HashMap<Place, String>,
+    above: HashMap<Location, String>,
     /// Runs that something names, and what does.
     runs: HashMap<String, String>,
     /// Runs that a journal has records of or holds open, and whether its process lives.
@@ -61,7 +61,7 @@ impl Guard {
                 self.runs.insert(name.to_lowercase(), what.to_owned());
             }
         }
-        for place in Place::all_of(uri) {
+        for place in Location::all_of(uri) {
             for above in place.ancestors() {
                 self.above.insert(above, what.to_owned());
             }
@@ -74,7 +74,7 @@ impl Guard {
     pub fn holds<'a>(
         &self,
         mut run_ids: impl Iterator<Item = &'a str> + Clone,
-        places: &[Place],
+        places: &[Location],
     ) -> Option<String> {
         for run_id in run_ids.clone() {
             match self.journaled.get(run_id) {
@@ -259,7 +259,7 @@ mod tests {
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
     fn is_held(guard: &Guard, run_id: &str) -> bool {
-        let place = Place::of(&format!("s3://bucket/1/{run_id}/artifacts")).unwrap();
+        let place = Location::of(&format!("s3://bucket/1/{run_id}/artifacts")).unwrap();
         guard.holds([run_id].into_iter(), &[place]).is_some()
     }
 
@@ -432,10 +432,10 @@ mod tests {
                     artifact_location: location.clone(),
                 });
             }
-            let place = Place::of(&target);
-            let places: Vec<Place> = place.iter().cloned().collect();
+            let place = Location::of(&target);
+            let places: Vec<Location> = place.iter().cloned().collect();
             let meets = all.iter().any(|uri| {
-                let meets = Place::of(uri).zip(place.clone()).is_some_and(|(a, b)| a.relates_to(&b));
+                let meets = Location::of(uri).zip(place.clone()).is_some_and(|(a, b)| a.relates_to(&b));
                 meets || uri.contains(run_id)
             });
             prop_assert_eq!(guard.holds([run_id].into_iter(), &places).is_some(), meets);

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    place::Place,
-    report::{Found, Item, Kind, Spared},
+    location::Location,
+    report::{Findings, GarbageItem, Kind, SparedItem},
     rules::{Guard, is_older, run_of, shown},
 };
 use crate::artifacts::store::Unfinished;
@@ -16,8 +16,8 @@ pub(crate) fn sort(
     (experiment, location): (&str, &str),
     guard: &Guard,
     (older_than, now): (Duration, i64),
-    seen: &mut HashSet<(Vec<Place>, String)>,
-    found: &mut Found,
+    seen: &mut HashSet<(Vec<Location>, String)>,
+    found: &mut Findings,
 ) {
     for upload in uploads {
         let uri = format!(
@@ -25,7 +25,7 @@ pub(crate) fn sort(
             location.trim_end_matches('/'),
             upload.path.as_str()
         );
-        let places = Place::all_of(&uri);
+        let places = Location::all_of(&uri);
         if !seen.insert((places.clone(), upload.id.clone())) {
             continue;
         }
@@ -39,7 +39,7 @@ pub(crate) fn sort(
                 None => "the store does not say when it was begun".to_owned(),
             }),
         };
-        let item = Item {
+        let item = GarbageItem {
             kind: Kind::Upload,
             experiment: experiment.to_owned(),
             run_id,
@@ -56,7 +56,7 @@ pub(crate) fn sort(
         };
         match held {
             None => found.items.push(item),
-            Some(why) => found.spared.push(Spared::of(&item, why)),
+            Some(why) => found.spared.push(SparedItem::of(&item, why)),
         }
     }
 }

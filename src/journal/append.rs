@@ -1,91 +1,82 @@
-//! Appending: what the caller's thread does.
+//! Appending: the work that a caller's thread does to record something.
 
 use std::{
-    fs::{self},
-    io::{self},
-    sync::{Arc, PoisonError, atomic::Ordering},
-    time::Duration,
+    fs, io,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
     config::Durability,
     error::{JournalError, Room},
     frame::Draft,
-    layout::{self, root, sync_folder},
+    layout::{self, sync_folder},
     position::Position,
     record::{Entry, Record},
     segment::Tail,
-    writer::{InMemory, Journal, Segment, Writer, packed},
+    writer::{Disk, Gate, Journal, Segment, Writer},
 };
 use crate::os::clock::now_ms;
 
 /// Entries that belong together are in one frame up to this many bytes.
-pub(crate) const MAX_TOGETHER: usize = 16 << 20;
+const MAX_TOGETHER: usize = 16 << 20;
+/// Bytes that the records of a run's start may take.
+const RUN_START_ROOM: usize = 4096;
 
-/// Bytes that the beginning of a run may take.
-const MANY: usize = 4096;
+/// Whether a batch is subject to the limits of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// The batch is refused with [`JournalError::NoRoom`] while the journal is at its limits.
+    Bounded,
+    /// The batch is taken beyond the limits: it completes something that was accepted before, such as the end of a run
+    /// or the record of a staged file.
+    Always,
+}
 
-/// How often a caller that waits for room looks whether it should go on waiting.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// What [`Journal::append`] did.
+/// Records to append together, encoded. After a kill all of them are in the journal or none, up to some megabytes.
 #[derive(Debug)]
-pub enum Appended {
-    /// The record is on disk.
-    OnDisk,
-    /// The disk would not take it; it is in memory and lost if the process dies.
-    InMemory(io::Error),
-    /// Earlier records are in memory already, and this one waits behind them.
+pub(crate) enum Batch<'a> {
+    /// A frame in a buffer of the caller's.
+    Draft(Draft<'a>),
+    /// Frames, each with its number of entries.
+    Frames(Vec<(Vec<u8>, u32)>),
+}
+
+/// The outcome of an append.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    /// Numbers of the entries in the journal.
+    pub numbers: Range<u64>,
+    /// The place where the entries are.
+    pub place: Place,
+}
+
+/// The place where appended entries are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// The entries are on disk.
+    Disk,
+    /// The disk would not take the entries: they are in memory, and lost if the process dies.
+    Memory(io::Error),
+    /// Earlier entries are in memory already, and these wait behind them.
     BehindMemory,
 }
 
 /// Why a frame is not on the disk.
 pub(crate) enum NotWritten {
     Limit,
+    NoFolder,
     Io(io::Error),
 }
 
-impl Journal {
-    /// Appends a record. When this returns, the record outlives the process.
+impl Batch<'static> {
+    /// Encodes records with the present time.
     ///
     /// # Errors
-    /// [`JournalError::Encode`] for a record beyond the format's limits, [`JournalError::NoRoom`] when neither
-    /// the disk nor memory takes more, [`JournalError::Sealed`] after its end.
-    pub fn append(&self, record: Record) -> Result<Appended, JournalError> {
-        self.append_all(vec![record])
-    }
-
-    /// Appends a record beyond the limits: what it is about has been taken before.
-    ///
-    /// # Errors
-    /// [`JournalError::Encode`], [`JournalError::Sealed`].
-    pub fn append_beyond_limits(&self, record: Record) -> Result<Appended, JournalError> {
-        self.append_together(vec![record], true)
-    }
-
-    /// Appends records that belong together: after a kill all of them are there or none, up to some megabytes.
-    ///
-    /// # Errors
-    /// Those of [`Journal::append`]; none of them is kept then.
-    pub fn append_all(&self, records: Vec<Record>) -> Result<Appended, JournalError> {
-        self.append_together(records, false)
-    }
-
-    /// Appends records that belong together, beyond the limits: what they are about has been taken before.
-    ///
-    /// # Errors
-    /// [`JournalError::Encode`], [`JournalError::Sealed`].
-    pub fn append_all_beyond_limits(&self, records: Vec<Record>) -> Result<Appended, JournalError> {
-        self.append_together(records, true)
-    }
-
-    fn append_together(
-        &self,
-        records: Vec<Record>,
-        beyond_limits: bool,
-    ) -> Result<Appended, JournalError> {
+    /// [`JournalError::Encode`] for a record beyond the limits of the format.
+    pub fn of(records: Vec<Record>) -> Result<Self, JournalError> {
         let at = now_ms();
-        let mut frames: Vec<(Vec<u8>, u32)> = Vec::with_capacity(1);
+        let mut frames = Vec::with_capacity(1);
         let mut buffer = Vec::with_capacity(256);
         let mut draft = Draft::new(&mut buffer);
         for record in records {
@@ -99,129 +90,136 @@ impl Journal {
         if draft.entries() > 0 {
             frames.push(draft.taken());
         }
-        let mut appended = Appended::OnDisk;
-        let mut writer = self.writer();
-        for (place, (mut bytes, entries)) in frames.into_iter().enumerate() {
-            // What follows the first frame belongs to it, and is taken beyond the limits.
-            let mut draft = Draft::of(&mut bytes, entries);
-            appended = self.append_to(&mut writer, &mut draft, beyond_limits || place > 0)?;
-        }
-        Ok(appended)
+        Ok(Self::Frames(frames))
     }
+}
 
-    /// Appends a frame.
+impl Journal {
+    /// Appends a batch. When this returns, its records survive the end of the process.
     ///
     /// # Errors
-    /// Those of [`Journal::append`].
-    pub fn append_draft(&self, draft: &mut Draft<'_>) -> Result<Appended, JournalError> {
-        self.append_to(&mut self.writer(), draft, false)
+    /// [`JournalError::NoRoom`] for a bounded batch when neither the disk nor memory takes more,
+    /// [`JournalError::Sealed`] after the journal's end, [`JournalError::Frozen`] when the process is about to die. None
+    /// of the records is kept then.
+    pub fn append(&self, batch: Batch<'_>, admission: Admission) -> Result<Appended, JournalError> {
+        let mut writer = self.writer();
+        match batch {
+            Batch::Draft(mut draft) => self.append_frame(&mut writer, &mut draft, admission),
+            Batch::Frames(frames) => {
+                let first = writer.appended;
+                let mut place = Place::Disk;
+                for (at, (mut bytes, entries)) in frames.into_iter().enumerate() {
+                    let mut draft = Draft::of(&mut bytes, entries);
+                    // The first frame is accepted, and the others belong to it.
+                    let admission = if at > 0 { Admission::Always } else { admission };
+                    place = self.append_frame(&mut writer, &mut draft, admission)?.place;
+                }
+                let numbers = first..writer.appended;
+                Ok(Appended { numbers, place })
+            }
+        }
     }
 
-    fn append_to(
+    fn append_frame(
         &self,
         writer: &mut Writer,
         draft: &mut Draft<'_>,
-        beyond_limits: bool,
+        admission: Admission,
     ) -> Result<Appended, JournalError> {
-        if writer.is_frozen {
-            return Err(JournalError::Frozen);
-        }
-        if writer.sealed {
-            return Err(JournalError::Sealed);
+        match writer.gate {
+            Gate::Open => {}
+            Gate::Sealed => return Err(JournalError::Sealed),
+            Gate::Frozen => return Err(JournalError::Frozen),
         }
         let (number, entries) = (writer.appended, u64::from(draft.entries()));
         let frame = draft.sealed(number);
-        let outcome = if writer.memory.is_empty() {
-            match self.write(writer, frame, beyond_limits) {
-                Ok(()) => Appended::OnDisk,
-                Err(NotWritten::Io(error)) => Appended::InMemory(error),
-                Err(NotWritten::Limit) => {
-                    return Err(self.no_room(writer, Room::Frame(frame.len())));
+        let no_room = |writer: &Writer| self.no_room(&writer.disk, Room::Frame(frame.len()));
+        let place = if writer.memory.frames.is_empty() {
+            match self.write(&mut writer.disk, frame, admission) {
+                Ok(()) => Place::Disk,
+                Err(NotWritten::Io(error)) => Place::Memory(error),
+                Err(NotWritten::NoFolder) => {
+                    let trouble = writer.health.trouble.clone().unwrap_or_default();
+                    Place::Memory(io::Error::other(trouble))
                 }
+                Err(NotWritten::Limit) => return Err(no_room(writer)),
             }
         } else {
-            Appended::BehindMemory
+            Place::BehindMemory
         };
-        if !matches!(outcome, Appended::OnDisk) {
-            let full = writer.memory_bytes + frame.len() > self.config.memory_limit;
-            if full && !writer.memory.is_empty() && !beyond_limits {
-                return Err(self.no_room(writer, Room::Frame(frame.len())));
+        if !matches!(place, Place::Disk) {
+            let is_full = writer.memory.bytes + frame.len() > self.config.memory_limit;
+            let is_bounded = admission == Admission::Bounded;
+            if is_full && is_bounded && !writer.memory.frames.is_empty() {
+                return Err(no_room(writer));
             }
-            if let Appended::InMemory(error) = &outcome {
-                writer.trouble = Some(error.to_string());
+            if let Place::Memory(error) = &place {
+                writer.health.trouble = Some(error.to_string());
             }
-            writer.memory_bytes += frame.len();
-            writer.memory.push_back(InMemory {
-                number,
-                entries,
-                frame: frame.into(),
-            });
+            writer.memory.push(number, entries, frame);
             self.in_memory.fetch_add(entries, Ordering::Release);
         }
         writer.appended += entries;
         // A full barrier: whoever looks for sleepers after this is seen by whoever looks at this before sleeping.
         self.appended.fetch_add(entries, Ordering::SeqCst);
-        Ok(outcome)
+        Ok(Appended {
+            numbers: number..number + entries,
+            place,
+        })
     }
 
-    pub(crate) fn no_room(&self, writer: &Writer, room: Room) -> JournalError {
-        JournalError::NoRoom {
-            room,
-            dir: writer
-                .home
-                .as_ref()
-                .map_or_else(|| root(&self.config.heimdall_dir), |home| home.dir.clone()),
-        }
+    /// Returns the error for a journal that has reached its limit.
+    pub(crate) fn no_room(&self, disk: &Disk, room: Room) -> JournalError {
+        let dir = self.dir_of(disk);
+        JournalError::NoRoom { dir, room }
     }
 
     /// Writes a frame to the disk.
     pub(crate) fn write(
         &self,
-        writer: &mut Writer,
+        disk: &mut Disk,
         frame: &[u8],
-        beyond_limits: bool,
+        admission: Admission,
     ) -> Result<(), NotWritten> {
         let takes = |tail: &Tail| tail.takes(frame.len());
-        if !writer.tail.as_ref().is_some_and(takes) {
-            self.rotate(writer, frame.len(), beyond_limits)?;
+        if !disk.tail.as_ref().is_some_and(takes) {
+            self.rotate(disk, frame.len(), admission)?;
         }
-        let Some(tail) = &mut writer.tail else {
+        let Some(tail) = &mut disk.tail else {
             return Err(NotWritten::Io(io::ErrorKind::NotFound.into()));
         };
         tail.append(frame, self.config.durability)
             .map_err(NotWritten::Io)?;
-        let end = Position {
-            segment: writer.segment,
+        self.set_end_on_disk(Position {
+            segment: disk.segment,
             offset: tail.offset(),
-        };
-        self.end.store(packed(end), Ordering::Release);
+        });
         Ok(())
     }
 
-    /// Goes on in the next segment.
+    /// Goes on in the next segment, which takes a frame of `least` bytes.
     fn rotate(
         &self,
-        writer: &mut Writer,
+        disk: &mut Disk,
         least: usize,
-        beyond_limits: bool,
+        admission: Admission,
     ) -> Result<(), NotWritten> {
-        let Some(home) = &writer.home else {
-            let reason = writer.trouble.clone().unwrap_or_default();
-            return Err(NotWritten::Io(io::Error::other(reason)));
+        let Some(folder) = &disk.folder else {
+            return Err(NotWritten::NoFolder);
         };
-        // Two segments there may always be: one that is delivered and one that is written.
-        if !beyond_limits
-            && writer.segments.len() > 1
-            && self.on_disk(writer) + self.config.segment_length() > self.config.disk_limit
+        // There may always be two segments: one that is delivered and one that is written.
+        if admission == Admission::Bounded
+            && disk.segments.len() > 1
+            && self.on_disk(disk) + self.config.segment_length() > self.config.disk_limit
         {
             return Err(NotWritten::Limit);
         }
-        let path = layout::segment_path(&home.dir, writer.segment + 1);
-        // One that is too short for this frame is left for the next.
-        let spare = writer
+        let path = layout::segment_path(&folder.dir, disk.segment + 1);
+        // A spare segment that is too short for this frame is left for the next.
+        let spare = disk
             .spare
             .take_if(|spare| spare.takes(least))
-            .filter(|_| fs::rename(home.dir.join(layout::SPARE), &path).is_ok());
+            .filter(|_| fs::rename(folder.dir.join(layout::SPARE), &path).is_ok());
         let made = match spare {
             Some(spare) => Ok(spare),
             None => Tail::create(&path, self.config.segment_length(), least as u64),
@@ -229,7 +227,7 @@ impl Journal {
         let synced = made.and_then(|tail| {
             if self.config.durability == Durability::Power {
                 tail.file().sync_all()?;
-                sync_folder(&home.dir)?;
+                sync_folder(&folder.dir)?;
             }
             Ok(tail)
         });
@@ -238,80 +236,64 @@ impl Journal {
             let _ = fs::remove_file(&path);
             NotWritten::Io(error)
         })?;
-        writer.segment += 1;
-        writer.segments.insert(
-            writer.segment,
-            Segment {
-                file: Arc::clone(tail.file()),
-                length: tail.length(),
-            },
-        );
-        writer.tail = Some(tail);
+        disk.segment += 1;
+        let (file, length) = (Arc::clone(tail.file()), tail.length());
+        disk.segments.insert(disk.segment, Segment { file, length });
+        disk.tail = Some(tail);
         Ok(())
     }
 
-    pub(crate) fn on_disk(&self, writer: &Writer) -> u64 {
-        let segments: u64 = writer.segments.values().map(|segment| segment.length).sum();
+    /// Returns the bytes of segments and staged files.
+    pub(crate) fn on_disk(&self, disk: &Disk) -> u64 {
+        let segments: u64 = disk.segments.values().map(|segment| segment.length).sum();
         segments + self.staged.load(Ordering::Acquire)
     }
 
+    /// Returns true where the journal has room.
     pub(crate) fn has_room(&self, writer: &Writer, room: Room) -> bool {
-        let limit = self.config.disk_limit;
+        let (disk, limit) = (&writer.disk, self.config.disk_limit);
         match room {
             Room::File(size) => {
-                self.staged.load(Ordering::Acquire) == 0 || self.on_disk(writer) + size <= limit
+                self.staged.load(Ordering::Acquire) == 0 || self.on_disk(disk) + size <= limit
             }
-            Room::Frame(length) if !writer.memory.is_empty() => {
-                writer.memory_bytes + length <= self.config.memory_limit
+            Room::Frame(length) if !writer.memory.frames.is_empty() => {
+                writer.memory.bytes + length <= self.config.memory_limit
             }
             Room::Frame(length) => {
-                writer.tail.as_ref().is_some_and(|tail| tail.takes(length))
-                    || writer.segments.len() < 2
-                    || self.on_disk(writer) + self.config.segment_length() <= limit
+                disk.tail.as_ref().is_some_and(|tail| tail.takes(length))
+                    || disk.segments.len() < 2
+                    || self.on_disk(disk) + self.config.segment_length() <= limit
             }
         }
     }
 
-    /// That there is room for more.
+    /// Checks that a run can start.
     ///
     /// # Errors
-    /// [`JournalError::NoRoom`].
+    /// [`JournalError::NoRoom`] where the journal has no room for the records of a run's start.
     pub fn check_room(&self) -> Result<(), JournalError> {
-        let writer = self.writer();
-        match self.has_room(&writer, Room::Frame(MANY)) {
-            true => Ok(()),
-            false => Err(self.no_room(&writer, Room::Frame(MANY))),
+        let (writer, room) = (self.writer(), Room::Frame(RUN_START_ROOM));
+        if self.has_room(&writer, room) {
+            Ok(())
+        } else {
+            Err(self.no_room(&writer.disk, room))
         }
     }
 
-    /// Waits, once at least, until there is room, which delivery makes; false when `keep_waiting` says to stop.
-    pub fn wait_for_room(&self, room: Room, keep_waiting: &mut dyn FnMut() -> bool) -> bool {
+    /// Waits until delivery has made room, or the journal is closed.
+    pub async fn wait_for_room(&self, room: Room) {
         loop {
-            let writer = self.writer();
-            let (writer, _) = self
-                .room
-                .wait_timeout(writer, PATIENCE)
-                .unwrap_or_else(PoisonError::into_inner);
-            let is_over = writer.sealed || self.has_room(&writer, room);
-            drop(writer);
-            if !keep_waiting() {
-                return false;
+            let removed = self.room.notified();
+            tokio::pin!(removed);
+            removed.as_mut().enable();
+            let has_room = {
+                let writer = self.writer();
+                writer.gate != Gate::Open || self.has_room(&writer, room)
+            };
+            if has_room {
+                return;
             }
-            if is_over {
-                return true;
-            }
+            removed.await;
         }
-    }
-
-    /// Lets no call return any more: the process is about to die, and what a call has accepted is to be delivered.
-    pub(crate) fn freeze(&self) {
-        self.writer().is_frozen = true;
-    }
-
-    /// Closes it for good, unless more than `appended` entries have come in.
-    pub(crate) fn seal(&self, appended: u64) -> bool {
-        let mut writer = self.writer();
-        writer.sealed |= writer.appended == appended;
-        writer.sealed && writer.appended == appended
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What an accepted record survives.
+/// Events that an accepted record survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// The end of the process, however it comes.
@@ -12,9 +12,9 @@ pub enum Durability {
     Power,
 }
 
-/// How a journal is kept.
+/// Place, destinations and limits of a journal.
 #[derive(Clone, Debug)]
-pub struct JournalConfig {
+pub(crate) struct JournalConfig {
     /// `HEIMDALL_DIR`.
     pub heimdall_dir: PathBuf,
     /// URIs of the destinations, without credentials; the primary one first.
@@ -23,7 +23,7 @@ pub struct JournalConfig {
     pub disk_limit: u64,
     /// Most bytes in memory while the disk takes nothing.
     pub memory_limit: usize,
-    /// What an accepted record survives.
+    /// Events that an accepted record survives.
     pub durability: Durability,
 }
 
@@ -32,14 +32,10 @@ impl JournalConfig {
     pub const DISK_LIMIT: u64 = 10 << 30;
     /// Most bytes in memory by default: 256 MiB.
     pub const MEMORY_LIMIT: usize = 256 << 20;
+    /// Least and greatest length of a segment in bytes. A segment for a longer frame is longer.
+    const SEGMENT_LENGTHS: (u64, u64) = (1 << 14, 8 << 20);
 
-    /// Bytes of its segments: some of them are within the limit.
-    pub(crate) fn segment_length(&self) -> u64 {
-        let (least, most) = LENGTHS;
-        (self.disk_limit / 4).clamp(least, most)
-    }
-
-    /// A journal for these destinations, otherwise as by default.
+    /// Returns a configuration with the default limits.
     pub fn new(heimdall_dir: &Path, destinations: Vec<String>) -> Self {
         Self {
             heimdall_dir: heimdall_dir.to_owned(),
@@ -49,7 +45,10 @@ impl JournalConfig {
             durability: Durability::default(),
         }
     }
-}
 
-/// Bytes of a segment, at least and at most; one that must take a longer frame is longer.
-pub const LENGTHS: (u64, u64) = (1 << 14, 8 << 20);
+    /// Returns the length of a segment in bytes: several segments are within the limit of the disk.
+    pub fn segment_length(&self) -> u64 {
+        let (least, most) = Self::SEGMENT_LENGTHS;
+        (self.disk_limit / 4).clamp(least, most)
+    }
+}

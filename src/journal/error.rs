@@ -1,11 +1,8 @@
 //! Errors of the journal.
 
-use std::{
-    io::{self},
-    path::PathBuf,
-};
+use std::{io, path::PathBuf};
 
-/// What can go wrong with the journal.
+/// Every failure of the journal on local disk.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// A file to upload cannot be read.
@@ -13,7 +10,7 @@ pub enum JournalError {
     Stage {
         /// The file to upload.
         path: PathBuf,
-        /// Why.
+        /// Error of the file system.
         source: io::Error,
     },
     /// A part of the journal cannot be read or replaced.
@@ -21,10 +18,10 @@ pub enum JournalError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the file system.
         source: io::Error,
     },
-    /// Its tracker is closed.
+    /// The tracker of the journal is closed.
     #[error("this tracker is closed: create a new one")]
     Sealed,
     /// The process is about to die of a signal: the call must not return.
@@ -33,21 +30,21 @@ pub enum JournalError {
     /// The record itself cannot be kept.
     #[error("the record cannot be journaled: {0}")]
     Encode(String),
-    /// It is as large as it may get: wait for room and try again.
-    #[error("the journal in {} is as large as it may get", dir.display())]
+    /// The journal has reached its limit: wait for room and try again.
+    #[error("the journal in {} has reached its limit", dir.display())]
     NoRoom {
-        /// The folder.
+        /// Folder of the journal.
         dir: PathBuf,
-        /// What there is no room for.
+        /// The room that is needed.
         room: Room,
     },
 }
 
-/// Room that something needs.
+/// Room that a frame or a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// For a frame of so many bytes.
+    /// Room for a frame of so many bytes.
     Frame(usize),
-    /// For the copy of a file of so many bytes.
+    /// Room for the copy of a file of so many bytes.
     File(u64),
 }

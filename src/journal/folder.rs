@@ -15,12 +15,12 @@ use crate::os::file_lock::FileLock;
 
 /// The folder of a journal. Its lock is held for the life of the process; the kernel releases it.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct Folder {
     pub dir: PathBuf,
     lock: FileLock,
 }
 
-impl Home {
+impl Folder {
     /// Makes a folder under a hidden name, and locks it, so that no other process takes it for abandoned.
     pub fn begin(config: &JournalConfig, created: i64) -> io::Result<Self> {
         let root = root(&config.heimdall_dir);

@@ -1,4 +1,4 @@
-//! Names and paths in the folder of a journal.
+//! Names and paths in the folder of a journal, and the files that are replaced or removed whole.
 
 use std::{
     fs::{self, File},
@@ -10,35 +10,111 @@ use serde::{Deserialize, Serialize};
 
 use super::{error::JournalError, position::Position};
 
-/// Waits until the names in a folder are on the disk.
-pub(crate) fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
+/// Name of the lock file.
+pub(crate) const LOCK: &str = "lock";
+/// Name of the manifest.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// Name of the next segment while it is not needed yet.
+pub(crate) const SPARE: &str = "spare";
+/// Beginning of the name of a journal that is being removed.
+pub(crate) const GONE: &str = ".gone-";
 
-/// Removes a journal's folder. It is hidden first, so that nobody finds half of it, whenever this process dies.
-pub(crate) fn remove(dir: &Path) {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = dir.with_file_name(format!("{GONE}{name}"));
-    let _ = match fs::rename(dir, &hidden) {
-        Ok(()) => fs::remove_dir_all(&hidden),
-        Err(_) => fs::remove_dir_all(dir),
-    };
-}
-
-/// What a journal is for.
+/// The destinations and the owner of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// URIs of the destinations, without credentials; the primary one first.
     pub destinations: Vec<String>,
-    /// Process that writes it.
+    /// Process that writes the journal.
     pub pid: u32,
-    /// When it was begun, milliseconds since 1970.
+    /// Time at which the journal was begun, milliseconds since 1970.
     pub created: i64,
 }
 
-/// Folder of the journals below `heimdall_dir`.
-pub fn root(heimdall_dir: &Path) -> PathBuf {
+/// Folder of all journals below `heimdall_dir`.
+pub(crate) fn root(heimdall_dir: &Path) -> PathBuf {
     heimdall_dir.join("journal")
+}
+
+/// Path of segment `number` in a journal's folder.
+pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}.segment"))
+}
+
+/// Number of the segment at `path`; `None` for any other file.
+pub(crate) fn segment_number(path: &Path) -> Option<u64> {
+    (path.extension()? == "segment")
+        .then(|| path.file_stem()?.to_str()?.parse().ok())
+        .flatten()
+}
+
+/// Staging folder of the journal in `journal`.
+pub(crate) fn staging_folder(journal: &Path) -> PathBuf {
+    journal.join("staging")
+}
+
+/// Path of a staged file. It lies in the staging folder, whatever name a record has for it.
+pub(crate) fn staged_path(journal: &Path, name: &str) -> PathBuf {
+    staging_folder(journal).join(Path::new(name).file_name().unwrap_or_default())
+}
+
+/// Path of the note that says why a destination takes nothing.
+pub(crate) fn trouble_path(dir: &Path, destination: usize) -> PathBuf {
+    dir.join(format!("trouble-{destination}.txt"))
+}
+
+/// Path of the saved position of a destination.
+pub(crate) fn position_path(dir: &Path, destination: usize) -> PathBuf {
+    dir.join(format!("position-{destination}.json"))
+}
+
+/// Lists the folders of all journals below `heimdall_dir`, oldest first, whether their processes live or not.
+///
+/// # Errors
+/// Those of the file system, except for a folder that does not exist: it has no journals.
+pub(crate) fn folders(heimdall_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let folders = match fs::read_dir(root(heimdall_dir)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        folders => folders?,
+    };
+    let mut dirs = Vec::new();
+    for folder in folders {
+        let folder = folder?;
+        if !folder.file_name().as_encoded_bytes().starts_with(b".") {
+            dirs.push(folder.path());
+        }
+    }
+    dirs.sort();
+    Ok(dirs)
+}
+
+/// Returns true where `dir` has no journal, or one that is half made or half removed. A folder that cannot be read
+/// counts as a journal.
+pub(crate) fn is_none(dir: &Path) -> bool {
+    matches!(dir.join(MANIFEST).try_exists(), Ok(false))
+}
+
+/// Reads the manifest of the journal in `dir`; `None` where it is damaged or may not be read.
+pub(crate) fn manifest(dir: &Path) -> Option<Manifest> {
+    serde_json::from_slice(&fs::read(dir.join(MANIFEST)).ok()?).ok()
+}
+
+/// Finds the end of the journal in `dir`.
+///
+/// # Errors
+/// Those of the file system, except for a segment that is removed meanwhile: it has been delivered.
+pub(crate) fn end(dir: &Path) -> io::Result<Position> {
+    let mut last = None;
+    for file in fs::read_dir(dir)? {
+        last = last.max(segment_number(&file?.path()));
+    }
+    let Some(segment) = last else {
+        return Ok(Position::START);
+    };
+    let offset = match fs::metadata(segment_path(dir, segment)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        metadata => metadata?.len(),
+    };
+    Ok(Position { segment, offset })
 }
 
 /// Replaces a file so that a reader, or a kill, sees the old or the new content.
@@ -55,93 +131,17 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), JournalError> {
     })
 }
 
-pub(crate) fn trouble_path(dir: &Path, destination: usize) -> PathBuf {
-    dir.join(format!("trouble-{destination}.txt"))
+/// Waits until the names in a folder are on the disk.
+pub(crate) fn sync_folder(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
-pub(crate) fn position_path(dir: &Path, destination: usize) -> PathBuf {
-    dir.join(format!("position-{destination}.json"))
-}
-
-/// Name of the lock file.
-pub const LOCK: &str = "lock";
-
-/// Name of the manifest.
-pub const MANIFEST: &str = "manifest.json";
-
-/// How the name of a journal begins that is being removed.
-pub const GONE: &str = ".gone-";
-
-/// The folders of all journals below `heimdall_dir`, oldest first, whether their processes live or not.
-///
-/// # Errors
-/// Those of the file system, but for a folder that is not there: that has none.
-pub fn folders(heimdall_dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let folders = match fs::read_dir(root(heimdall_dir)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        folders => folders?,
+/// Removes the folder of a journal. It is hidden first, so that no process finds half of it, whenever this one dies.
+pub(crate) fn remove(dir: &Path) {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = dir.with_file_name(format!("{GONE}{name}"));
+    let _ = match fs::rename(dir, &hidden) {
+        Ok(()) => fs::remove_dir_all(&hidden),
+        Err(_) => fs::remove_dir_all(dir),
     };
-    let mut dirs = Vec::new();
-    for folder in folders {
-        let folder = folder?;
-        if !folder.file_name().as_encoded_bytes().starts_with(b".") {
-            dirs.push(folder.path());
-        }
-    }
-    dirs.sort();
-    Ok(dirs)
-}
-
-/// Whether there is no journal in `dir`, or one that is half made or half removed. What cannot be looked into is one.
-pub fn is_none(dir: &Path) -> bool {
-    matches!(dir.join(MANIFEST).try_exists(), Ok(false))
-}
-
-/// What the journal in `dir` is for; `None` where that is damaged or may not be read.
-pub fn manifest(dir: &Path) -> Option<Manifest> {
-    serde_json::from_slice(&fs::read(dir.join(MANIFEST)).ok()?).ok()
-}
-
-/// Where the journal in `dir` ends.
-///
-/// # Errors
-/// Those of the file system, but for a segment that is removed meanwhile: it has been delivered.
-pub fn end(dir: &Path) -> io::Result<Position> {
-    let mut last = None;
-    for file in fs::read_dir(dir)? {
-        last = last.max(segment_number(&file?.path()));
-    }
-    let Some(segment) = last else {
-        return Ok(Position::START);
-    };
-    let offset = match fs::metadata(segment_path(dir, segment)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        metadata => metadata?.len(),
-    };
-    Ok(Position { segment, offset })
-}
-
-/// Name of the next segment while it is not needed yet.
-pub const SPARE: &str = "spare";
-
-/// Path of segment `number` in a journal's folder.
-pub fn segment_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:08}.segment"))
-}
-
-/// Number of the segment at `path`, if it is one.
-pub fn segment_number(path: &Path) -> Option<u64> {
-    (path.extension()? == "segment")
-        .then(|| path.file_stem()?.to_str()?.parse().ok())
-        .flatten()
-}
-
-/// Staging folder of the journal in `journal`.
-pub fn staging_folder(journal: &Path) -> PathBuf {
-    journal.join("staging")
-}
-
-/// A staged file's path; whatever a record says, it lies in the staging folder.
-pub fn staged_path(journal: &Path, name: &str) -> PathBuf {
-    staging_folder(journal).join(Path::new(name).file_name().unwrap_or_default())
 }

@@ -258,7 +258,7 @@ impl Reader {
     /// Entries of this process' journal that are in memory only, behind everything on its disk.
     pub fn in_memory(&self) -> Vec<Placed> {
         match &self.source {
-            Source::Live(journal) => journal.in_memory(self.next, self.ahead),
+            Source::Live(journal) => journal.read_memory(self.next, self.ahead),
             Source::Folder { .. } => Vec::new(),
         }
     }

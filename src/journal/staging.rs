@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    append::Admission,
     config::Durability,
     error::{JournalError, Room},
     layout::{staged_path, staging_folder, sync_folder},
@@ -38,10 +39,10 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::Stage`] where the file cannot be read, [`JournalError::NoRoom`].
-    pub fn stage_file(&self, file: &Path, beyond_limits: bool) -> Result<Staged, JournalError> {
+    pub fn stage_file(&self, file: &Path, admission: Admission) -> Result<Staged, JournalError> {
         let unreadable = |source| unreadable(file, source);
         let size = length(file).map_err(unreadable)?;
-        let staged = self.stage(size, beyond_limits, |target| copy_file::copy(file, target))?;
+        let staged = self.stage(size, admission, |target| copy_file::copy(file, target))?;
         match &staged {
             // It is the file that cannot be read, then.
             Staged::Refused(_) => File::open(file).map(|_| staged).map_err(unreadable),
@@ -58,7 +59,7 @@ impl Journal {
         let unreadable = |source| unreadable(file, source);
         let file = file.canonicalize().map_err(unreadable)?;
         let size = length(&file).map_err(unreadable)?;
-        self.stage(size, true, |target| {
+        self.stage(size, Admission::Always, |target| {
             fs::hard_link(&file, target).map(|()| size)
         })
     }
@@ -69,7 +70,7 @@ impl Journal {
     /// [`JournalError::NoRoom`].
     pub fn stage_bytes(&self, content: &[u8]) -> Result<Staged, JournalError> {
         let size = content.len() as u64;
-        self.stage(size, false, |target| {
+        self.stage(size, Admission::Bounded, |target| {
             fs::write(target, content).map(|()| size)
         })
     }
@@ -77,18 +78,18 @@ impl Journal {
     fn stage(
         &self,
         size: u64,
-        beyond_limits: bool,
+        admission: Admission,
         fill: impl FnOnce(&Path) -> io::Result<u64>,
     ) -> Result<Staged, JournalError> {
         let writer = self.writer();
-        let Some(home) = &writer.home else {
-            let reason = writer.trouble.clone().unwrap_or_default();
+        let Some(folder) = &writer.disk.folder else {
+            let reason = writer.health.trouble.clone().unwrap_or_default();
             return Ok(Staged::Refused(io::Error::other(reason)));
         };
-        if !beyond_limits && !self.has_room(&writer, Room::File(size)) {
-            return Err(self.no_room(&writer, Room::File(size)));
+        if admission == Admission::Bounded && !self.has_room(&writer, Room::File(size)) {
+            return Err(self.no_room(&writer.disk, Room::File(size)));
         }
-        let folder = staging_folder(&home.dir);
+        let folder = staging_folder(&folder.dir);
         drop(writer);
         let name = format!("{:08}", self.next_staged.fetch_add(1, Ordering::Relaxed));
         let target = folder.join(&name);
@@ -121,7 +122,7 @@ impl Journal {
     pub fn discard(&self, name: &str, size: u64) {
         let _ = fs::remove_file(staged_path(&self.dir(), name));
         self.staged.fetch_sub(size, Ordering::AcqRel);
-        self.room.notify_all();
+        self.room.notify_waiters();
     }
 }
 

@@ -46,6 +46,19 @@ fn metrics(run: RunId, step: i64) -> Record {
     }
 }
 
+fn append(journal: &Journal, record: Record) -> Result<Appended, JournalError> {
+    append_all(journal, vec![record])
+}
+
+fn append_all(journal: &Journal, records: Vec<Record>) -> Result<Appended, JournalError> {
+    journal.append(super::append::Batch::of(records)?, Admission::Bounded)
+}
+
+/// Whether a caller that waits for room would go on at once.
+fn has_room(journal: &Journal, room: Room) -> bool {
+    futures_util::FutureExt::now_or_never(journal.wait_for_room(room)).is_some()
+}
+
 fn steps(entries: &[Placed]) -> Vec<i64> {
     let step = |placed: &Placed| match placed.entry.record {
         Record::Metrics { step, .. } => Some(step),
@@ -94,7 +107,7 @@ fn what_was_appended_is_read_in_order_across_segments() {
     let run = RunId::random();
     let count = 200_000;
     for step in 0..count {
-        journal.append(metrics(run, step)).unwrap();
+        append(&journal, metrics(run, step)).unwrap();
     }
     assert!(
         journal.end().position.segment > 1,
@@ -115,12 +128,12 @@ fn a_reader_goes_on_where_the_saved_position_is() {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(dir.path());
     let run = RunId::random();
-    journal.append(start(run)).unwrap();
-    journal.append(metrics(run, 1)).unwrap();
+    append(&journal, start(run)).unwrap();
+    append(&journal, metrics(run, 1)).unwrap();
     let mut reader = Reader::live(Arc::clone(&journal), 0);
     let first = reader.read(journal.end().position).unwrap().entries;
     reader.advance(&first).unwrap();
-    journal.append(metrics(run, 2)).unwrap();
+    append(&journal, metrics(run, 2)).unwrap();
     drop((reader, journal));
 
     let taken = all_abandoned(dir.path()).remove(0);
@@ -137,7 +150,7 @@ fn a_journal_is_abandoned_when_its_lock_is_gone_and_taken_once() {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(dir.path());
     let run = RunId::random();
-    journal.append(metrics(run, 7)).unwrap();
+    append(&journal, metrics(run, 7)).unwrap();
     assert!(all_abandoned(dir.path()).is_empty(), "its process lives");
     drop(journal);
 
@@ -160,7 +173,7 @@ fn damage_costs_only_the_records_it_hits_and_says_how_many() {
     let run = RunId::random();
     let mut ends = Vec::new();
     for step in 0..4 {
-        journal.append(metrics(run, step)).unwrap();
+        append(&journal, metrics(run, step)).unwrap();
         ends.push(usize::try_from(journal.end().position.offset).unwrap());
     }
     let path = layout::segment_path(&journal.dir(), 1);
@@ -184,9 +197,9 @@ fn what_was_being_written_at_the_end_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(dir.path());
     let run = RunId::random();
-    journal.append(metrics(run, 0)).unwrap();
+    append(&journal, metrics(run, 0)).unwrap();
     let begin = usize::try_from(journal.end().position.offset).unwrap();
-    journal.append(metrics(run, 1)).unwrap();
+    append(&journal, metrics(run, 1)).unwrap();
     let end = usize::try_from(journal.end().position.offset).unwrap();
     let path = layout::segment_path(&journal.dir(), 1);
     drop(journal);
@@ -263,13 +276,13 @@ fn a_staged_file_keeps_what_it_was() {
     let journal = journal(dir.path());
     let file = dir.path().join("last.ckpt");
     fs::write(&file, "then").unwrap();
-    let (name, size) = copied(journal.stage_file(&file, false).unwrap());
+    let (name, size) = copied(journal.stage_file(&file, Admission::Bounded).unwrap());
     fs::write(&file, "now").unwrap();
     let reader = Reader::live(Arc::clone(&journal), 0);
     assert_eq!(fs::read_to_string(reader.staged(&name)).unwrap(), "then");
     assert_eq!(size, 4);
     assert!(matches!(
-        journal.stage_file(&dir.path().join("none"), false),
+        journal.stage_file(&dir.path().join("none"), Admission::Bounded),
         Err(JournalError::Stage { .. })
     ));
 }
@@ -291,7 +304,7 @@ fn a_staged_file_stays_until_the_last_destination_has_it() {
             path,
             size,
         };
-        journal.append(record).unwrap();
+        append(&journal, record).unwrap();
     };
     let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
     let mut deliver = |reader: usize| {
@@ -320,7 +333,7 @@ fn a_segment_stays_until_the_slowest_destination_is_past_it() {
     let run = RunId::random();
     let mut step = 0;
     while journal.end().position.segment < 3 {
-        journal.append(metrics(run, step)).unwrap();
+        append(&journal, metrics(run, step)).unwrap();
         step += 1;
     }
     let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
@@ -339,12 +352,12 @@ fn a_folder_that_somebody_deletes_is_made_again_with_what_it_held() {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(dir.path());
     let run = RunId::random();
-    journal.append(metrics(run, 0)).unwrap();
+    append(&journal, metrics(run, 0)).unwrap();
     fs::remove_dir_all(dir.path()).unwrap();
-    journal.append(metrics(run, 1)).unwrap();
+    append(&journal, metrics(run, 1)).unwrap();
     let told = maintained(&journal);
     assert!(told.contains("was deleted"), "{told}");
-    journal.append(metrics(run, 2)).unwrap();
+    append(&journal, metrics(run, 2)).unwrap();
     drop(journal);
     let taken = all_abandoned(dir.path()).remove(0);
     assert_eq!(steps(&read_all(&mut taken.reader(0), taken.end)), [0, 1, 2]);
@@ -357,8 +370,8 @@ fn what_is_left_of_records_that_were_appended_as_one_comes_again() {
     for delivered in 0..=4 {
         let dir = tempfile::tempdir().unwrap();
         let journal = journal(dir.path());
-        journal.append_all(records()).unwrap();
-        journal.append(metrics(run, 3)).unwrap();
+        append_all(&journal, records()).unwrap();
+        append(&journal, metrics(run, 3)).unwrap();
         let mut reader = Reader::live(Arc::clone(&journal), 0);
         let entries = read_all(&mut reader, journal.end().position);
         assert_eq!(steps(&entries), [0, 1, 2, 3]);
@@ -382,8 +395,11 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     let run = RunId::random();
     for step in 0..3 {
         assert!(!matches!(
-            journal.append(metrics(run, step)),
-            Ok(Appended::OnDisk) | Err(_)
+            append(&journal, metrics(run, step)),
+            Ok(Appended {
+                place: Place::Disk,
+                ..
+            }) | Err(_)
         ));
     }
     let mut reader = Reader::live(Arc::clone(&journal), 0);
@@ -396,7 +412,7 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     let told = maintained(&journal);
     assert!(told.contains("on the disk again"), "{told}");
     assert_eq!((journal.end().in_memory, journal.trouble()), (0, None));
-    journal.append(metrics(run, 3)).unwrap();
+    append(&journal, metrics(run, 3)).unwrap();
     assert_eq!(
         steps(&read_all(&mut reader, journal.end().position)),
         [2, 3]
@@ -414,22 +430,22 @@ fn at_its_limits_a_journal_takes_no_more_until_something_is_delivered() {
     let run = RunId::random();
     let mut count = 0;
     let refused = loop {
-        match journal.append(metrics(run, count)) {
+        match append(&journal, metrics(run, count)) {
             Ok(_) => count += 1,
             Err(error) => break error,
         }
     };
     assert!(matches!(refused, JournalError::NoRoom { .. }), "{refused}");
-    assert!(!journal.wait_for_room(Room::Frame(100), &mut || false));
+    assert!(!has_room(&journal, Room::Frame(100)));
     let mut reader = Reader::live(Arc::clone(&journal), 0);
-    while journal.append(metrics(run, count)).is_err() {
+    while append(&journal, metrics(run, count)).is_err() {
         let some = reader.read(journal.end().position).unwrap().entries;
         reader.advance(&some).unwrap();
     }
     let left = read_all(&mut reader, journal.end().position);
     assert_eq!(steps(&left).last(), Some(&count));
     reader.advance(&left).unwrap();
-    assert!(journal.wait_for_room(Room::Frame(100), &mut || true));
+    assert!(has_room(&journal, Room::Frame(100)));
 }
 
 #[test]
@@ -442,7 +458,7 @@ fn with_power_durability_records_are_there_as_well() {
     let journal = Arc::new(Journal::create(durable));
     let run = RunId::random();
     for step in 0..3 {
-        journal.append(metrics(run, step)).unwrap();
+        append(&journal, metrics(run, step)).unwrap();
     }
     let mut reader = Reader::live(Arc::clone(&journal), 0);
     assert_eq!(
@@ -456,9 +472,7 @@ fn records_that_belong_together_are_appended_together() {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(dir.path());
     let run = RunId::random();
-    journal
-        .append_all((0..3).map(|step| metrics(run, step)).collect())
-        .unwrap();
+    append_all(&journal, (0..3).map(|step| metrics(run, step)).collect()).unwrap();
     assert_eq!(journal.end().appended, 3);
     let too_long = Record::Params {
         run,
@@ -467,12 +481,8 @@ fn records_that_belong_together_are_appended_together() {
             "x".repeat(frame::MAX_PAYLOAD),
         )],
     };
-    assert!(
-        journal
-            .append_all(vec![metrics(run, 3), too_long, metrics(run, 4)])
-            .is_err()
-    );
-    journal.append(metrics(run, 5)).unwrap();
+    assert!(append_all(&journal, vec![metrics(run, 3), too_long, metrics(run, 4)]).is_err());
+    append(&journal, metrics(run, 5)).unwrap();
     let mut reader = Reader::live(Arc::clone(&journal), 0);
     let all = read_all(&mut reader, journal.end().position);
     assert_eq!(steps(&all), [0, 1, 2, 5]);
@@ -560,7 +570,7 @@ fn write_the_corpus() {
             end_time: 2,
         },
     ] {
-        journal.append(record).unwrap();
+        append(&journal, record).unwrap();
         ends.push(usize::try_from(journal.end().position.offset).unwrap());
     }
     let mut whole = fs::read(layout::segment_path(&journal.dir(), 1)).unwrap();
@@ -615,12 +625,12 @@ fn a_folder_that_is_made_again_knows_how_far_its_destinations_were() {
     let dir = tempfile::tempdir().unwrap();
     let journal = journal(dir.path());
     let run = RunId::random();
-    journal.append(start(run)).unwrap();
+    append(&journal, start(run)).unwrap();
     let mut reader = Reader::live(Arc::clone(&journal), 0);
     let entries = reader.read(journal.end().position).unwrap().entries;
     reader.advance(&entries).unwrap();
     fs::remove_dir_all(dir.path()).unwrap();
-    journal.append(metrics(run, 1)).unwrap();
+    append(&journal, metrics(run, 1)).unwrap();
     maintained(&journal);
     drop((reader, journal));
 
@@ -646,18 +656,13 @@ fn files_wait_for_as_much_room_as_they_need() {
         panic!("there is room")
     };
     assert_eq!(room, Room::File(600_000));
-    assert!(!journal.wait_for_room(room, &mut || false));
+    assert!(!has_room(&journal, room));
     journal.discard(&name, size);
-    let mut asked = 0;
-    assert!(journal.wait_for_room(room, &mut || {
-        asked += 1;
-        true
-    }));
-    assert_eq!(asked, 1, "whoever waits can be interrupted");
+    assert!(has_room(&journal, room));
     // A file of its own is never too large, and the others of a call follow the first.
     let huge = dir.path().join("huge");
     fs::write(&huge, vec![0; 2_000_000]).unwrap();
-    copied(journal.stage_file(&huge, false).unwrap());
-    assert!(journal.stage_file(&huge, false).is_err());
-    copied(journal.stage_file(&huge, true).unwrap());
+    copied(journal.stage_file(&huge, Admission::Bounded).unwrap());
+    assert!(journal.stage_file(&huge, Admission::Bounded).is_err());
+    copied(journal.stage_file(&huge, Admission::Always).unwrap());
 }

@@ -1,189 +1,195 @@
-//! Upkeep: what the keeper does so that callers need not wait for the disk.
+//! Upkeep: the work that the keeper does so that callers need not wait for the disk.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self},
+    io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
-    folder::Home,
+    append::Admission,
+    folder::Folder,
     layout::{self, remove},
     reader,
     segment::{self, Tail},
-    writer::{Journal, Segment, Writer},
+    writer::{Disk, Gate, Journal, Segment, Writer},
 };
 
-/// How often it is looked whether the journal's folder is there.
-const LOOK: Duration = Duration::from_millis(500);
+/// Time between two checks that the journal's folder exists.
+const FOLDER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Journal {
-    /// What is better not left to the callers: makes the next segment ahead of the need, moves to the disk what is
-    /// in memory, and finds the journal a new folder where its own is gone. Waits on the disk. Returns what has
-    /// changed, for the user.
+    /// Finds the journal a new folder where its own is gone, moves frames from memory to the disk, and makes the next
+    /// segment ahead of the need. Waits on the disk. Returns the change that the user should know of.
     pub fn maintain(&self) -> Option<String> {
         let mut writer = self.writer();
-        // What is in memory alone then is for a destination that is slower than the one that has sealed it.
-        if writer.sealed && writer.memory.is_empty() {
+        // What is in memory after the end is for a destination that is slower than the one that has sealed it.
+        if writer.gate == Gate::Sealed && writer.memory.frames.is_empty() {
             return None;
         }
-        let looks = writer.looked.elapsed() >= LOOK;
-        if looks {
-            writer.looked = Instant::now();
-        }
-        let is_gone = looks && writer.home.as_ref().is_some_and(Home::is_gone);
-        let mut is_lost = writer.is_lost;
-        let mut told = None;
-        if is_gone || (looks && writer.home.is_none()) {
-            let before = writer.home.as_ref().map(|home| home.dir.clone());
-            match self.settle(&mut writer) {
-                Ok(dir) => {
-                    is_lost = false;
-                    told = before.map(|before| {
-                        format!(
-                            "the journal's folder {} was deleted; what it held is in {} now, but for files that \
-                             were staged for upload",
-                            before.display(),
-                            dir.display()
-                        )
-                    });
-                }
-                Err(error) => {
-                    is_lost = true;
-                    if writer.trouble.is_none()
-                        && let Some(before) = before
-                    {
-                        told = Some(format!(
-                            "tracking is degraded, training is not: the journal's folder {} was deleted and cannot \
-                             be made again ({error}). Records are lost if this process dies before they are delivered",
-                            before.display()
-                        ));
-                    }
-                    writer.trouble = Some(error.to_string());
-                }
-            }
-        }
-        writer.is_lost = is_lost;
-        if !is_lost && !writer.memory.is_empty() {
-            self.spill(&mut writer);
-        }
-        if writer.is_well() && writer.trouble.take().is_some() && told.is_none() {
-            told = Some("the journal is on the disk again".to_owned());
-        }
-        let ahead = self.wants_spare(&writer);
+        let changed = self.restore_folder(&mut writer);
+        self.spill(&mut writer);
+        let recovered = writer.take_back_trouble();
+        let spare = self.spare_wanted(&writer.disk);
         drop(writer);
-        // Under a name of its own, as a caller may need the next segment while this one is made.
-        if let Some(path) = ahead
-            && let Ok(spare) = Tail::create(&path, self.config.segment_length(), 0)
-        {
-            spare.populate();
-            let mut writer = self.writer();
-            if writer
-                .home
-                .as_ref()
-                .map(|home| home.dir.join(layout::SPARE))
-                == Some(path)
-            {
-                writer.spare = Some(spare);
-            }
+        if let Some(path) = spare {
+            self.make_spare(path);
         }
-        told
+        changed.or(recovered)
     }
 
-    /// Where the next segment is to be made, if it is time.
-    fn wants_spare(&self, writer: &Writer) -> Option<PathBuf> {
-        let (home, tail) = (writer.home.as_ref()?, writer.tail.as_ref()?);
-        let has_room =
-            self.on_disk(writer) + self.config.segment_length() <= self.config.disk_limit;
-        (writer.spare.is_none() && has_room && tail.offset() > tail.length() / 2)
-            .then(|| home.dir.join(layout::SPARE))
+    /// Makes a new folder where somebody has deleted the old one, or where none could be made before. Returns the
+    /// change that the user should know of.
+    fn restore_folder(&self, writer: &mut Writer) -> Option<String> {
+        if writer.health.checked.elapsed() < FOLDER_CHECK_INTERVAL {
+            return None;
+        }
+        writer.health.checked = Instant::now();
+        let before = match &writer.disk.folder {
+            Some(folder) if !folder.is_gone() => {
+                return None;
+            }
+            folder => folder.as_ref().map(|folder| folder.dir.clone()),
+        };
+        let made = self.make_folder(&mut writer.disk);
+        writer.health.is_lost = made.is_err();
+        match made {
+            Ok(dir) => before.map(|before| {
+                format!(
+                    "the journal's folder {} was deleted; what it held is in {} now, but for files that were staged \
+                     for upload",
+                    before.display(),
+                    dir.display()
+                )
+            }),
+            Err(error) => {
+                let is_news = writer.health.trouble.is_none();
+                writer.health.trouble = Some(error.to_string());
+                before.filter(|_| is_news).map(|before| {
+                    format!(
+                        "tracking is degraded, training is not: the journal's folder {} was deleted and cannot be made \
+                         again ({error}). Records are lost if this process dies before they are delivered",
+                        before.display()
+                    )
+                })
+            }
+        }
     }
 
     /// Moves frames from memory to the disk, the first ones first.
     fn spill(&self, writer: &mut Writer) {
-        // Once nobody adds any more there is nobody who could wait for room.
-        let beyond_limits = writer.sealed;
-        while let Some(first) = writer.memory.pop_front() {
-            match self.write(writer, &first.frame, beyond_limits) {
-                Ok(()) => {
-                    writer.memory_bytes -= first.frame.len();
-                    self.in_memory.fetch_sub(first.entries, Ordering::AcqRel);
-                }
-                Err(_) => {
-                    writer.memory.push_front(first);
-                    break;
-                }
-            }
+        if writer.health.is_lost || writer.memory.frames.is_empty() {
+            return;
         }
-        self.room.notify_all();
+        // Once nobody adds any more there is nobody who could wait for room.
+        let admission = match writer.gate {
+            Gate::Sealed => Admission::Always,
+            Gate::Open | Gate::Frozen => Admission::Bounded,
+        };
+        while let Some(first) = writer.memory.frames.front() {
+            if self
+                .write(&mut writer.disk, &first.frame, admission)
+                .is_err()
+            {
+                break;
+            }
+            let entries = writer.memory.pop();
+            self.in_memory.fetch_sub(entries, Ordering::AcqRel);
+        }
+        self.room.notify_waiters();
     }
 
-    /// Gives the journal a folder, with what its segments hold that is not delivered.
-    pub(crate) fn settle(&self, writer: &mut Writer) -> io::Result<PathBuf> {
-        let home = Home::begin(&self.config, self.created)?;
-        let settled = self.settle_in(home, writer);
-        if let Err((hidden, error)) = settled {
-            remove(&hidden);
-            return Err(error);
+    /// Returns the path at which the next segment is to be made, if it is time.
+    fn spare_wanted(&self, disk: &Disk) -> Option<PathBuf> {
+        let (folder, tail) = (disk.folder.as_ref()?, disk.tail.as_ref()?);
+        let has_room = self.on_disk(disk) + self.config.segment_length() <= self.config.disk_limit;
+        (disk.spare.is_none() && has_room && tail.offset() > tail.length() / 2)
+            .then(|| folder.dir.join(layout::SPARE))
+    }
+
+    /// Makes the next segment under a name of its own, as a caller may need the next segment meanwhile.
+    fn make_spare(&self, path: PathBuf) {
+        let Ok(spare) = Tail::create(&path, self.config.segment_length(), 0) else {
+            return;
+        };
+        spare.populate();
+        let disk = &mut self.writer().disk;
+        let is_ours = |folder: &Folder| folder.dir.join(layout::SPARE) == path;
+        if disk.folder.as_ref().is_some_and(is_ours) {
+            disk.spare = Some(spare);
         }
-        writer.spare = None;
-        Ok(writer
-            .home
-            .as_ref()
-            .map_or_else(PathBuf::new, |home| home.dir.clone()))
+    }
+
+    /// Gives the journal a folder, with the segments that are not delivered. Returns its path.
+    pub(crate) fn make_folder(&self, disk: &mut Disk) -> io::Result<PathBuf> {
+        let folder = Folder::begin(&self.config, self.created)?;
+        let hidden = folder.dir.clone();
+        let dir = self
+            .fill_folder(folder, disk)
+            .inspect_err(|_| remove(&hidden))?;
+        disk.spare = None;
+        Ok(dir)
     }
 
     /// Fills a folder that nobody sees yet, and shows it.
-    fn settle_in(&self, home: Home, writer: &mut Writer) -> Result<(), (PathBuf, io::Error)> {
-        let hidden = home.dir.clone();
-        let failed = |error| (hidden.clone(), error);
+    fn fill_folder(&self, folder: Folder, disk: &mut Disk) -> io::Result<PathBuf> {
         let needed = self.ledger.least().0.segment;
         let mut segments = BTreeMap::new();
         let mut tail = None;
-        for (number, segment) in writer.segments.range(needed..) {
-            let path = layout::segment_path(&home.dir, *number);
-            let copy = match &writer.tail {
-                Some(old) if *number == writer.segment => {
-                    let copy = old.copied(&path).map_err(failed)?;
+        for (number, segment) in disk.segments.range(needed..) {
+            let path = layout::segment_path(&folder.dir, *number);
+            let file = match &disk.tail {
+                Some(old) if *number == disk.segment => {
+                    let copy = old.copied(&path)?;
                     let file = Arc::clone(copy.file());
                     tail = Some(copy);
                     file
                 }
                 _ => {
                     let mut options = File::options();
-                    let file = options.read(true).write(true).create_new(true);
-                    let file = file.open(path).map_err(failed)?;
-                    segment::copy_bytes(&segment.file, &file, segment.length).map_err(failed)?;
+                    let file = options.read(true).write(true).create_new(true).open(path)?;
+                    segment::copy_bytes(&segment.file, &file, segment.length)?;
                     Arc::new(file)
                 }
             };
             let length = segment.length;
-            segments.insert(*number, Segment { file: copy, length });
+            segments.insert(*number, Segment { file, length });
         }
-        let mut segment = writer.segment;
-        if tail.is_none() {
-            segment += 1;
-            let path = layout::segment_path(&home.dir, segment);
-            let new = Tail::create(&path, self.config.segment_length(), 0).map_err(failed)?;
-            new.populate();
-            let (file, length) = (Arc::clone(new.file()), new.length());
-            segments.insert(segment, Segment { file, length });
-            tail = Some(new);
-        }
+        let mut number = disk.segment;
+        let tail = match tail {
+            Some(tail) => tail,
+            None => {
+                number += 1;
+                let path = layout::segment_path(&folder.dir, number);
+                let tail = Tail::create(&path, self.config.segment_length(), 0)?;
+                tail.populate();
+                let (file, length) = (Arc::clone(tail.file()), tail.length());
+                segments.insert(number, Segment { file, length });
+                tail
+            }
+        };
         for (destination, progress) in self.progress().iter().enumerate() {
             if let Some(progress) = progress {
-                reader::save(&home.dir, destination, progress)
-                    .map_err(|error| failed(io::Error::other(error)))?;
+                reader::save(&folder.dir, destination, progress).map_err(io::Error::other)?;
             }
         }
-        let home = home.shown(&self.config).map_err(failed)?;
-        writer.home = Some(home);
-        writer.segments = segments;
-        writer.segment = segment;
-        writer.tail = tail;
-        Ok(())
+        let folder = folder.shown(&self.config)?;
+        let dir = folder.dir.clone();
+        disk.folder = Some(folder);
+        disk.segments = segments;
+        disk.segment = number;
+        disk.tail = Some(tail);
+        Ok(dir)
+    }
+}
+
+impl Writer {
+    /// Forgets the trouble where everything is on the disk again. Returns the sentence for the user.
+    fn take_back_trouble(&mut self) -> Option<String> {
+        let is_over = self.is_well() && self.health.trouble.take().is_some();
+        is_over.then(|| "the journal is on the disk again".to_owned())
     }
 }

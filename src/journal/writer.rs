@@ -1,22 +1,23 @@
-//! The journal that this process writes.
+//! The journal that this process writes: its parts, and its state as other threads see it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    append::MAX_TOGETHER,
     config::JournalConfig,
-    folder::Home,
-    frame,
-    layout::{self, remove, root},
+    folder::Folder,
+    frame::{self, Decoded},
+    layout::{remove, root, segment_path},
     ledger::Ledger,
     position::{Position, Progress},
     reader::Placed,
@@ -24,67 +25,105 @@ use super::{
 };
 use crate::os::clock::now_ms;
 
+/// Bytes of frames that are read from memory at a time.
+const MEMORY_CHUNK: usize = 16 << 20;
+
 /// The journal that this process writes.
 #[derive(Debug)]
-pub struct Journal {
-    pub(crate) config: JournalConfig,
-    pub(crate) created: i64,
+pub(crate) struct Journal {
+    pub config: JournalConfig,
+    /// Time at which the journal was begun, milliseconds since 1970.
+    pub created: i64,
     writer: Mutex<Writer>,
-    /// Told when something was removed.
-    pub(crate) room: Condvar,
+    /// Notified when something was removed.
+    pub room: Notify,
     /// Segment and offset behind the last frame on disk, in one word; read without the lock.
-    pub(crate) end: AtomicU64,
-    pub(crate) appended: AtomicU64,
-    pub(crate) in_memory: AtomicU64,
+    pub end: AtomicU64,
+    pub appended: AtomicU64,
+    pub in_memory: AtomicU64,
     /// Bytes of staged files.
-    pub(crate) staged: AtomicU64,
-    pub(crate) next_staged: AtomicU64,
-    pub(crate) ledger: Ledger,
-    /// What was saved last for each destination, for a folder that has to be made again.
+    pub staged: AtomicU64,
+    pub next_staged: AtomicU64,
+    pub ledger: Ledger,
+    /// Progress of each destination as it was saved last, for a folder that has to be made again.
     progress: Mutex<Vec<Option<Progress>>>,
 }
 
+/// The parts of a journal that change under its lock.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    pub(crate) home: Option<Home>,
-    pub(crate) segment: u64,
-    pub(crate) tail: Option<Tail>,
-    /// The next segment, made ahead of the need.
-    pub(crate) spare: Option<Tail>,
-    /// Segments that some destination has not delivered, the tail among them. Read through these, so that nothing is
-    /// lost where somebody deletes the folder.
-    pub(crate) segments: BTreeMap<u64, Segment>,
-    /// Frames that the disk would not take; all later than those on it.
-    pub(crate) memory: VecDeque<InMemory>,
-    pub(crate) memory_bytes: usize,
-    pub(crate) appended: u64,
-    pub(crate) sealed: bool,
-    /// When it was last looked whether the folder is there, and whether it was not.
-    pub(crate) looked: Instant,
-    pub(crate) is_lost: bool,
-    /// No call returns any more.
-    pub(crate) is_frozen: bool,
-    /// What the disk answers while it takes nothing.
-    pub(crate) trouble: Option<String>,
+    pub disk: Disk,
+    pub memory: Memory,
+    pub health: Health,
+    /// Entries appended since the journal was begun.
+    pub appended: u64,
+    pub gate: Gate,
 }
 
+/// The part of a journal that is on the disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub folder: Option<Folder>,
+    /// Number of the newest segment.
+    pub segment: u64,
+    /// The end of the newest segment.
+    pub tail: Option<Tail>,
+    /// The next segment, made ahead of the need.
+    pub spare: Option<Tail>,
+    /// Segments that some destination has not delivered, the newest among them. They are read through these files, so
+    /// that nothing is lost where somebody deletes the folder.
+    pub segments: BTreeMap<u64, Segment>,
+}
+
+/// A segment on the disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
-    pub(crate) file: Arc<File>,
-    pub(crate) length: u64,
+    pub file: Arc<File>,
+    /// Bytes that it takes on the disk.
+    pub length: u64,
 }
 
+/// Frames that the disk would not take. All of them are later than those on the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub frames: VecDeque<InMemory>,
+    pub bytes: usize,
+}
+
+/// A frame in memory.
 #[derive(Debug)]
 pub(crate) struct InMemory {
-    pub(crate) number: u64,
-    pub(crate) entries: u64,
-    pub(crate) frame: Box<[u8]>,
+    /// Number of its first entry.
+    pub number: u64,
+    pub entries: u64,
+    pub frame: Box<[u8]>,
 }
 
-/// Where a journal ends now.
+/// State of the journal's folder and disk.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// Time of the last check that the folder exists.
+    pub checked: Instant,
+    /// True where that check did not find the folder and no new one could be made.
+    pub is_lost: bool,
+    /// Error of the disk while it takes nothing.
+    pub trouble: Option<String>,
+}
+
+/// Whether calls are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// The tracker is closed: calls are refused.
+    Sealed,
+    /// The process is about to die of a signal: no call returns.
+    Frozen,
+}
+
+/// The end of a journal.
 #[derive(Clone, Copy, Debug)]
-pub struct End {
-    /// Behind the last frame on disk.
+pub(crate) struct End {
+    /// Position behind the last frame on disk.
     pub position: Position,
     /// Entries in memory.
     pub in_memory: u64,
@@ -95,28 +134,29 @@ pub struct End {
 impl Journal {
     /// Begins a journal. Where its folder cannot be made, it begins in memory, and [`Journal::trouble`] says why.
     pub fn create(config: JournalConfig) -> Self {
-        let created = now_ms();
         let ledger = Ledger::new(vec![(Position::START, 0); config.destinations.len()]);
         let progress = Mutex::new(vec![None; config.destinations.len()]);
         let journal = Self {
             config,
-            created,
+            created: now_ms(),
             writer: Mutex::new(Writer {
-                home: None,
-                segment: Position::START.segment - 1,
-                tail: None,
-                spare: None,
-                segments: BTreeMap::new(),
-                memory: VecDeque::new(),
-                memory_bytes: 0,
+                disk: Disk {
+                    folder: None,
+                    segment: Position::START.segment - 1,
+                    tail: None,
+                    spare: None,
+                    segments: BTreeMap::new(),
+                },
+                memory: Memory::default(),
+                health: Health {
+                    checked: Instant::now(),
+                    is_lost: false,
+                    trouble: None,
+                },
                 appended: 0,
-                sealed: false,
-                looked: Instant::now(),
-                is_lost: false,
-                is_frozen: false,
-                trouble: None,
+                gate: Gate::Open,
             }),
-            room: Condvar::new(),
+            room: Notify::new(),
             end: AtomicU64::new(packed(Position::START)),
             appended: AtomicU64::new(0),
             in_memory: AtomicU64::new(0),
@@ -126,72 +166,93 @@ impl Journal {
             progress,
         };
         let mut writer = journal.writer();
-        if let Err(error) = journal.settle(&mut writer) {
-            writer.trouble = Some(error.to_string());
+        if let Err(error) = journal.make_folder(&mut writer.disk) {
+            writer.health.trouble = Some(error.to_string());
         }
         drop(writer);
         journal
     }
 
-    /// Its folder, or where it would be.
+    /// Returns the folder, or the folder above where there is none.
     pub fn dir(&self) -> PathBuf {
-        match &self.writer().home {
-            Some(home) => home.dir.clone(),
+        self.dir_of(&self.writer().disk)
+    }
+
+    pub(crate) fn dir_of(&self, disk: &Disk) -> PathBuf {
+        match &disk.folder {
+            Some(folder) => folder.dir.clone(),
             None => root(&self.config.heimdall_dir),
         }
     }
 
-    /// URIs of its destinations.
-    pub fn destinations(&self) -> &[String] {
-        &self.config.destinations
-    }
-
-    /// What the disk answers while it takes nothing.
+    /// Returns the error of the disk while it takes nothing.
     pub fn trouble(&self) -> Option<String> {
         let writer = self.writer();
-        match writer.is_well() {
-            // What there was is over, although nobody has said so yet.
-            true => None,
-            false => writer.trouble.clone(),
-        }
+        // A trouble that nobody has taken back yet is over where everything is on the disk.
+        (!writer.is_well())
+            .then(|| writer.health.trouble.clone())
+            .flatten()
     }
 
-    /// Where it ends now.
+    /// Returns the end of the journal.
     pub fn end(&self) -> End {
-        // In this order: what is counted first is on the disk or in memory before the others are read.
+        // In this order: an entry that is counted first is on the disk or in memory before the others are read.
         let appended = self.appended.load(Ordering::SeqCst);
         let in_memory = self.in_memory.load(Ordering::Acquire);
         End {
-            position: unpacked(self.end.load(Ordering::Acquire)),
+            position: self.end_on_disk(),
             in_memory,
             appended,
         }
     }
 
-    /// Entries appended since it was begun.
+    fn end_on_disk(&self) -> Position {
+        unpacked(self.end.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_end_on_disk(&self, end: Position) {
+        self.end.store(packed(end), Ordering::Release);
+    }
+
+    /// Returns the number of entries appended since the journal was begun.
     pub fn appended(&self) -> u64 {
         self.appended.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn progress(&self) -> MutexGuard<'_, Vec<Option<Progress>>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets no call return any more: the process is about to die, and whatever a call has accepted must be delivered.
+    pub fn freeze(&self) {
+        self.writer().gate = Gate::Frozen;
+        self.room.notify_waiters();
     }
 
-    /// Frames that are in memory only, from entry `next` on, at most some megabytes of them; none while there are others
-    /// on the disk behind `position`, which come first.
-    pub(crate) fn in_memory(&self, next: u64, position: Position) -> Vec<Placed> {
+    /// Closes the journal for good, unless more than `appended` entries have come in. Returns true where it is closed.
+    pub fn seal(&self, appended: u64) -> bool {
+        let mut writer = self.writer();
+        if writer.appended != appended {
+            return false;
+        }
+        if writer.gate == Gate::Open {
+            writer.gate = Gate::Sealed;
+            self.room.notify_waiters();
+        }
+        true
+    }
+
+    /// Reads frames that are in memory only, from entry `next` on, at most some megabytes of them. There are none while
+    /// frames on the disk behind `position` come first.
+    pub fn read_memory(&self, next: u64, position: Position) -> Vec<Placed> {
         let mut placed = Vec::new();
         let mut bytes = 0;
         let writer = self.writer();
-        if position < unpacked(self.end.load(Ordering::Acquire)) {
+        if position < self.end_on_disk() {
             return placed;
         }
-        for frame in &writer.memory {
-            if frame.number + frame.entries <= next || bytes > MAX_TOGETHER {
+        for frame in &writer.memory.frames {
+            if frame.number + frame.entries <= next || bytes > MEMORY_CHUNK {
                 continue;
             }
             bytes += frame.frame.len();
-            if let frame::Decoded::Frame {
+            if let Decoded::Frame {
                 number, entries, ..
             } = frame::decode(&frame.frame)
             {
@@ -206,46 +267,44 @@ impl Journal {
         placed
     }
 
-    /// A segment's file and length, if some destination needs it still.
-    pub(crate) fn segment(&self, number: u64) -> Option<Segment> {
-        self.writer().segments.get(&number).cloned()
+    /// Returns a segment, if some destination still needs it.
+    pub fn segment(&self, number: u64) -> Option<Segment> {
+        self.writer().disk.segments.get(&number).cloned()
     }
 
-    /// Notes how far a destination is, and removes what none needs any more.
-    pub(crate) fn delivered(&self, destination: usize, progress: &Progress) {
+    /// Notes the progress of a destination, and removes the segments and frames that no destination needs any more.
+    pub fn delivered(&self, destination: usize, progress: &Progress) {
         let (position, next) = (progress.position, progress.next);
         if let Some(slot) = self.progress().get_mut(destination) {
             *slot = Some(progress.clone());
         }
         let (_, (least, least_next)) = self.ledger.advance(destination, position, next);
         let mut writer = self.writer();
-        let kept = writer.segments.split_off(&least.segment);
-        let removed = std::mem::replace(&mut writer.segments, kept);
-        while let Some(first) = writer.memory.front()
-            && first.number + first.entries <= least_next
-        {
-            let (bytes, entries) = (first.frame.len(), first.entries);
-            writer.memory_bytes -= bytes;
-            writer.memory.pop_front();
-            self.in_memory.fetch_sub(entries, Ordering::AcqRel);
-        }
-        let dir = writer.home.as_ref().map(|home| home.dir.clone());
+        let kept = writer.disk.segments.split_off(&least.segment);
+        let removed = std::mem::replace(&mut writer.disk.segments, kept);
+        let forgotten = writer.memory.remove_before(least_next);
+        self.in_memory.fetch_sub(forgotten, Ordering::AcqRel);
+        let dir = writer.disk.folder.as_ref().map(|folder| folder.dir.clone());
         drop(writer);
         if let Some(dir) = dir {
             for number in removed.keys() {
-                let _ = fs::remove_file(layout::segment_path(&dir, *number));
+                let _ = fs::remove_file(segment_path(&dir, *number));
             }
         }
-        self.room.notify_all();
+        self.room.notify_waiters();
     }
 
-    /// Removes the journal: all is delivered to all.
-    pub(crate) fn remove(&self) {
+    /// Removes the journal: everything is delivered to all destinations.
+    pub fn remove(&self) {
         let mut writer = self.writer();
-        if let Some(home) = &writer.home {
-            remove(&home.dir);
+        if let Some(folder) = &writer.disk.folder {
+            remove(&folder.dir);
         }
-        writer.segments.clear();
+        writer.disk.segments.clear();
+    }
+
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Vec<Option<Progress>>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -255,14 +314,46 @@ impl Journal {
 }
 
 impl Writer {
-    /// Whether the disk has everything and takes more.
-    pub(crate) fn is_well(&self) -> bool {
-        !self.is_lost && self.tail.is_some() && self.memory.is_empty()
+    /// Returns true where the disk has everything and takes more.
+    pub fn is_well(&self) -> bool {
+        !self.health.is_lost && self.disk.tail.is_some() && self.memory.frames.is_empty()
     }
 }
 
-/// Segment and offset in one word: a segment is shorter than 4 GiB, and there are fewer than 2^32.
-pub(crate) fn packed(position: Position) -> u64 {
+impl Memory {
+    /// Adds a frame behind the others.
+    pub fn push(&mut self, number: u64, entries: u64, frame: &[u8]) {
+        self.bytes += frame.len();
+        self.frames.push_back(InMemory {
+            number,
+            entries,
+            frame: frame.into(),
+        });
+    }
+
+    /// Removes the first frame. Returns its number of entries.
+    pub fn pop(&mut self) -> u64 {
+        let first = self.frames.pop_front();
+        first.map_or(0, |first| {
+            self.bytes -= first.frame.len();
+            first.entries
+        })
+    }
+
+    /// Removes the frames before entry `next`. Returns their number of entries.
+    fn remove_before(&mut self, next: u64) -> u64 {
+        let mut removed = 0;
+        while let Some(first) = self.frames.front()
+            && first.number + first.entries <= next
+        {
+            removed += self.pop();
+        }
+        removed
+    }
+}
+
+/// Packs segment and offset into one word: a segment is shorter than 4 GiB, and there are fewer than 2^32.
+fn packed(position: Position) -> u64 {
     position.segment << 32 | position.offset & 0xFFFF_FFFF
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The limits are those of MLflow's `utils/validation.py` and of the columns of its tables.
 
-use super::{invalid::Invalid, run::DatasetInput};
+use super::{invalid::Invalid, key::Key, run::DatasetInput};
 
 /// Longest param value; a longer one is cut, as MLflow does by default.
 pub const MAX_PARAM_VALUE_LENGTH: usize = 6_000;
@@ -156,4 +156,20 @@ pub fn experiment_name(text: &str) -> Result<String, Invalid> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// Checks the tags of a run; values are cut to the length that MLflow keeps.
+///
+/// # Errors
+/// [`Invalid::Value`] for a key that MLflow refuses, and for a value with a NUL.
+pub fn tags(
+    tags: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<(Key, String)>, Invalid> {
+    tags.into_iter()
+        .map(|(key, value)| {
+            let value = text("tag", &key, value)?;
+            let key = Key::parse("tag key", &key)?;
+            Ok((key, cut(value, MAX_TAG_VALUE_LENGTH)))
+        })
+        .collect()
 }

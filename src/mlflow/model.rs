@@ -122,9 +122,17 @@ impl Stage {
         }
     }
 
-    /// Whether others can be archived when a version comes into it.
-    pub fn is_active(self) -> bool {
-        matches!(self, Self::Staging | Self::Production)
+    /// Checks that the versions in this stage can be archived when another one comes into it, where that is asked for.
+    /// Returns `archive`.
+    ///
+    /// # Errors
+    /// [`Invalid::Value`] for a stage that is neither `Staging` nor `Production`.
+    pub fn archives(self, archive: bool) -> Result<bool, Invalid> {
+        if archive && !matches!(self, Self::Staging | Self::Production) {
+            let reason = "existing versions are archived when one comes to Staging or Production";
+            return Err(Invalid::value("stage", self.as_str(), reason));
+        }
+        Ok(archive)
     }
 }
 

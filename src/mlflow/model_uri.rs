@@ -58,6 +58,16 @@ pub enum Pick {
     Latest,
 }
 
+impl From<Alias> for Pick {
+    fn from(alias: Alias) -> Self {
+        if alias.is_latest() {
+            Self::Latest
+        } else {
+            Self::Alias(alias)
+        }
+    }
+}
+
 impl ModelSource {
     /// Reads `runs:/<run id>/<path>` (also the mistaken `runs://<run id>/<path>`), a `models:/` URI, a path or
     /// another artifact URI.
@@ -107,10 +117,7 @@ impl ModelUri {
             let alias: Alias = alias.parse()?;
             return Ok(Self::Version {
                 name: name.parse()?,
-                pick: match alias.is_latest() {
-                    true => Pick::Latest,
-                    false => Pick::Alias(alias),
-                },
+                pick: alias.into(),
                 path: ArtifactPath::parse(others)?,
             });
         }

@@ -8,6 +8,13 @@ use uuid::Uuid;
 
 use super::invalid::Invalid;
 
+/// Tag that holds the name of a run.
+pub const RUN_NAME_TAG: &str = "mlflow.runName";
+/// Tag that holds the id of the run that a run is nested in.
+pub const PARENT_RUN_TAG: &str = "mlflow.parentRunId";
+/// Tag that holds the description of a run.
+pub const NOTE_TAG: &str = "mlflow.note.content";
+
 /// Id of a run: 32 hexadecimal digits, as MLflow makes them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunId(Uuid);
@@ -97,6 +104,8 @@ pub struct NewRun {
     pub parent: Option<String>,
     /// What people should know of it.
     pub description: Option<String>,
+    /// Id or name of the run to go on with; a new run where it is not given.
+    pub run_id: Option<String>,
 }
 
 /// A run as the store has it.

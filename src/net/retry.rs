@@ -1,25 +1,70 @@
-//! When to try again: exponential back-off with jitter.
+//! Attempts that are repeated, with exponential back-off and jitter.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(30);
+/// Repeats an attempt until it succeeds, or until `pause` returns `None` for its error. `pause` returns the time to wait
+/// before the next attempt.
+///
+/// # Errors
+/// The error of the last attempt.
+pub(crate) async fn retry<T, E, F>(
+    mut attempt: impl FnMut() -> F,
+    mut pause: impl FnMut(&E) -> Option<Duration>,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    loop {
+        let outcome = attempt().await;
+        let Err(error) = &outcome else {
+            return outcome;
+        };
+        match pause(error) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return outcome,
+        }
+    }
+}
 
-/// The pauses between the attempts at one delivery.
-#[derive(Debug, Default)]
-pub struct Backoff {
+/// The pauses between the attempts at one thing.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
     attempts: u32,
 }
 
 impl Backoff {
-    /// The next pause: doubling from 0.1 s to 30 s, between half and all of it, so that many clients of a
-    /// store that comes back do not come at once.
+    /// Returns pauses that double from `first` to `longest`.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            attempts: 0,
+        }
+    }
+
+    /// Returns the number of pauses so far.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Returns the next pause: between half of it and all of it, so that many clients of a store that comes back do not
+    /// come at once.
     pub fn pause(&mut self) -> Duration {
-        let whole = FIRST
+        let whole = self
+            .first
             .saturating_mul(1 << self.attempts.min(16))
-            .min(LONGEST);
+            .min(self.longest);
         self.attempts += 1;
         whole.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+impl Default for Backoff {
+    /// The pauses of a delivery: from 0.1 s to 30 s.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(30))
     }
 }
 
@@ -30,14 +75,37 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest() {
         let mut backoff = Backoff::default();
-        let mut whole = FIRST;
+        let mut whole = backoff.first;
         for _ in 0..40 {
             let pause = backoff.pause();
             assert!(
                 pause >= whole / 2 && pause <= whole,
                 "{pause:?} for {whole:?}"
             );
-            whole = (whole * 2).min(LONGEST);
+            whole = (whole * 2).min(backoff.longest);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_is_repeated_until_it_succeeds_or_is_given_up() {
+        let mut attempts = 0;
+        let third = |attempts: &mut u32| {
+            *attempts += 1;
+            std::future::ready(if *attempts < 3 {
+                Err(*attempts)
+            } else {
+                Ok(())
+            })
+        };
+        let pause = Some(Duration::from_secs(1));
+        let outcome = retry(|| third(&mut attempts), |_: &u32| pause).await;
+        assert_eq!((outcome, attempts), (Ok(()), 3));
+        let mut attempts = 0;
+        let outcome = retry(
+            || third(&mut attempts),
+            |error| pause.filter(|_| *error < 2),
+        )
+        .await;
+        assert_eq!((outcome, attempts), (Err(2), 2));
     }
 }

@@ -129,3 +129,11 @@ pub fn watch(grace: Duration, on_terminate: OnTerminate) {
     #[cfg(not(target_os = "linux"))]
     let _ = (grace, on_terminate);
 }
+
+/// Waits until the process dies of the signal. A call that comes too late to be recorded must not return: its caller
+/// would take it for accepted. The caller may hold locks, the GIL among them: nobody needs them any more.
+pub fn wait_for_death() -> ! {
+    loop {
+        std::thread::park();
+    }
+}

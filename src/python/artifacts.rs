@@ -1,130 +1,117 @@
-//! Artifacts as Python sees them.
+//! Files of runs: logged, listed, downloaded.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
-use pyo3::{prelude::*, types::PyString};
+use pyo3::prelude::*;
 
-use super::{tracker::MLflowTracker, values};
-use crate::{
-    artifacts::store,
-    tracker::artifacts::{Keep, Logged},
+use super::{
+    arguments::{ArtifactFile, RunId, Seconds},
+    calls::Calls,
+    results::run::FileInfo,
+    tracker::MLflowTracker,
 };
+use crate::tracker::artifacts::{Keep, Logged, file_path};
 
-/// Files that were logged by one call.
-#[pyclass(frozen, module = "heimdall_tracking")]
-pub struct Upload {
-    tracker: Py<MLflowTracker>,
-    logged: Logged,
-}
-
-impl Upload {
-    pub fn new(tracker: &Bound<'_, MLflowTracker>, logged: Logged) -> Self {
-        Self {
-            tracker: tracker.clone().unbind(),
-            logged,
-        }
-    }
-}
-
-#[pymethods]
-impl Upload {
-    #[getter]
-    fn paths(&self) -> Vec<String> {
-        self.logged.paths.clone()
-    }
-
-    #[getter]
-    fn done(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.tracker.get().tracker(py)?.has_arrived(&self.logged))
-    }
-
-    #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let tracker = self.tracker.get();
-        let timeout: Option<Duration> = tracker.answer(py, values::timeout(timeout))?;
-        tracker.ask(py, |tracker, keep_waiting| {
-            tracker.wait_for(&self.logged, timeout, keep_waiting)
-        })
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let state = if self.done(py)? { "done" } else { "on its way" };
-        Ok(match self.logged.paths.as_slice() {
-            [path] => format!("Upload({path:?}, {state})"),
-            paths => format!("Upload({} files, {state})", paths.len()),
-        })
-    }
-}
-
-/// A file or folder among a run's artifacts.
-#[pyclass(frozen, eq, hash, get_all, module = "heimdall_tracking")]
-#[derive(PartialEq, Eq, Hash)]
-pub struct FileInfo {
-    path: String,
-    is_dir: bool,
-    file_size: Option<u64>,
-}
-
-impl From<store::FileInfo> for FileInfo {
-    fn from(info: store::FileInfo) -> Self {
-        Self {
-            path: info.path.as_str().to_owned(),
-            is_dir: info.size.is_none(),
-            file_size: info.size,
-        }
-    }
-}
-
-#[pymethods]
-impl FileInfo {
-    fn __repr__(&self) -> String {
-        match self.file_size {
-            Some(size) => format!("FileInfo({:?}, {size} bytes)", self.path),
-            None => format!("FileInfo({:?}, folder)", self.path),
-        }
-    }
-}
+/// Paths of logged files, and the range of the journal's entries that contains them: the first one, and the one behind
+/// the last.
+type LoggedFiles = (Vec<String>, u64, u64);
 
 #[pymethods]
 impl MLflowTracker {
+    fn _log_artifact(
+        slf: &Bound<'_, Self>,
+        local_path: PathBuf,
+        artifact_path: Option<&str>,
+        immutable: bool,
+    ) -> PyResult<LoggedFiles> {
+        let (folder, keep) = (artifact_path.unwrap_or_default(), keep(immutable));
+        let logged = slf.record_on_disk(|it| it.log_artifact(&local_path, folder, keep))?;
+        Ok(logged_files(logged))
+    }
+
+    fn _log_artifacts_dir(
+        slf: &Bound<'_, Self>,
+        local_dir: PathBuf,
+        artifact_path: Option<&str>,
+        immutable: bool,
+    ) -> PyResult<LoggedFiles> {
+        let (folder, keep) = (artifact_path.unwrap_or_default(), keep(immutable));
+        let logged = slf.record_on_disk(|it| it.log_artifacts_dir(&local_dir, folder, keep))?;
+        Ok(logged_files(logged))
+    }
+
+    fn _log_bytes(
+        slf: &Bound<'_, Self>,
+        content: &[u8],
+        artifact_file: ArtifactFile,
+    ) -> PyResult<()> {
+        slf.record_on_disk(|tracker| tracker.log_bytes(content, &artifact_file.0))?;
+        Ok(())
+    }
+
+    fn _check_artifact_file(slf: &Bound<'_, Self>, artifact_file: ArtifactFile) -> PyResult<()> {
+        slf.record(|_| file_path(&artifact_file.0))?;
+        Ok(())
+    }
+
+    fn _has_arrived(&self, end: u64) -> PyResult<bool> {
+        Ok(self.of_this_process()?.has_arrived(end))
+    }
+
+    fn _wait_for(
+        slf: &Bound<'_, Self>,
+        start: u64,
+        end: u64,
+        timeout: Option<Seconds>,
+    ) -> PyResult<()> {
+        let timeout = timeout.map(|timeout| timeout.0);
+        slf.wait(|tracker, waiting| tracker.wait_for(&(start..end), timeout, waiting))
+    }
+
     #[pyo3(signature = (path="", run_id=None))]
     fn list_artifacts(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         path: &str,
-        run_id: Option<&Bound<'_, PyString>>,
+        run_id: Option<RunId>,
     ) -> PyResult<Vec<FileInfo>> {
-        let run = run_id
-            .map(|run| values::argument("run id", run))
-            .transpose();
-        let run = self.answer(py, run)?;
-        let listed = self.ask_of_files(py, |tracker, keep_waiting| {
-            tracker.list_artifacts(path, run.as_deref(), keep_waiting)
-        })?;
+        let (path, run) = (path.to_owned(), run_id.map(|run| run.0));
+        let listed = slf.ask_with_bar(|it| async move { it.list_artifacts(&path, run).await })?;
         Ok(listed.into_iter().map(Into::into).collect())
     }
 
     #[pyo3(signature = (source, path="", dst=None))]
     fn download_artifacts(
-        &self,
-        py: Python<'_>,
-        source: &Bound<'_, PyAny>,
+        slf: &Bound<'_, Self>,
+        source: PathBuf,
         path: &str,
-        dst: Option<&Bound<'_, PyAny>>,
+        dst: Option<PathBuf>,
     ) -> PyResult<String> {
-        let source = values::path(source)?.to_string_lossy().into_owned();
-        let dst = dst.map(values::path).transpose()?;
-        let downloaded = self.ask_of_files(py, |tracker, keep_waiting| {
-            tracker.download_artifacts(&source, path, dst.as_deref(), keep_waiting)
-        })?;
-        Ok(downloaded.to_string_lossy().into_owned())
+        download(slf, &source, path.to_owned(), dst)
     }
 }
 
-/// How a file is kept of which the caller says whether anybody changes it.
-pub fn keep(immutable: bool) -> Keep {
-    match immutable {
-        true => Keep::Original,
-        false => Keep::Copy,
+fn download(
+    tracker: &Bound<'_, MLflowTracker>,
+    source: &std::path::Path,
+    path: String,
+    dst: Option<PathBuf>,
+) -> PyResult<String> {
+    let source = source.to_string_lossy().into_owned();
+    let downloaded = tracker.ask_with_bar(|stores| async move {
+        stores.download_artifacts(&source, &path, dst).await
+    })?;
+    Ok(downloaded.to_string_lossy().into_owned())
+}
+
+fn logged_files(logged: Logged) -> LoggedFiles {
+    (logged.paths, logged.numbers.start, logged.numbers.end)
+}
+
+/// Chooses between the file itself and a copy of it, by what the caller says about changes to it.
+fn keep(immutable: bool) -> Keep {
+    if immutable {
+        Keep::Original
+    } else {
+        Keep::Copy
     }
 }

@@ -1,67 +1,105 @@
-//! The one place where an [`Error`] becomes a Python exception of `heimdall_tracking.errors`.
+//! Exceptions: the one place where an [`Error`] becomes one of `heimdall_tracking.errors`.
 
-use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
+use pyo3::prelude::*;
 
 use crate::{
     artifacts::error::ArtifactError, error::Error, mlflow::invalid::Invalid,
     store::error::StoreError,
 };
 
-/// The exception for an error; an interrupt becomes what the interpreter has pending.
-pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
-    if matches!(error, Error::Interrupted)
-        && let Err(pending) = py.check_signals()
-    {
-        return pending;
-    }
-    let message = error.to_string();
-    match py
-        .import("heimdall_tracking.errors")
-        .and_then(|module| module.getattr(class(error)))
-    {
-        Ok(class) => match class.cast_into::<PyType>() {
-            Ok(class) => PyErr::from_type(class, message),
-            Err(error) => error.into(),
-        },
-        // Only an installation without its Python files lacks the class.
-        Err(_) => PyErr::from_type(PyRuntimeError::type_object(py), message),
-    }
+/// The exceptions, as classes that Python has.
+mod classes {
+    use pyo3::import_exception;
+
+    import_exception!(heimdall_tracking.errors, AlreadyExistsError);
+    import_exception!(heimdall_tracking.errors, ArtifactError);
+    import_exception!(heimdall_tracking.errors, ArtifactNotFoundError);
+    import_exception!(heimdall_tracking.errors, ConfigurationError);
+    import_exception!(heimdall_tracking.errors, HeimdallError);
+    import_exception!(heimdall_tracking.errors, InvalidInputError);
+    import_exception!(heimdall_tracking.errors, JournalError);
+    import_exception!(heimdall_tracking.errors, NotFoundError);
+    import_exception!(heimdall_tracking.errors, PermissionDeniedError);
+    import_exception!(heimdall_tracking.errors, RegistrationError);
+    import_exception!(heimdall_tracking.errors, RunStateError);
+    import_exception!(heimdall_tracking.errors, StoreUnavailableError);
+    import_exception!(heimdall_tracking.errors, UndeliveredError);
+    import_exception!(heimdall_tracking.errors, WrongTypeError);
 }
 
-fn class(error: &Error) -> &'static str {
-    match error {
-        Error::Invalid(error) => class_of_invalid(error),
-        Error::NoActiveRun { .. } | Error::RunActive { .. } | Error::Forked { .. } => {
-            "RunStateError"
+/// Imports the module of the exceptions, so that none is imported while the interpreter ends.
+///
+/// # Errors
+/// That of the import: an installation without its Python files.
+pub fn import(py: Python<'_>) -> PyResult<()> {
+    py.import("heimdall_tracking.errors").map(drop)
+}
+
+impl From<Invalid> for PyErr {
+    fn from(error: Invalid) -> Self {
+        let message = error.to_string();
+        match error {
+            Invalid::Value { .. } => classes::InvalidInputError::new_err(message),
+            Invalid::Type { .. } => classes::WrongTypeError::new_err(message),
+            Invalid::Setting { .. } => classes::ConfigurationError::new_err(message),
         }
-        Error::NoSuchFile { .. } => "ArtifactNotFoundError",
-        Error::Undelivered { .. } => "UndeliveredError",
-        Error::Interrupted | Error::WorkerStopped => "HeimdallError",
-        Error::Store(error) => match error {
-            StoreError::Unavailable { .. } => "StoreUnavailableError",
-            StoreError::Open { .. } => "ConfigurationError",
-            StoreError::Unauthenticated { .. } | StoreError::Forbidden { .. } => {
-                "PermissionDeniedError"
-            }
-            StoreError::NotFound { .. } => "NotFoundError",
-            StoreError::AlreadyExists { .. } => "AlreadyExistsError",
-            StoreError::NotReady { .. } => "RegistrationError",
-            StoreError::ExperimentDeleted { .. } => "ConfigurationError",
-            StoreError::Refused { .. }
-            | StoreError::RunDeleted { .. }
-            | StoreError::ParamChanged { .. } => "InvalidInputError",
-        },
-        Error::Artifact(ArtifactError::NotFound { .. }) => "ArtifactNotFoundError",
-        Error::Artifact(ArtifactError::Unsupported(error)) => class_of_invalid(error),
-        Error::Artifact(_) | Error::Refused { .. } => "ArtifactError",
-        Error::Journal(_) => "JournalError",
     }
 }
 
-fn class_of_invalid(error: &Invalid) -> &'static str {
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Invalid(error) => error.into(),
+            Error::NoActiveRun { .. } | Error::RunActive { .. } | Error::Forked { .. } => {
+                classes::RunStateError::new_err(message)
+            }
+            Error::NoSuchFile { .. } => classes::ArtifactNotFoundError::new_err(message),
+            Error::Undelivered { .. } => classes::UndeliveredError::new_err(message),
+            Error::Ranks(raised) => raised_by_python(&*raised),
+            Error::Interrupted => pending(message),
+            Error::WorkerStopped => classes::HeimdallError::new_err(message),
+            Error::Store(error) => of_store(&error, message),
+            Error::Artifact(ArtifactError::NotFound { .. }) => {
+                classes::ArtifactNotFoundError::new_err(message)
+            }
+            Error::Artifact(ArtifactError::Unsupported(error)) => error.into(),
+            Error::Artifact(_) | Error::Refused { .. } => classes::ArtifactError::new_err(message),
+            Error::Journal(_) => classes::JournalError::new_err(message),
+        }
+    }
+}
+
+fn of_store(error: &StoreError, message: String) -> PyErr {
     match error {
-        Invalid::Value { .. } => "InvalidInputError",
-        Invalid::Type { .. } => "WrongTypeError",
-        Invalid::Setting { .. } => "ConfigurationError",
+        StoreError::Unavailable { .. } => classes::StoreUnavailableError::new_err(message),
+        StoreError::Open { .. } | StoreError::ExperimentDeleted { .. } => {
+            classes::ConfigurationError::new_err(message)
+        }
+        StoreError::Unauthenticated { .. } | StoreError::Forbidden { .. } => {
+            classes::PermissionDeniedError::new_err(message)
+        }
+        StoreError::NotFound { .. } => classes::NotFoundError::new_err(message),
+        StoreError::AlreadyExists { .. } => classes::AlreadyExistsError::new_err(message),
+        StoreError::NotReady { .. } => classes::RegistrationError::new_err(message),
+        StoreError::Refused { .. }
+        | StoreError::RunDeleted { .. }
+        | StoreError::ParamChanged { .. } => classes::InvalidInputError::new_err(message),
+    }
+}
+
+/// Returns the exception that ended a wait: what the interpreter has pending.
+fn pending(message: String) -> PyErr {
+    let checked = Python::attach(|py| py.check_signals());
+    checked
+        .err()
+        .unwrap_or_else(|| classes::HeimdallError::new_err(message))
+}
+
+/// Returns the exception that code of Python's has raised under a call of ours.
+fn raised_by_python(error: &(dyn std::error::Error + 'static)) -> PyErr {
+    match error.downcast_ref::<PyErr>() {
+        Some(raised) => Python::attach(|py| raised.clone_ref(py)),
+        None => classes::HeimdallError::new_err(error.to_string()),
     }
 }

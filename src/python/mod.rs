@@ -1,25 +1,27 @@
-//! The Python face of the tracker: values in, answers and exceptions out. Nothing else in the crate knows
-//! Python.
+//! The Python face of the tracker: arguments in, results and exceptions out. No other module of the crate knows Python.
 
-mod answers;
+mod arguments;
 mod artifacts;
-mod caller;
+mod calls;
 mod errors;
 mod exit;
-mod interpreter;
-mod lifecycle;
+mod gc;
+mod logging;
+mod queries;
 mod registry;
-mod status;
+mod results;
+mod runs;
+mod script;
 mod sync;
 mod tracker;
 mod values;
 
 use pyo3::{exceptions::PyImportError, prelude::*};
 
-/// What is static here belongs to one interpreter.
+/// Checks that the main interpreter imports this: what is static here belongs to one interpreter.
 fn check_interpreter() -> PyResult<()> {
     // SAFETY: called while attached to the interpreter that imports, which both functions ask for nothing else than.
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "PyO3 has no safe form of these")]
     let id = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
     if id == 0 {
         return Ok(());
@@ -33,26 +35,29 @@ fn check_interpreter() -> PyResult<()> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::answers::{DatasetInput, Experiment, MetricPoint, Run};
-    #[pymodule_export]
-    use super::artifacts::{FileInfo, Upload};
-    #[pymodule_export]
     use super::exit::{finish, forget_parent, progress};
     #[pymodule_export]
-    use super::lifecycle::collect_garbage;
+    use super::gc::collect_garbage;
     #[pymodule_export]
-    use super::registry::{ModelVersion, RegisteredModel};
+    use super::logging::floor;
     #[pymodule_export]
-    use super::status::{DestinationStatus, Status};
+    use super::results::{
+        gc::{GarbageItem, SparedItem},
+        journal::{JournalStatus, SyncOutcome, WaitingRecords},
+        model::{ModelVersion, RegisteredModel},
+        run::{DatasetInput, Experiment, FileInfo, MetricPoint, Run},
+        status::{DestinationStatus, Status},
+    };
     #[pymodule_export]
     use super::sync::{dead_letters, inspect, journals, sync};
     #[pymodule_export]
-    use super::tracker::{ActiveRun, MLflowTracker, floor, without_credentials};
+    use super::tracker::{MLflowTracker, without_credentials};
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods;
         super::check_interpreter()?;
+        super::errors::import(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

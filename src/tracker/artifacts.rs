@@ -1,31 +1,25 @@
-//! Files of a run: kept in the journal as they are at the call.
+//! Files of a run, kept in the journal as they are at the call.
 
 use std::{
     fs,
     ops::Range,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    pin::pin,
-    sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
-use tokio::sync::oneshot;
-
 use super::{open::Tracker, session::Session};
 use crate::{
-    artifacts::{
-        download::{download::download, part_file::is_part},
-        error::ArtifactError,
-        store::{ArtifactStore, FileInfo},
-    },
-    config::uri::ArtifactUri,
-    delivery::{destination::Refused, runtime::KeepWaiting},
+    artifacts::download::part_file::is_part,
+    delivery::runtime::KeepWaiting,
     error::{Error, Result},
-    journal::{error::JournalError, record::Record, staging::Staged, writer::Journal},
+    journal::{
+        append::{Admission, Batch},
+        error::JournalError,
+        record::Record,
+        staging::Staged,
+        writer::Journal,
+    },
     mlflow::{artifact_path::ArtifactPath, run::RunId},
-    store::tracking::TrackingStore,
 };
 
 /// Largest file that is kept in memory while the disk takes no copy of it.
@@ -36,14 +30,14 @@ const SMALL_FILE: u64 = 32 << 20;
 pub struct Logged {
     /// Paths among the run's artifacts.
     pub paths: Vec<String>,
-    /// Numbers in the journal among which theirs are.
-    numbers: Range<u64>,
+    /// Numbers of their entries in the journal.
+    pub numbers: Range<u64>,
 }
 
-/// How a file is kept until it is uploaded.
+/// The way in which a file is kept until it is uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// As a copy: the caller may change or delete it at once.
+    /// As a copy: the caller may change or delete the file at once.
     Copy,
     /// As it is: the caller says that nobody changes it. It may be deleted where the journal is on the same disk.
     Original,
@@ -55,8 +49,7 @@ impl Tracker {
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no file; [`Error::Invalid`] for a bad path.
     pub fn log_artifact(&self, file: &Path, folder: &str, keep: Keep) -> Result<Logged> {
-        self.check_process()?;
-        let run = self.active("log_artifact")?;
+        let run = self.run_to_log_to("log_artifact")?;
         let folder = ArtifactPath::parse(folder)?;
         if !file.is_file() {
             return Err(Error::NoSuchFile {
@@ -65,11 +58,8 @@ impl Tracker {
             });
         }
         let name = file.file_name().unwrap_or_default();
-        self.log_files(
-            run,
-            vec![(file.to_owned(), folder.join(utf8(name.as_ref())?)?)],
-            keep,
-        )
+        let path = folder.join(utf8(name.as_ref())?)?;
+        self.log_files(run, vec![(file.to_owned(), path)], keep)
     }
 
     /// Logs every file below a folder as it is now. Waits on the disk. Links are followed where they stay
@@ -79,8 +69,7 @@ impl Tracker {
     /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no folder; [`Error::Invalid`] for a bad path
     /// or a link that leaves the folder.
     pub fn log_artifacts_dir(&self, dir: &Path, folder: &str, keep: Keep) -> Result<Logged> {
-        self.check_process()?;
-        let run = self.active("log_artifacts_dir")?;
+        let run = self.run_to_log_to("log_artifacts_dir")?;
         let folder = ArtifactPath::parse(folder)?;
         if !dir.is_dir() {
             return Err(Error::NoSuchFile {
@@ -103,160 +92,42 @@ impl Tracker {
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
     pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<Logged> {
-        self.check_process()?;
-        let run = self.active("log_artifact")?;
+        let run = self.run_to_log_to("log_artifact")?;
         let path = file_path(path)?;
-        self.logged(vec![path.as_str().to_owned()], || {
-            self.session.accept_bytes(run, path, content)
-        })
+        let paths = vec![path.as_str().to_owned()];
+        let numbers = self.session().record_bytes(run, path, content)?;
+        Ok(Logged { paths, numbers })
     }
 
-    /// Waits until files have arrived at the primary destination.
+    /// Waits until the files of some entries have arrived at the primary destination.
     ///
     /// # Errors
     /// [`Error::Refused`] where the store has refused some of them for good; [`Error::Undelivered`] after `timeout`,
     /// [`Error::Interrupted`].
     pub fn wait_for(
         &self,
-        logged: &Logged,
+        numbers: &Range<u64>,
         timeout: Option<Duration>,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<()> {
         self.check_process()?;
-        let Some(delivery) = &self.session.delivery else {
+        let Some(delivery) = &self.session().delivery else {
             return Ok(());
         };
-        let refused = delivery.wait_for_artifacts(&logged.numbers, timeout, keep_waiting)?;
-        // Other threads log as well: these are theirs.
-        let is_of_these = |it: &Refused| logged.paths.iter().any(|path| path == it.path());
-        match refused.into_iter().find(is_of_these) {
+        self.wait_for_entries(delivery, numbers.end, timeout, keep_waiting)?;
+        match delivery.refused_among(numbers).into_iter().next() {
             Some(refused) => Err(refused.into()),
             None => Ok(()),
         }
     }
 
-    /// Whether files have arrived at the primary destination, or were refused.
-    pub fn has_arrived(&self, logged: &Logged) -> bool {
-        match &self.session.delivery {
-            Some(delivery) => delivery.has_delivered(logged.numbers.end),
+    /// Returns true where the files of the entries before a number have arrived at the primary destination, or were
+    /// refused.
+    pub fn has_arrived(&self, end: u64) -> bool {
+        match &self.session().delivery {
+            Some(delivery) => delivery.has_delivered(end),
             None => true,
         }
-    }
-
-    /// What lies in a folder of a run's artifacts, by name. Delivers first, and waits on the stores.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`] where no run is named and none is active; [`Error::Invalid`] for a bad path;
-    /// [`Error::Store`] when the run does not exist; [`Error::Artifact`] when the artifacts cannot be listed.
-    pub fn list_artifacts(
-        &self,
-        folder: &str,
-        run: Option<&str>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Vec<FileInfo>> {
-        let folder = ArtifactPath::parse(folder.trim_end_matches('/'))?;
-        let run = match run {
-            Some(run) => run.to_owned(),
-            None => self.active("list_artifacts")?.to_string(),
-        };
-        self.settle_artifacts(keep_waiting)?;
-        let store = Arc::clone(&self.store);
-        let uri = self.ask(async move { store.artifact_uri(&run).await }, keep_waiting)?;
-        let store = self.artifact_store(&uri)?;
-        let listed = async move { store.list(&folder).await };
-        Ok(self.background.wait(listed, keep_waiting)??)
-    }
-
-    /// Downloads artifacts and returns where they are on this disk. `source` is a run's id or any URI of artifacts or
-    /// of a model, `path` what is below it. What is on this disk already is not copied where `dst` is not given;
-    /// else that is a new folder which nobody else may read. Delivers first, and waits on the stores. Who stops waiting
-    /// stops the download; the next call goes on with what has arrived of a long file.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for what is no source or path; [`Error::Store`] where the run or version does not exist;
-    /// [`Error::Artifact`] where there are no such artifacts or they cannot be fetched.
-    pub fn download_artifacts(
-        &self,
-        source: &str,
-        path: &str,
-        dst: Option<&Path>,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<PathBuf> {
-        let path = ArtifactPath::parse(path.trim_end_matches('/'))?;
-        self.settle_artifacts(keep_waiting)?;
-        let is_run = source.len() == 32 && source.chars().all(|c| c.is_ascii_hexdigit());
-        let (root, path) = if is_run {
-            let (store, run) = (Arc::clone(&self.store), source.to_owned());
-            let root = self.ask(async move { store.artifact_uri(&run).await }, keep_waiting)?;
-            (root, path)
-        } else {
-            let (location, within) = self.located(source, keep_waiting)?;
-            let path = match within.as_str() {
-                "" => path,
-                within => {
-                    let path = format!("{within}/{}", path.as_str());
-                    ArtifactPath::parse(path.trim_end_matches('/'))?
-                }
-            };
-            let is_whole = source.starts_with("models:") || is_whole_run(source);
-            match path.as_str() {
-                // As with MLflow, what a URI names arrives under its own name.
-                "" if !is_whole => parent_and_name(&location)?,
-                _ => (location, path),
-            }
-        };
-        let local = match ArtifactUri::parse(&root) {
-            Ok(ArtifactUri::Local(root)) if dst.is_none() => Some(match path.as_str() {
-                "" => root,
-                path => root.join(path),
-            }),
-            _ => None,
-        };
-        if let Some(there) = local {
-            return match there.exists() {
-                true => Ok(there),
-                false => Err(Error::Artifact(ArtifactError::NotFound {
-                    artifact: path.as_str().to_owned(),
-                    store: root,
-                })),
-            };
-        }
-        let store = Arc::from(self.artifact_store(&root)?);
-        let dst = match dst {
-            Some(dst) => dst.to_owned(),
-            None => private_folder()?,
-        };
-        // Who stops waiting has it stop.
-        let (waiting, gone) = oneshot::channel::<()>();
-        let download = async move {
-            match select(pin!(download(store, &path, &dst)), gone).await {
-                Either::Left((downloaded, _)) => downloaded.map_err(Error::from),
-                Either::Right(_) => Err(Error::Interrupted),
-            }
-        };
-        let downloaded = self.background.wait(download, keep_waiting);
-        drop(waiting);
-        downloaded?
-    }
-
-    fn artifact_store(&self, uri: &str) -> Result<Box<dyn ArtifactStore>> {
-        match self.store.artifacts(uri) {
-            Some(store) => Ok(store),
-            None => Ok(self.settled.access().open(uri)?),
-        }
-    }
-
-    fn logged(&self, paths: Vec<String>, log: impl FnOnce() -> Result<()>) -> Result<Logged> {
-        let appended = || {
-            let delivery = self.session.delivery.as_ref();
-            delivery.map_or(0, |delivery| delivery.journal().appended())
-        };
-        let before = appended();
-        log()?;
-        Ok(Logged {
-            paths,
-            numbers: before..appended(),
-        })
     }
 
     fn log_files(
@@ -267,7 +138,7 @@ impl Tracker {
     ) -> Result<Logged> {
         let paths = files.iter().map(|(_, path)| path.as_str().to_owned());
         let paths = paths.collect();
-        let Some(delivery) = &self.session.delivery else {
+        let Some(delivery) = &self.session().delivery else {
             let numbers = 0..0;
             return Ok(Logged { paths, numbers });
         };
@@ -285,7 +156,8 @@ impl Tracker {
             }
             return Err(error);
         }
-        self.logged(paths, || delivery.accept_all_beyond_limits(records))
+        let numbers = delivery.accept(Batch::of(records)?, Admission::Always)?;
+        Ok(Logged { paths, numbers })
     }
 
     /// Keeps a file of the caller's as it is now, and adds its record.
@@ -298,8 +170,14 @@ impl Tracker {
         keep: Keep,
         records: &mut Vec<Record>,
     ) -> Result<()> {
+        // The first file of a call is accepted, and the others belong to it.
+        let admission = if records.is_empty() {
+            Admission::Bounded
+        } else {
+            Admission::Always
+        };
         let staged = match keep {
-            Keep::Copy => journal.stage_file(&file, !records.is_empty())?,
+            Keep::Copy => journal.stage_file(&file, admission)?,
             Keep::Original => journal.stage_link(&file)?,
         };
         records.push(match staged {
@@ -317,7 +195,7 @@ impl Tracker {
                 path,
             },
             Staged::Refused(error) => {
-                self.notices.tell(format!(
+                self.stores.notices.tell(format!(
                     "tracking is degraded, training is not: {} cannot be copied into the journal ({error}). It \
                      is uploaded from where it is, as it is then: leave it there",
                     file.display()
@@ -329,60 +207,16 @@ impl Tracker {
     }
 }
 
-fn in_place(run: RunId, file: &Path, path: ArtifactPath) -> Result<Record> {
-    let source = std::path::absolute(file).map_err(|source| JournalError::Stage {
-        path: file.to_owned(),
-        source,
-    })?;
-    Ok(Record::ArtifactInPlace {
-        run,
-        source: utf8(&source)?.to_owned(),
-        path,
-    })
-}
-
-/// Whether a URI names all artifacts of a run.
-fn is_whole_run(uri: &str) -> bool {
-    let rest = uri.strip_prefix("runs:").map(|rest| rest.trim_matches('/'));
-    rest.is_some_and(|rest| !rest.contains('/'))
-}
-
-/// The folder that a location lies in, and its own name there.
-fn parent_and_name(location: &str) -> Result<(String, ArtifactPath)> {
-    let location = location.trim_end_matches('/');
-    let split = location.rsplit_once('/').filter(|(parent, name)| {
-        // A bucket alone has no parent.
-        !parent.ends_with(":/") && !parent.is_empty() && !name.is_empty()
-    });
-    match split {
-        Some((parent, name)) => Ok((parent.to_owned(), ArtifactPath::parse(name)?)),
-        None => Ok((location.to_owned(), ArtifactPath::root())),
-    }
-}
-
-/// A new folder that nobody else may read.
-fn private_folder() -> Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("heimdall-{:016x}", rand::random::<u64>()));
-    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-    made.map_err(|source| {
-        Error::Artifact(ArtifactError::Io {
-            artifact: String::new(),
-            target: folder.clone(),
-            source,
-        })
-    })?;
-    Ok(folder)
-}
-
 impl Session {
-    pub(crate) fn accept_bytes(
+    /// Records bytes as a file of a run. Waits on the disk. Returns the number of the record.
+    pub(crate) fn record_bytes(
         &self,
         run: RunId,
         path: ArtifactPath,
         content: &[u8],
-    ) -> Result<()> {
+    ) -> Result<Range<u64>> {
         let Some(delivery) = &self.delivery else {
-            return Ok(());
+            return Ok(0..0);
         };
         let record = match delivery.journal().stage_bytes(content)? {
             Staged::Copied { name, size } => Record::Artifact {
@@ -398,17 +232,29 @@ impl Session {
                 path,
             },
         };
-        delivery.accept_beyond_limits(record)
+        self.record(vec![record], Admission::Always)
     }
 }
 
-/// Whether a file may be kept in memory while the disk takes no copy of it.
+fn in_place(run: RunId, file: &Path, path: ArtifactPath) -> Result<Record> {
+    let source = std::path::absolute(file).map_err(|source| JournalError::Stage {
+        path: file.to_owned(),
+        source,
+    })?;
+    Ok(Record::ArtifactInPlace {
+        run,
+        source: utf8(&source)?.to_owned(),
+        path,
+    })
+}
+
+/// Returns true for a file that may be kept in memory while the disk takes no copy of it.
 fn is_small(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|metadata| metadata.len() <= SMALL_FILE)
 }
 
-/// The files below the last of `folders`, in order of their names, and where they go. The others are the
-/// folders above it, the one that is logged first.
+/// Collects the files below the last of `folders`, in order of their names, with their paths among the artifacts. The
+/// other folders are those above it, the one that is logged first.
 fn collect(
     folders: &mut Vec<PathBuf>,
     to: &ArtifactPath,

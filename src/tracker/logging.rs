@@ -6,25 +6,25 @@ use super::{open::Tracker, session::lock};
 use crate::{
     error::{Error, Result},
     journal::{
+        append::{Admission, Batch},
         error::JournalError,
         frame::{Draft, MetricsDraft},
         record::Record,
     },
     mlflow::{
         key::Key,
-        limits::{self, MAX_TAG_VALUE_LENGTH, cut},
-        run::{DatasetInput, MetricPoint},
+        limits,
+        run::{DatasetInput, MetricPoint, RunId},
     },
     os::clock::now_ms,
 };
 
-/// Points of one record, and params or tags: far below what a frame of the journal takes.
+/// Points of one record, and params or tags: far below the length of a frame of the journal.
 const METRICS_OF_A_RECORD: usize = 10_000;
-
 const TEXTS_OF_A_RECORD: usize = 500;
 
 thread_local! {
-    /// Where a call's frame is made, so that making one allocates nothing.
+    /// Buffer in which a call makes its frame, so that making one allocates nothing.
     static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -48,8 +48,7 @@ impl Tracker {
         step: i64,
         timestamp: Option<i64>,
     ) -> Result<()> {
-        self.check_process()?;
-        let run = self.active("log_metrics")?;
+        let run = self.run_to_log_to("log_metrics")?;
         let Some((key, _)) = values.first() else {
             return Ok(());
         };
@@ -57,7 +56,7 @@ impl Tracker {
             Some(timestamp) => limits::timestamp(key.as_str(), timestamp)?,
             None => now_ms(),
         };
-        self.session.accept(Record::Metrics {
+        self.record(Record::Metrics {
             run,
             step,
             timestamp,
@@ -65,20 +64,19 @@ impl Tracker {
         })
     }
 
-    /// Logs `count` metrics of the active run, which `fill` pushes, without an allocation: what training loops
-    /// call most. `fill` must not come back here.
+    /// Logs `count` metrics of the active run, which `fill` pushes, without an allocation: the call that training loops
+    /// make most. `fill` must not call the tracker.
     ///
     /// # Errors
     /// Those of [`Tracker::log_metrics`] and of `fill`; nothing is logged then.
-    pub fn log_metrics_from<E: From<Error>>(
+    pub(crate) fn log_metrics_from<E: From<Error>>(
         &self,
         count: usize,
         step: i64,
         timestamp: Option<i64>,
         fill: impl FnOnce(&mut MetricsDraft<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.check_process()?;
-        let run = self.active("log_metrics")?;
+        let run = self.run_to_log_to("log_metrics")?;
         let at = now_ms();
         let timestamp = match timestamp {
             Some(timestamp) => limits::timestamp("", timestamp).map_err(Error::from)?,
@@ -87,13 +85,13 @@ impl Tracker {
         DRAFT.with_borrow_mut(|buffer| {
             let mut metrics = Draft::new(buffer).metrics(at, run, step, timestamp, count);
             fill(&mut metrics)?;
-            let mut draft = metrics
+            let draft = metrics
                 .finish()
                 .map_err(|reason| Error::from(JournalError::Encode(reason)))?;
             if count > 0
-                && let Some(delivery) = &self.session.delivery
+                && let Some(delivery) = &self.session().delivery
             {
-                delivery.accept_draft(&mut draft)?;
+                delivery.accept(Batch::Draft(draft), Admission::Bounded)?;
             }
             Ok(())
         })
@@ -112,14 +110,13 @@ impl Tracker {
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key that no tag can have.
     pub fn delete_tag(&self, key: &str) -> Result<()> {
-        self.check_process()?;
-        let run = self.active("delete_tag")?;
+        let run = self.run_to_log_to("delete_tag")?;
         let key = Key::parse("tag key", key)?;
-        self.session.accept(Record::TagDeleted { run, key })
+        self.record(Record::TagDeleted { run, key })
     }
 
-    /// Logs points, params and tags of the active run: all of them or, on an error, none. `action` is what the
-    /// caller calls it.
+    /// Logs points, params and tags of the active run: all of them or, on an error, none. `action` is the name of the
+    /// caller's method.
     ///
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key, time or value MLflow would refuse, and a param of
@@ -127,54 +124,35 @@ impl Tracker {
     pub fn log_batch(
         &self,
         action: &'static str,
-        mut points: Vec<(Key, MetricPoint)>,
+        points: Vec<(Key, MetricPoint)>,
         params: Vec<(String, String)>,
         tags: Vec<(String, String)>,
     ) -> Result<()> {
         self.check_process()?;
-        let mut active = lock(&self.session.active);
+        let session = self.session();
+        let mut active = lock(&session.active);
         let active = active.last_mut().ok_or(Error::NoActiveRun { action })?;
         let run = active.id;
         for (key, point) in &points {
             limits::timestamp(key.as_str(), point.timestamp)?;
         }
         let params = active.new_params(params)?;
-        let tags = tag_values("tag key", tags)?;
-        let mut records = Vec::new();
-        // Points of one moment are one record; their order among each other means nothing to a store.
-        points.sort_by_key(|(_, point)| (point.step, point.timestamp));
-        for moment in
-            points.chunk_by(|(_, a), (_, b)| (a.step, a.timestamp) == (b.step, b.timestamp))
-        {
-            let (step, timestamp) = (moment[0].1.step, moment[0].1.timestamp);
-            records.extend(moment.chunks(METRICS_OF_A_RECORD).map(|points| {
-                Record::Metrics {
-                    run,
-                    step,
-                    timestamp,
-                    values: points
-                        .iter()
-                        .map(|(key, point)| (key.clone(), point.value))
-                        .collect(),
-                }
-            }));
-        }
-        records.extend(
-            params
-                .chunks(TEXTS_OF_A_RECORD)
-                .map(|values| Record::Params {
-                    run,
-                    values: values.to_vec(),
-                }),
-        );
-        records.extend(tags.chunks(TEXTS_OF_A_RECORD).map(|values| Record::Tags {
+        let tags = limits::tags(tags)?;
+        let mut records = metric_records(run, points);
+        let texts = params.chunks(TEXTS_OF_A_RECORD);
+        records.extend(texts.map(|values| Record::Params {
+            run,
+            values: values.to_vec(),
+        }));
+        let texts = tags.chunks(TEXTS_OF_A_RECORD);
+        records.extend(texts.map(|values| Record::Tags {
             run,
             values: values.to_vec(),
         }));
         if records.is_empty() {
             return Ok(());
         }
-        self.session.accept_all(records)?;
+        session.record(records, Admission::Bounded)?;
         active.params.extend(params);
         Ok(())
     }
@@ -182,23 +160,38 @@ impl Tracker {
     /// Logs that the active run was given a dataset.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for what [`record::dataset`] refuses.
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a dataset that [`limits::dataset`] refuses.
     pub fn log_input(&self, dataset: DatasetInput) -> Result<()> {
-        self.check_process()?;
-        let run = self.active("log_input")?;
+        let run = self.run_to_log_to("log_input")?;
         let dataset = Box::new(limits::dataset(dataset)?);
-        self.session.accept(Record::Input { run, dataset })
+        self.record(Record::Input { run, dataset })
+    }
+
+    /// Returns the active run, in a process that may log to it.
+    pub(crate) fn run_to_log_to(&self, action: &'static str) -> Result<RunId> {
+        self.check_process()?;
+        self.active_run().ok_or(Error::NoActiveRun { action })
+    }
+
+    fn record(&self, record: Record) -> Result<()> {
+        self.session().record(vec![record], Admission::Bounded)?;
+        Ok(())
     }
 }
 
-pub(crate) fn tag_values(
-    what: &'static str,
-    tags: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<(Key, String)>> {
-    tags.into_iter()
-        .map(|(key, value)| {
-            let value = limits::text("tag", &key, value)?;
-            Ok((Key::parse(what, &key)?, cut(value, MAX_TAG_VALUE_LENGTH)))
-        })
-        .collect()
+/// Makes records of points. Points of one moment are one record: their order among each other means nothing to a store.
+fn metric_records(run: RunId, mut points: Vec<(Key, MetricPoint)>) -> Vec<Record> {
+    points.sort_by_key(|(_, point)| (point.step, point.timestamp));
+    let moments = points.chunk_by(|(_, a), (_, b)| (a.step, a.timestamp) == (b.step, b.timestamp));
+    let chunks = moments.flat_map(|moment| moment.chunks(METRICS_OF_A_RECORD));
+    let record = |chunk: &[(Key, MetricPoint)]| Record::Metrics {
+        run,
+        step: chunk[0].1.step,
+        timestamp: chunk[0].1.timestamp,
+        values: chunk
+            .iter()
+            .map(|(key, point)| (key.clone(), point.value))
+            .collect(),
+    };
+    chunks.map(record).collect()
 }

@@ -1,10 +1,8 @@
 //! Where the files of a model are, by any model URI.
 
-use std::sync::Arc;
-
-use super::open::Tracker;
+use super::stores::Stores;
 use crate::{
-    delivery::runtime::KeepWaiting,
+    delivery::destination::Traffic,
     error::{Error, Result},
     mlflow::{
         artifact_path::ArtifactPath,
@@ -13,81 +11,84 @@ use crate::{
     },
     store::{
         error::StoreError,
-        registry::{ModelRegistry, ModelVersion},
+        registry::{LoggedModel, ModelVersion},
     },
 };
 
-/// URIs that lead to each other on the way to a model's files; MLflow's own lead over one or two.
+/// Greatest number of URIs that lead to each other on the way to a model's files; MLflow's own lead over one or two.
 const MAX_HOPS: usize = 8;
 
-/// What a version is registered from: the source that is noted, where its files are if elsewhere, and who made it.
+/// The origin of a model version.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Origin {
-    pub(crate) source: String,
-    pub(crate) location: Option<String>,
-    pub(crate) run_id: Option<String>,
-    pub(crate) model_id: Option<String>,
+    /// The source that the registry notes.
+    pub source: String,
+    /// Location of the files, if it is not the source.
+    pub location: Option<String>,
+    /// The run that made the model.
+    pub run_id: Option<String>,
+    /// The logged model, if it is one.
+    pub model_id: Option<String>,
 }
 
-impl Tracker {
-    /// Where a model is, by any model URI: a run's artifact URI and the path below it, the location of a version's
-    /// or a logged model's files, or the location itself. Delivers first.
+impl Origin {
+    /// Returns the location of the files.
+    pub fn files(&self) -> &str {
+        self.location.as_deref().unwrap_or(&self.source)
+    }
+
+    fn of_logged_model(model: LoggedModel) -> Self {
+        Self {
+            source: format!("models:/{}", model.model_id),
+            location: Some(model.artifact_uri),
+            run_id: model.run_id,
+            model_id: Some(model.model_id),
+        }
+    }
+}
+
+impl Stores {
+    /// Returns the location of a model's files, by any model URI: a run's artifact URI and the path below it, the
+    /// location of a version's or a logged model's files, or the location itself.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is no model URI; [`Error::Store`] where what it names does not exist.
-    pub fn model_location(&self, uri: &str, keep_waiting: KeepWaiting<'_>) -> Result<String> {
-        let (location, path) = self.located(uri, keep_waiting)?;
+    /// [`Error::Invalid`] for a text that is not a model URI; [`Error::Store`] where it names nothing that exists.
+    pub async fn model_location(&self, uri: &str) -> Result<String> {
+        let (location, path) = self.locate(uri).await?;
         Ok(below(&location, &path))
     }
 
-    /// As above, with what a model's URI names below its version on its own.
-    pub(crate) fn located(
-        &self,
-        uri: &str,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<(String, ArtifactPath)> {
+    /// Returns the location of a model, and apart from it the path that a model URI has below its version.
+    pub(crate) async fn locate(&self, uri: &str) -> Result<(String, ArtifactPath)> {
         let source = ModelSource::parse(uri)?;
-        self.settle(keep_waiting)?;
+        self.deliver_first(Traffic::Records).await?;
         let path = match &source {
             ModelSource::Model(ModelUri::Version { path, .. }) => path.clone(),
             _ => ArtifactPath::root(),
         };
-        let origin = self.origin(source, keep_waiting)?;
-        Ok((origin.location.unwrap_or(origin.source), path))
+        let origin = self.origin(source).await?;
+        Ok((origin.files().to_owned(), path))
     }
 
-    /// What a version of this source is registered from.
-    pub(crate) fn origin(
-        &self,
-        source: ModelSource,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Origin> {
+    /// Returns the origin that a version of this source is registered from.
+    pub(crate) async fn origin(&self, source: ModelSource) -> Result<Origin> {
         match source {
             ModelSource::Location(source) => Ok(Origin {
                 source,
                 ..Origin::default()
             }),
-            ModelSource::Run { run_id, path } => self.origin_in_run(&run_id, &path, keep_waiting),
+            ModelSource::Run { run_id, path } => self.origin_in_run(&run_id, &path).await,
             ModelSource::Model(ModelUri::Logged(model_id)) => {
-                let store = Arc::clone(&self.store);
-                let asked = async move { store.logged_model(&model_id).await };
-                let model = self.ask(asked, keep_waiting)?;
-                Ok(Origin {
-                    source: format!("models:/{}", model.model_id),
-                    location: Some(model.artifact_uri),
-                    run_id: model.run_id,
-                    model_id: Some(model.model_id),
-                })
+                let model = self.store.registry().await?.logged_model(&model_id).await?;
+                Ok(Origin::of_logged_model(model))
             }
             ModelSource::Model(ModelUri::Version { name, pick, .. }) => {
-                let version = self.pick(&name, &pick, keep_waiting)?;
-                let number = version.version;
-                let location = self.ask_registry(keep_waiting, |registry| async move {
-                    registry.download_uri(&name, number).await
-                })?;
+                let version = self.model_version(&name, &pick).await?;
+                let registry = self.registry().await?;
+                let location = registry.download_uri(&name, version.version).await?;
                 Ok(Origin {
                     source: format!("models:/{}/{}", version.name, version.version),
-                    location: Some(self.at_last(location, keep_waiting)?),
+                    location: Some(self.follow(location).await?),
                     run_id: version.run_id,
                     model_id: None,
                 })
@@ -95,25 +96,23 @@ impl Tracker {
         }
     }
 
-    /// A version's location may be a URI that the stock client has registered as it was given.
-    fn at_last(&self, mut location: String, keep_waiting: KeepWaiting<'_>) -> Result<String> {
+    /// Follows the location of a version, which may be a URI that the stock client has registered as it was given.
+    async fn follow(&self, mut location: String) -> Result<String> {
         for _ in 0..MAX_HOPS {
             let path = match ModelSource::parse(&location)? {
-                // As the registry has it: what it calls a path is none of this folder.
+                // Returned unchanged: a relative path in the registry is not relative to our working directory.
                 ModelSource::Location(_) => return Ok(location),
                 ModelSource::Run { run_id, path } => {
-                    let origin = self.origin_in_run(&run_id, &path, keep_waiting)?;
-                    return Ok(origin.location.unwrap_or(origin.source));
+                    let origin = self.origin_in_run(&run_id, &path).await?;
+                    return Ok(origin.files().to_owned());
                 }
-                source @ ModelSource::Model(ModelUri::Logged(_)) => {
-                    let origin = self.origin(source, keep_waiting)?;
-                    return Ok(origin.location.unwrap_or(origin.source));
+                ModelSource::Model(ModelUri::Logged(model_id)) => {
+                    let registry = self.store.registry().await?;
+                    return Ok(registry.logged_model(&model_id).await?.artifact_uri);
                 }
                 ModelSource::Model(ModelUri::Version { name, pick, path }) => {
-                    let number = self.pick(&name, &pick, keep_waiting)?.version;
-                    location = self.ask_registry(keep_waiting, |registry| async move {
-                        registry.download_uri(&name, number).await
-                    })?;
+                    let number = self.model_version(&name, &pick).await?.version;
+                    location = self.registry().await?.download_uri(&name, number).await?;
                     path
                 }
             };
@@ -123,66 +122,43 @@ impl Tracker {
         Err(Error::invalid("model URI", &location, reason))
     }
 
-    /// Artifacts of a run or, where a model was logged by it under that name, the model: MLflow 3 keeps those apart.
-    fn origin_in_run(
-        &self,
-        run_id: &str,
-        path: &ArtifactPath,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<Origin> {
-        let (store, id) = (Arc::clone(&self.store), run_id.to_owned());
-        let (name, of) = (path.clone(), path.clone());
-        let asked = async move {
-            use crate::store::tracking::TrackingStore as _;
-            let run = store.run(&id).await?;
-            let model = match name.as_str() {
-                "" => None,
-                name => store.logged_model_of(&run, name).await?,
-            };
-            Ok((run, model))
+    /// Returns the artifacts of a run or, where a model was logged by it under that name, the model: MLflow 3 keeps
+    /// those apart.
+    async fn origin_in_run(&self, run_id: &str, path: &ArtifactPath) -> Result<Origin> {
+        let run = self.tracking().await?.run(run_id).await?;
+        let model = match path.as_str() {
+            "" => None,
+            name => {
+                let registry = self.store.registry().await?;
+                registry.logged_model_of(&run, name).await?
+            }
         };
-        let (run, model) = self.ask(asked, keep_waiting)?;
         Ok(match model {
             Some(model) => Origin {
-                source: format!("models:/{}", model.model_id),
-                location: Some(model.artifact_uri),
                 run_id: Some(run.run_id),
-                model_id: Some(model.model_id),
+                ..Origin::of_logged_model(model)
             },
             None => Origin {
-                source: below(&run.artifact_uri, &of),
+                source: below(&run.artifact_uri, path),
                 run_id: Some(run.run_id),
                 ..Origin::default()
             },
         })
     }
 
-    pub(crate) fn pick(
-        &self,
-        name: &ModelName,
-        pick: &Pick,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<ModelVersion> {
+    /// Returns the version of a model that is picked.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when there is no such version.
+    pub async fn model_version(&self, name: &ModelName, pick: &Pick) -> Result<ModelVersion> {
+        let registry = self.registry().await?;
         let stages: &[Stage] = match pick {
-            Pick::Number(version) => {
-                let (name, version) = (name.clone(), *version);
-                return self.ask_registry(keep_waiting, |registry| async move {
-                    registry.version(&name, version).await
-                });
-            }
-            Pick::Alias(alias) => {
-                let (name, alias) = (name.clone(), alias.clone());
-                return self.ask_registry(keep_waiting, |registry| async move {
-                    registry.version_by_alias(&name, &alias).await
-                });
-            }
+            Pick::Number(version) => return Ok(registry.version(name, *version).await?),
+            Pick::Alias(alias) => return Ok(registry.version_by_alias(name, alias).await?),
             Pick::Stage(stage) => std::slice::from_ref(stage),
             Pick::Latest => &Stage::ALL,
         };
-        let (of, wanted) = (name.clone(), stages.to_vec());
-        let latest = self.ask_registry(keep_waiting, |registry| async move {
-            registry.latest_versions(&of, &wanted).await
-        })?;
+        let latest = registry.latest_versions(name, stages).await?;
         let newest = latest.into_iter().max_by_key(|version| version.version);
         newest.ok_or_else(|| {
             let name = name.as_str();
@@ -193,13 +169,13 @@ impl Tracker {
                     }
                     _ => format!("a version of model {name:?}"),
                 },
-                destination: self.registry_destination().uri(),
+                destination: self.config.registry.uri(),
             })
         })
     }
 }
 
-/// A path below an artifact URI.
+/// Returns the location of a path below an artifact URI.
 fn below(uri: &str, path: &ArtifactPath) -> String {
     match path.as_str() {
         "" => uri.to_owned(),

@@ -1,34 +1,32 @@
-//! What is observed beside an active run, where it is asked for: the machine, and what the run was started with.
+//! Observers of an active run, where they are asked for: of the machine, and of the run's environment.
 
 use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use super::{open::Tracker, session::Session};
+use super::{open::Tracker, session::Session, stores::Stores};
 use crate::{
-    delivery::runtime::KeepWaiting,
     environment::{
         capture::{self, Capture, Found},
         git::source_folder,
     },
-    error::{Error, Result},
-    journal::record::Record,
-    mlflow::{artifact_path::ArtifactPath, run::RunId},
-    store::tracking::TrackingStore,
+    error::Result,
+    journal::{append::Admission, record::Record},
+    mlflow::run::RunId,
     system_metrics::sampler::{self, Sampler},
 };
 
 /// The observers of one run, which end before its end is recorded.
 #[derive(Debug, Default)]
-pub(crate) struct Observation {
+pub(crate) struct Observers {
     sampler: Option<Sampler>,
     capture: Option<Capture>,
 }
 
-impl Observation {
-    /// Ends them. What the run was started with is waited for, for at most `patience`.
-    pub(crate) fn end(self, patience: Duration) {
+impl Observers {
+    /// Ends them. The environment of the run is waited for, at most for `patience`.
+    pub fn end(self, patience: Duration) {
         drop(self.sampler);
         if let Some(capture) = self.capture {
             capture.finish(patience.min(capture::PATIENCE));
@@ -37,92 +35,81 @@ impl Observation {
 }
 
 impl Tracker {
-    /// Observes a run that starts. That this cannot be done is told, and no reason not to start.
-    pub(crate) fn observe_start(&self, run: RunId) -> Observation {
-        Observation {
+    /// Observes a run that starts. The user is told where this cannot be done; the run starts all the same.
+    pub(crate) fn observe_start(&self, run: RunId) -> Observers {
+        Observers {
             sampler: self.sample(run, 0),
             capture: self.capture(run),
         }
     }
 
-    /// Observes a run that goes on; `first_step` is of its next system metrics. What it was started with stays.
-    pub(crate) fn observe_resumed(&self, run: RunId, first_step: i64) -> Observation {
-        Observation {
+    /// Observes a run that is resumed; its system metrics go on at `first_step`. Its environment stays as recorded.
+    pub(crate) fn observe_resumed(&self, run: RunId, first_step: i64) -> Observers {
+        Observers {
             sampler: self.sample(run, first_step),
             capture: None,
         }
     }
 
-    /// Step of the next system metrics of a run that has some. Waits on the store, where they are on.
-    ///
-    /// # Errors
-    /// [`Error::Interrupted`] alone: where the store does not tell, steps begin at 0, as by MLflow.
-    pub(crate) fn next_system_step(
-        &self,
-        run: RunId,
-        keep_waiting: KeepWaiting<'_>,
-    ) -> Result<i64> {
-        if self.settled.system_metrics.is_none() || !self.store.is_open() {
-            return Ok(0);
-        }
-        let (store, run_id) = (Arc::clone(&self.store), run.to_string());
-        let latest = async move { store.latest_step(&run_id, sampler::PREFIX).await };
-        match self.ask(latest, keep_waiting) {
-            Ok(latest) => Ok(latest.map_or(0, |step| step.saturating_add(1))),
-            Err(Error::Interrupted) => Err(Error::Interrupted),
-            Err(_) => Ok(0),
-        }
-    }
-
     fn sample(&self, run: RunId, first_step: i64) -> Option<Sampler> {
-        let mut config = self.settled.system_metrics.clone()?;
+        let mut config = self.stores.config.system_metrics.clone()?;
         config.first_step = first_step;
-        let session = Arc::downgrade(&self.session);
+        let session = Arc::downgrade(self.session());
         let sampler = Sampler::start(config, move |values, step, timestamp| {
-            // What the journal cannot take is told by the calls of the user.
-            let _ = accept(
-                &session,
-                Record::Metrics {
-                    run,
-                    step,
-                    timestamp,
-                    values,
-                },
-            );
+            let metrics = Record::Metrics {
+                run,
+                step,
+                timestamp,
+                values,
+            };
+            // Calls of the user tell of a journal that takes nothing.
+            let _ = record(&session, metrics);
         });
         self.started("system metrics are not sampled", sampler)
     }
 
     fn capture(&self, run: RunId) -> Option<Capture> {
-        let interpreter = self.context.interpreter.clone()?;
-        let folder = source_folder(&self.context.source_name);
-        let session = Arc::downgrade(&self.session);
+        let context = &self.stores.context;
+        let interpreter = context.interpreter.clone()?;
+        let folder = source_folder(&context.source_name);
+        let session = Arc::downgrade(self.session());
         let capture = Capture::start(interpreter, folder, move |found| {
             let _ = match found {
-                Found::Tags(values) => accept(&session, Record::Tags { run, values }),
-                Found::File { path, content } => file(&session, run, path, &content),
+                Found::Tags(values) => record(&session, Record::Tags { run, values }),
+                Found::File { path, content } => match session.upgrade() {
+                    Some(session) => session.record_bytes(run, path, &content).map(drop),
+                    None => Ok(()),
+                },
             };
         });
         self.started("the environment is not recorded", capture)
     }
 
     fn started<T>(&self, otherwise: &str, observer: std::io::Result<T>) -> Option<T> {
-        observer
-            .map_err(|error| self.notices.tell(format!("{otherwise}: {error}")))
-            .ok()
+        let tell = |error| self.stores.notices.tell(format!("{otherwise}: {error}"));
+        observer.map_err(tell).ok()
     }
 }
 
-fn accept(session: &Weak<Session>, record: Record) -> Result<()> {
-    match session.upgrade() {
-        Some(session) => session.accept(record),
-        None => Ok(()),
+impl Stores {
+    /// Returns the step at which the system metrics of a run go on. Waits on the store, where they are on. Steps begin
+    /// at 0, as by MLflow, where the store does not tell.
+    pub(crate) async fn next_system_step(&self, run_id: &str) -> i64 {
+        if self.config.system_metrics.is_none() || !self.store.is_open() {
+            return 0;
+        }
+        let latest = async {
+            let store = self.store.tracking().await?;
+            store.latest_step(run_id, sampler::PREFIX).await
+        };
+        let latest = latest.await.ok().flatten();
+        latest.map_or(0, |step| step.saturating_add(1))
     }
 }
 
-fn file(session: &Weak<Session>, run: RunId, path: ArtifactPath, content: &[u8]) -> Result<()> {
+fn record(session: &Weak<Session>, record: Record) -> Result<()> {
     match session.upgrade() {
-        Some(session) => session.accept_bytes(run, path, content),
+        Some(session) => session.record(vec![record], Admission::Bounded).map(drop),
         None => Ok(()),
     }
 }

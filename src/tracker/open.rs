@@ -1,68 +1,63 @@
-//! How a tracker comes about: at the start, whether its stores are there or not, and in a fork.
+//! The tracker, and how it comes about: at the start, whether its stores can be reached or not, and in a fork.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::session::{ActiveRun, LEFT_OPEN, SESSIONS, Session, lock};
+use super::{
+    session::{self, ActiveRun, Session},
+    stores::Stores,
+};
 use crate::{
-    artifacts::open,
+    artifacts::open::Access,
     config::{
-        options::{Mode, Ranks},
+        options::Mode,
         s3::S3Access,
-        tracker::{Settled, TrackerConfig},
+        tracker::{TrackerConfig, ValidConfig},
         uri::{ArtifactUri, Cloud, Destination},
     },
     delivery::{
-        handle::Delivery,
+        handle::{Delivery, Status},
         notices::Notices,
-        runtime::{Background, KeepWaiting},
+        runtime::{KeepWaiting, Runtime},
     },
     environment::run_tags::RunContext,
     error::{Error, Result},
-    journal::{config::JournalConfig, record::Record},
+    journal::{append::Admission, config::JournalConfig, error::Room, record::Record},
+    mlflow::run::RunId,
     os::fork,
-    store::{
-        deferred::DeferredStore,
-        error::StoreError,
-        registry::ModelRegistry,
-        tracking::{Experiment, TrackingStore},
-    },
+    store::{deferred::DeferredStore, error::StoreError, tracking::Experiment},
 };
 
 /// Longest wait for a database file to have its tables.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(120);
 
+/// Records runs of one experiment.
+#[derive(Debug)]
+pub struct Tracker {
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) runtime: Arc<Runtime>,
+    pid: u32,
+    generation: u32,
+}
+
 impl Tracker {
     /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores, but not longer
-    /// than the configuration says: a store that cannot be reached is one that is reached later.
+    /// than the configuration says: a store that cannot be reached is reached later.
     ///
     /// # Errors
-    /// [`Error::Configuration`], [`Error::Invalid`] or [`Error::Store`] for what the user can put right; nothing is
-    /// recorded then.
+    /// [`Error::Invalid`] or [`Error::Store`] for what the user can put right; nothing is recorded then.
     pub fn open(
         config: &TrackerConfig,
         context: RunContext,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Self> {
-        let settled = config.settle()?;
-        let mut is_unverified = false;
-        if let Some(ArtifactUri::Object(place)) = &settled.artifacts {
-            // What cannot work is said now, not in the background.
-            settled.access().open(place.as_str())?;
-            is_unverified = place.cloud == Cloud::S3 && S3Access::ignores_tls();
-        }
-        let parts = Parts::new(settled, Vec::new())?;
-        if is_unverified {
-            parts.notices.tell(
-                "certificates of S3 stores are not verified, as MLFLOW_S3_IGNORE_TLS is true: whoever is between this \
-                 machine and the store can read and change what is sent. AWS_CA_BUNDLE names certificates to trust"
-                    .to_owned(),
-            );
-        }
+        let config = config.validate()?;
+        let parts = Parts::new(config, context)?;
+        parts.check_artifacts()?;
         let mut unreachable = None;
-        if parts.settled.options.mode == Mode::Online && !parts.settled.is_silent() {
+        if parts.config.options.mode == Mode::Online && !parts.config.options.is_silent() {
             match parts.reach(keep_waiting)? {
                 Ok(experiment) => {
                     let _ = parts.experiment.set(experiment);
@@ -71,22 +66,22 @@ impl Tracker {
                 Err(error) => return Err(error.into()),
             }
         }
-        let tracker = parts.into_tracker(context);
-        if let (Some(error), Some(delivery)) = (unreachable, &tracker.session.delivery) {
+        let tracker = parts.into_tracker(Vec::new());
+        if let (Some(error), Some(delivery)) = (unreachable, &tracker.session().delivery) {
             delivery.tell_outage(&error.to_string());
         }
         Ok(tracker)
     }
 
-    /// This tracker in a fork of the process that opened it: a journal and a delivery of its own, for the same
-    /// runs, which remain the parent's to end. Waits for nothing.
+    /// Returns this tracker in a fork of the process that opened it: with a journal and a delivery of its own, for the
+    /// same runs, which remain the parent's to end. Waits for nothing.
     ///
     /// # Errors
-    /// [`Error::Configuration`] when the system gives no thread.
+    /// [`Error::Invalid`] when the system gives no thread.
     pub fn in_fork(&self) -> Result<Self> {
         // A thread of the parent's that held the lock does not exist here to release it.
         let active: Vec<ActiveRun> = self
-            .session
+            .session()
             .active
             .try_lock()
             .map(|active| active.iter().map(ActiveRun::attached).collect())
@@ -95,46 +90,209 @@ impl Tracker {
             .iter()
             .map(|run| Record::RunAttached { run: run.id })
             .collect();
-        let parts = Parts::new(self.settled.clone(), active)?;
-        if let Some(experiment) = self.experiment.get() {
+        let stores = &self.stores;
+        let parts = Parts::new(stores.config.clone(), stores.context.clone())?;
+        if let Some(experiment) = stores.experiment.get() {
             let _ = parts.experiment.set(experiment.clone());
         }
-        let tracker = parts.into_tracker(self.context.clone());
+        let tracker = parts.into_tracker(active);
         if !attached.is_empty() {
-            tracker.session.accept_all(attached)?;
+            tracker.session().record(attached, Admission::Bounded)?;
         }
         Ok(tracker)
+    }
+
+    /// Returns true where this process is a fork of the one that opened the tracker.
+    pub fn is_forked(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Checks that this process has opened the tracker: the delivery thread does not survive a fork, and two processes
+    /// must not write one journal.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.is_forked() {
+            return Err(Error::Forked {
+                owner: self.pid,
+                current: std::process::id(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.stores.session
+    }
+
+    /// Asks the stores and waits for the answer. Where the caller stops waiting, the question is dropped.
+    ///
+    /// # Errors
+    /// Those of the question; [`Error::Interrupted`].
+    pub fn ask<T, F>(
+        &self,
+        question: impl FnOnce(Arc<Stores>) -> F,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.check_process()?;
+        let question = question(Arc::clone(&self.stores));
+        let answer = self.runtime.wait_until(None, question, keep_waiting)?;
+        answer.ok_or(Error::WorkerStopped)?
+    }
+
+    /// Asks the stores as [`Tracker::ask`] does. Where the caller stops waiting, the question goes on alone.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::ask`].
+    pub(crate) fn ask_to_the_end<T, F>(
+        &self,
+        question: impl FnOnce(Arc<Stores>) -> F,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let question = question(Arc::clone(&self.stores));
+        self.runtime.wait(question, keep_waiting)?
+    }
+
+    /// Waits until everything recorded so far is delivered.
+    ///
+    /// # Errors
+    /// [`Error::Undelivered`] after `timeout`, [`Error::Interrupted`].
+    pub fn flush(&self, timeout: Option<Duration>, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        self.check_process()?;
+        let Some(delivery) = &self.session().delivery else {
+            return Ok(());
+        };
+        let target = delivery.journal().appended();
+        self.wait_for_entries(delivery, target, timeout, keep_waiting)
+    }
+
+    /// Waits until the entries before number `target` are delivered.
+    pub(crate) fn wait_for_entries(
+        &self,
+        delivery: &Delivery,
+        target: u64,
+        timeout: Option<Duration>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<()> {
+        let goal = delivery.goal(target);
+        // A time beyond what the clock can count is no limit.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let reached = delivery.reached(goal);
+        self.runtime.wait_until(deadline, reached, keep_waiting)?;
+        delivery.check(goal)
+    }
+
+    /// Waits until the journal has room.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn wait_for_room(&self, room: Room, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        match &self.session().delivery {
+            Some(delivery) => self.runtime.wait(delivery.room(room), keep_waiting),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the status of the delivery; `None` on a rank that records nothing.
+    pub fn status(&self) -> Option<Status> {
+        self.session().delivery.as_ref().map(Delivery::status)
+    }
+
+    /// Takes the sentences that the user must see.
+    pub fn notices(&self) -> Vec<String> {
+        self.stores.notices.take()
+    }
+
+    /// Returns true where there are such sentences. Costs one load.
+    pub fn has_notices(&self) -> bool {
+        self.stores.notices.are_waiting()
+    }
+
+    /// Returns the store that runs are recorded in.
+    pub fn destination(&self) -> &Destination {
+        &self.stores.config.tracking
+    }
+
+    /// Returns the store that models are registered in.
+    pub fn registry_destination(&self) -> &Destination {
+        &self.stores.config.registry
+    }
+
+    /// Returns the name of the experiment.
+    pub fn experiment_name(&self) -> &str {
+        &self.stores.config.experiment_name
+    }
+
+    /// Returns the id of the innermost active run.
+    pub fn active_run(&self) -> Option<RunId> {
+        self.session().active_run()
+    }
+
+    /// Returns the ids of all active runs, the innermost last.
+    pub fn active_runs(&self) -> Vec<RunId> {
+        self.session().active_runs()
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        if !self.is_forked() && self.active_run().is_some() {
+            session::leave_open(self.session());
+        }
     }
 }
 
 /// A tracker in the making.
 struct Parts {
-    settled: Settled,
+    config: ValidConfig,
+    context: RunContext,
     experiment: OnceLock<Experiment>,
     store: Arc<DeferredStore>,
     registry: Arc<DeferredStore>,
-    background: Arc<Background>,
+    runtime: Arc<Runtime>,
     notices: Arc<Notices>,
-    active: Vec<ActiveRun>,
 }
 
 impl Parts {
-    fn new(settled: Settled, active: Vec<ActiveRun>) -> Result<Self> {
+    fn new(config: ValidConfig, context: RunContext) -> Result<Self> {
         fork::watch();
-        let store = Arc::new(settled.store(&settled.tracking));
-        let registry = match settled.registry == settled.tracking {
-            true => Arc::clone(&store),
-            false => Arc::new(settled.store(&settled.registry)),
+        let store = Arc::new(config.store(&config.tracking));
+        let registry = if config.registry == config.tracking {
+            Arc::clone(&store)
+        } else {
+            Arc::new(config.store(&config.registry))
         };
         Ok(Self {
-            settled,
+            config,
+            context,
             experiment: OnceLock::new(),
             store,
             registry,
-            background: Arc::new(Background::start()?),
+            runtime: Arc::new(Runtime::start()?),
             notices: Arc::new(Notices::default()),
-            active,
         })
+    }
+
+    /// Checks the artifact store now, so that a setting that cannot work is an error before a run starts.
+    fn check_artifacts(&self) -> Result<()> {
+        let Some(ArtifactUri::Object(place)) = &self.config.artifacts else {
+            return Ok(());
+        };
+        self.config.access().open(place.as_str())?;
+        if place.cloud == Cloud::S3 && S3Access::ignores_tls() {
+            self.notices.tell(
+                "certificates of S3 stores are not verified, as MLFLOW_S3_IGNORE_TLS is true: whoever is between this \
+                 machine and the store can read and change what is sent. AWS_CA_BUNDLE names certificates to trust"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     /// Opens the stores, waiting as long as the configuration says, and finds or creates the experiment.
@@ -144,21 +302,22 @@ impl Parts {
     ) -> Result<std::result::Result<Experiment, StoreError>> {
         let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
         let (name, location) = (
-            self.settled.experiment_name.clone(),
-            self.settled.artifact_location(),
+            self.config.experiment_name.clone(),
+            self.config.artifact_location(),
         );
-        let patience = match &self.settled.tracking {
-            // A file is there; only what an mlflow beside us makes of a fresh one takes its time.
-            Destination::Sqlite(_) => LOCAL_PATIENCE.max(self.settled.options.connect_timeout),
-            _ => self.settled.options.connect_timeout,
+        let patience = match &self.config.tracking {
+            // A file is there; only an mlflow beside us that makes a fresh one takes its time.
+            Destination::Sqlite(_) => LOCAL_PATIENCE.max(self.config.options.connect_timeout),
+            _ => self.config.options.connect_timeout,
         };
-        let destination = self.settled.tracking.uri();
+        let destination = self.config.tracking.uri();
         let reached = async move {
-            let experiment = store
+            let tracking = store.tracking().await?;
+            let experiment = tracking
                 .get_or_create_experiment(&name, location.as_deref())
                 .await?;
-            match registry.reach().await {
-                Err(StoreError::Unavailable { .. }) | Ok(()) => Ok(experiment),
+            match registry.registry().await {
+                Err(StoreError::Unavailable { .. }) | Ok(_) => Ok(experiment),
                 Err(error) => Err(error),
             }
         };
@@ -176,146 +335,80 @@ impl Parts {
                 retry_after: None,
             })
         };
-        self.background.wait(in_time, keep_waiting)
+        self.runtime.wait(in_time, keep_waiting)
     }
 
-    fn into_tracker(self, context: RunContext) -> Tracker {
-        let settled = self.settled;
-        let options = &settled.options;
-        let delivery = (!settled.is_silent()).then(|| {
-            let stores: Vec<Arc<dyn TrackingStore>> = match options.mode {
-                Mode::Offline => Vec::new(),
-                Mode::Online => {
-                    let mirrors = settled.mirrors.iter();
-                    std::iter::once(Arc::clone(&self.store) as Arc<dyn TrackingStore>)
-                        .chain(mirrors.map(|mirror| Arc::new(settled.store(mirror)) as _))
-                        .collect()
-                }
-            };
-            let mirrors = settled.mirrors.iter().map(Destination::uri);
-            let config = JournalConfig {
-                heimdall_dir: settled.heimdall_dir.clone(),
-                destinations: std::iter::once(settled.tracking.uri())
-                    .chain(mirrors)
-                    .collect(),
-                disk_limit: options.journal_limit,
-                memory_limit: options.memory_limit,
-                durability: options.durability,
-            };
-            let notices = Arc::clone(&self.notices);
-            Delivery::start(config, stores, &settled.access(), &self.background, notices)
-        });
+    /// Begins the journal and the delivery, unless this rank records nothing.
+    fn start_delivery(&self) -> Option<Delivery> {
+        let (config, options) = (&self.config, &self.config.options);
+        if options.is_silent() {
+            return None;
+        }
+        let stores = match options.mode {
+            Mode::Offline => Vec::new(),
+            Mode::Online => {
+                let mirrors = config.mirrors.iter();
+                std::iter::once(Arc::clone(&self.store))
+                    .chain(mirrors.map(|mirror| Arc::new(config.store(mirror))))
+                    .collect()
+            }
+        };
+        let mirrors = config.mirrors.iter().map(Destination::uri);
+        let journal = JournalConfig {
+            heimdall_dir: config.heimdall_dir.clone(),
+            destinations: std::iter::once(config.tracking.uri())
+                .chain(mirrors)
+                .collect(),
+            disk_limit: options.journal_limit,
+            memory_limit: options.memory_limit,
+            durability: options.durability,
+        };
+        let (access, notices) = (config.access(), Arc::clone(&self.notices));
+        Some(Delivery::start(
+            journal,
+            stores,
+            &access,
+            &self.runtime,
+            notices,
+        ))
+    }
+
+    fn into_tracker(self, active: Vec<ActiveRun>) -> Tracker {
         let session = Arc::new(Session {
-            delivery,
-            active: Mutex::new(self.active),
+            delivery: self.start_delivery(),
+            active: Mutex::new(active),
             starting: Mutex::default(),
             started: Mutex::default(),
             is_terminated: AtomicBool::new(false),
         });
-        let mut sessions = lock(&SESSIONS);
-        sessions.retain(|session| session.strong_count() > 0);
-        sessions.push(Arc::downgrade(&session));
-        drop(sessions);
+        session::register(&session);
         Tracker {
-            experiment: self.experiment,
-            context,
-            store: self.store,
-            registry: self.registry,
-            background: self.background,
-            notices: self.notices,
-            session,
+            stores: Arc::new(Stores {
+                config: self.config,
+                context: self.context,
+                experiment: self.experiment,
+                store: self.store,
+                registry: self.registry,
+                notices: self.notices,
+                session,
+            }),
+            runtime: self.runtime,
             pid: std::process::id(),
             generation: fork::generation(),
-            settled,
         }
     }
 }
 
-impl Settled {
-    fn store(&self, destination: &Destination) -> DeferredStore {
-        let is_offline = self.options.mode == Mode::Offline;
-        DeferredStore::new(destination.clone(), self.fresh_schema.clone(), is_offline)
-    }
-
-    pub(crate) fn access(&self) -> open::Access {
-        open::Access {
+impl ValidConfig {
+    /// Returns the access to artifact stores.
+    pub(crate) fn access(&self) -> Access {
+        Access {
             s3: self.s3.clone(),
         }
     }
 
-    pub(crate) fn artifact_location(&self) -> Option<String> {
-        self.artifacts.as_ref().map(|uri| uri.location())
-    }
-
-    /// Whether this is a rank that records nothing.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.options.rank > 0 && self.options.ranks == Ranks::Zero
-    }
-}
-
-/// Records runs of one experiment.
-#[derive(Debug)]
-pub struct Tracker {
-    pub(crate) settled: Settled,
-    /// Known once the store has been reached.
-    pub(crate) experiment: OnceLock<Experiment>,
-    pub(crate) context: RunContext,
-    pub(crate) store: Arc<DeferredStore>,
-    pub(crate) registry: Arc<dyn ModelRegistry>,
-    pub(crate) background: Arc<Background>,
-    pub(crate) notices: Arc<Notices>,
-    pub(crate) session: Arc<Session>,
-    pid: u32,
-    generation: u32,
-}
-
-impl Tracker {
-    /// Whether this process is a fork of the one that opened it.
-    pub fn is_forked(&self) -> bool {
-        self.generation != fork::generation()
-    }
-
-    /// Sentences that the user should see, once.
-    pub fn notices(&self) -> Vec<String> {
-        self.notices.take()
-    }
-
-    /// Whether there are some. Costs one load.
-    pub fn has_notices(&self) -> bool {
-        self.notices.are_waiting()
-    }
-
-    /// Where runs are recorded.
-    pub fn destination(&self) -> &Destination {
-        &self.settled.tracking
-    }
-
-    /// Where models are registered.
-    pub fn registry_destination(&self) -> &Destination {
-        &self.settled.registry
-    }
-
-    /// Name of the experiment.
-    pub fn experiment_name(&self) -> &str {
-        &self.settled.experiment_name
-    }
-
-    /// The worker thread does not survive a fork, and two processes must not write one journal.
-    pub(crate) fn check_process(&self) -> Result<()> {
-        if self.is_forked() {
-            return Err(Error::Forked {
-                owner: self.pid,
-                current: std::process::id(),
-            });
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Tracker {
-    fn drop(&mut self) {
-        if !self.is_forked() && self.active_run().is_some() {
-            lock(&LEFT_OPEN).push(Arc::clone(&self.session));
-        }
+    fn store(&self, destination: &Destination) -> DeferredStore {
+        let is_offline = self.options.mode == Mode::Offline;
+        DeferredStore::new(destination.clone(), self.fresh_schema.clone(), is_offline)
     }
 }

@@ -1,43 +1,88 @@
 //! The beginning and the end of runs.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    logging::tag_values,
-    observers::Observation,
     open::Tracker,
     session::{ActiveRun, lock},
+    stores::Stores,
 };
 use crate::{
-    config::{options::Ranks, uri::Destination},
-    delivery::runtime::KeepWaiting,
-    environment::run_tags::{NOTE_TAG, PARENT_RUN_TAG, RUN_NAME_TAG},
+    config::uri::Destination,
+    delivery::{destination::Traffic, runtime::KeepWaiting},
     error::{Error, Result},
-    journal::record::{Record, RunStart},
+    journal::{
+        append::Admission,
+        error::JournalError,
+        record::{Record, RunStart},
+    },
     mlflow::{
         key::Key,
         limits,
-        run::{self, NewRun, RunId, RunInfo, RunStatus},
+        run::{self, NOTE_TAG, NewRun, PARENT_RUN_TAG, RUN_NAME_TAG, RunId, RunInfo, RunStatus},
     },
     os::clock::now_ms,
-    store::{error::StoreError, tracking::TrackingStore},
+    store::error::StoreError,
 };
 
-/// Tags of every run, unless the caller sets others.
-const DEFAULT_TAGS: [(&str, &str); 3] = [
-    ("phase", "training"),
-    ("service", "training"),
-    ("model", "LocalizationNet"),
-];
-
-/// Tag of a rank that records into the run of rank 0, before the rank.
+/// Tag of a rank that records into the run of rank 0; the rank follows.
 const RANK_TAG: &str = "heimdall.rank.";
 
+/// The exchange of run ids between the ranks of a distributed training.
+pub struct RankExchange<'a> {
+    /// Returns the run that rank 0 has started last. Waits for it.
+    pub run_of_rank_zero: &'a (dyn Fn() -> Result<RunId> + Sync),
+    /// Tells the other ranks which run has started.
+    pub tell_other_ranks: &'a (dyn Fn(RunId) -> Result<()> + Sync),
+}
+
 impl Tracker {
+    /// Begins a run and makes it the active one: a new run, the run that `new` names or, on a rank that records into the
+    /// run of rank 0, that run. Waits for room in the journal.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::start_run`], [`Tracker::resume_run`] and of the exchange.
+    pub fn begin_run(
+        &self,
+        new: &NewRun,
+        ranks: &RankExchange<'_>,
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<RunId> {
+        let options = &self.stores.config.options;
+        self.wait_to_begin(keep_waiting)?;
+        let run = match &new.run_id {
+            given if options.attaches() => {
+                // Rank 0 starts and ends the run; this one only records into it.
+                let run = match given {
+                    Some(run) => run.parse()?,
+                    None => (ranks.run_of_rank_zero)()?,
+                };
+                self.attach_run(run, new.nested)?;
+                run
+            }
+            Some(run) if !options.is_silent() => self.resume(run, new, keep_waiting)?,
+            _ => self.start_run(new, keep_waiting)?,
+        };
+        if options.leads() {
+            (ranks.tell_other_ranks)(run)?;
+        }
+        Ok(run)
+    }
+
+    /// Waits until the journal has room for the beginning of a run.
+    fn wait_to_begin(&self, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        self.check_process()?;
+        let Some(delivery) = &self.session().delivery else {
+            return Ok(());
+        };
+        loop {
+            match delivery.journal().check_room() {
+                Err(JournalError::NoRoom { room, .. }) => self.wait_for_room(room, keep_waiting)?,
+                checked => return Ok(checked?),
+            }
+        }
+    }
+
     /// Starts a run and makes it the active one. Waits on the store only where that chooses the ids of runs,
     /// and where a parent is named that was not started here.
     ///
@@ -46,86 +91,90 @@ impl Tracker {
     /// or parent MLflow would refuse, [`Error::Store`] for a parent that does not exist.
     pub fn start_run(&self, new: &NewRun, keep_waiting: KeepWaiting<'_>) -> Result<RunId> {
         self.check_process()?;
-        let _starting = lock(&self.session.starting);
+        let session = self.session();
+        let _starting = lock(&session.starting);
         let innermost = self.may_start(new.nested)?;
         let name = name_of(new)?;
-        let mut all: BTreeMap<String, String> = DEFAULT_TAGS
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        all.extend(
-            self.context
-                .tags(&name)
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value)),
-        );
-        all.extend(described(new)?);
-        all.insert(RUN_NAME_TAG.to_owned(), name.clone());
+        let mut tags = self.tags_of_start(new, &name)?;
         // Checked before the store is asked for the parent.
-        tag_values("tag key", all.clone())?;
+        limits::tags(tags.clone())?;
         if let Some(parent) = self.parent(new, innermost, keep_waiting)? {
-            all.insert(PARENT_RUN_TAG.to_owned(), parent.to_string());
+            tags.insert(PARENT_RUN_TAG.to_owned(), parent.to_string());
         }
-        let tags = tag_values("tag key", all)?;
+        let tags = limits::tags(tags)?;
+        let config = &self.stores.config;
         let mut start = RunStart {
             run: RunId::random(),
-            experiment: self.settled.experiment_name.clone(),
-            artifact_location: self.settled.artifact_location(),
+            experiment: config.experiment_name.clone(),
+            artifact_location: config.artifact_location(),
             name,
-            user: self.context.user.clone(),
+            user: self.stores.context.user.clone(),
             start_time: now_ms(),
         };
-        let mut ours = None;
-        if let Destination::Server(_) = self.settled.tracking
-            && let Some(delivery) = &self.session.delivery
-            && self.store.is_open()
-            && !delivery.is_troubled()
-        {
-            // A process that dies in between leaves a run that is found by our id.
-            delivery.accept_beyond_limits(Record::RunCreating { run: start.run })?;
-            ours = Some(start.run);
-            let (store, begun, with) = (Arc::clone(&self.store), start.clone(), tags.clone());
-            let created = async move { store.create_run(&begun, &with).await };
-            match self.ask(created, keep_waiting) {
-                Ok(created) => start.run = created.unwrap_or(start.run),
-                // The run has an id of ours then, and is created as soon as the server can.
-                Err(Error::Store(error)) if error.is_transient() => {
-                    delivery.tell_outage(&error.to_string());
-                }
-                // The creation goes on alone; whoever finds the journal finds the run.
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
-                Err(error) => {
-                    delivery.accept_beyond_limits(Record::RunNamed { run: start.run })?;
-                    return Err(error);
-                }
+        let ours = start.run;
+        let is_named = self.create_at_server(&mut start, &tags, keep_waiting)?;
+        let id = start.run;
+        let values = tags;
+        let mut records = vec![Record::RunStarted(start), Record::Tags { run: id, values }];
+        if is_named {
+            records.push(Record::RunNamed { run: ours });
+        }
+        // The store may have the run already.
+        session.record(records, Admission::Always)?;
+        let observers = self.observe_start(id);
+        session.push(ActiveRun::owned(id, observers));
+        Ok(id)
+    }
+
+    /// Returns the tags of a new run: the tracker's, those of its context, and its own.
+    fn tags_of_start(&self, new: &NewRun, name: &str) -> Result<BTreeMap<String, String>> {
+        let stores = &self.stores;
+        let mut tags: BTreeMap<String, String> =
+            stores.config.default_tags.iter().cloned().collect();
+        let context = stores.context.tags(name).into_iter();
+        tags.extend(context.map(|(key, value)| (key.to_owned(), value)));
+        tags.extend(described(new)?);
+        tags.insert(RUN_NAME_TAG.to_owned(), name.to_owned());
+        Ok(tags)
+    }
+
+    /// Creates a run at a server that can answer, as servers choose the ids of runs, and puts the id into `start`.
+    /// Returns true where the server has chosen another id than ours.
+    fn create_at_server(
+        &self,
+        start: &mut RunStart,
+        tags: &[(Key, String)],
+        keep_waiting: KeepWaiting<'_>,
+    ) -> Result<bool> {
+        let (stores, session) = (&self.stores, self.session());
+        let is_server = matches!(stores.config.tracking, Destination::Server(_));
+        let Some(delivery) = session.delivery.as_ref().filter(|_| is_server) else {
+            return Ok(false);
+        };
+        if !stores.store.is_open() || delivery.is_troubled() {
+            return Ok(false);
+        }
+        let ours = start.run;
+        // A process that dies in between leaves a run that is found by our id.
+        session.record(vec![Record::RunCreating { run: ours }], Admission::Always)?;
+        let (begun, with) = (start.clone(), tags.to_vec());
+        let create = |stores: Arc<Stores>| async move {
+            Ok(stores.tracking().await?.create_run(&begun, &with).await?)
+        };
+        match self.ask_to_the_end(create, keep_waiting) {
+            Ok(created) => start.run = created.unwrap_or(ours),
+            // The run has an id of ours then, and is created as soon as the server can.
+            Err(Error::Store(error)) if error.is_transient() => {
+                delivery.tell_outage(&error.to_string());
+            }
+            // The creation goes on alone; whoever finds the journal finds the run.
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                session.record(vec![Record::RunNamed { run: ours }], Admission::Always)?;
+                return Err(error);
             }
         }
-        let id = start.run;
-        let mut records = vec![
-            Record::RunStarted(start),
-            Record::Tags {
-                run: id,
-                values: tags,
-            },
-        ];
-        records.extend(
-            ours.filter(|ours| *ours != id)
-                .map(|run| Record::RunNamed { run }),
-        );
-        if let Some(delivery) = &self.session.delivery {
-            // The store may have it already.
-            delivery.accept_all_beyond_limits(records)?;
-        }
-        lock(&self.session.started).insert(id);
-        let observation = self.observe_start(id);
-        lock(&self.session.active).push(ActiveRun {
-            id,
-            params: HashMap::new(),
-            before: None,
-            is_owned: true,
-            observation,
-        });
-        Ok(id)
+        Ok(start.run != ours)
     }
 
     /// Makes a run that another process has started, and will end, the active one. On a rank of a distributed
@@ -135,47 +184,25 @@ impl Tracker {
     /// Those of [`Tracker::start_run`].
     pub fn attach_run(&self, run: RunId, nested: bool) -> Result<()> {
         self.check_process()?;
-        let _starting = lock(&self.session.starting);
+        let session = self.session();
+        let _starting = lock(&session.starting);
         self.may_start(nested)?;
-        let rank = self.settled.options.rank;
+        let rank = self.stores.config.options.rank;
         let mut records = vec![Record::RunAttached { run }];
         if rank > 0 {
-            let host = &self.context.hostname;
+            let host = &self.stores.context.hostname;
             let value = format!("{host}:{}", std::process::id());
             let tag = (format!("{RANK_TAG}{rank}"), value);
-            let values = tag_values("tag key", [tag])?;
+            let values = limits::tags([tag])?;
             records.push(Record::Tags { run, values });
         }
-        self.session.accept_all(records)?;
-        lock(&self.session.active).push(ActiveRun {
-            id: run,
-            params: HashMap::new(),
-            before: None,
-            is_owned: false,
-            observation: Observation::default(),
-        });
+        session.record(records, Admission::Always)?;
+        session.push(ActiveRun::attached_to(run));
         Ok(())
     }
 
-    /// Whether this is a rank that records nothing.
-    pub fn is_silent(&self) -> bool {
-        self.settled.is_silent()
-    }
-
-    /// Whether this is the rank 0 whose runs the other ranks record into.
-    pub fn leads(&self) -> bool {
-        let options = &self.settled.options;
-        options.rank == 0 && options.ranks == Ranks::All
-    }
-
-    /// Whether this is a rank that records into the run of rank 0.
-    pub fn attaches(&self) -> bool {
-        let options = &self.settled.options;
-        options.rank > 0 && options.ranks == Ranks::All
-    }
-
-    /// Goes on with a run that has ended, by its id or as the latest of its name in the experiment, and makes
-    /// it the active one. A name and tags that `new` has are set. Waits on the store.
+    /// Resumes a run that has ended, by its id or as the latest of its name in the experiment, and makes it the active
+    /// one. A name and tags that `new` has are set. Waits for room in the journal and on the store.
     ///
     /// # Errors
     /// Those of [`Tracker::start_run`]; [`Error::Store`] when there is no such run or it is deleted.
@@ -185,62 +212,59 @@ impl Tracker {
         new: &NewRun,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<RunId> {
-        self.check_process()?;
-        let _starting = lock(&self.session.starting);
+        self.wait_to_begin(keep_waiting)?;
+        self.resume(run, new, keep_waiting)
+    }
+
+    fn resume(&self, run: &str, new: &NewRun, keep_waiting: KeepWaiting<'_>) -> Result<RunId> {
+        let session = self.session();
+        let _starting = lock(&session.starting);
         self.may_start(new.nested)?;
-        if new.parent.is_some() {
-            return Err(Error::invalid(
-                "parent run",
-                new.parent.as_deref().unwrap_or_default(),
-                "a run that goes on keeps the parent it has",
-            ));
+        if let Some(parent) = &new.parent {
+            let reason = "a run that goes on keeps the parent it has";
+            return Err(Error::invalid("parent run", parent, reason));
         }
         let mut tags = described(new)?;
         if new.name.as_ref().is_some_and(|name| !name.is_empty()) {
             tags.push((RUN_NAME_TAG.to_owned(), name_of(new)?));
         }
-        let tags = tag_values("tag key", tags)?;
-        self.settle(keep_waiting)?;
-        let found = self.find_run(run, keep_waiting)?;
+        let values = limits::tags(tags)?;
+        let wanted = run.to_owned();
+        let (found, first_step) = self.ask(
+            |stores| async move {
+                stores.deliver_first(Traffic::Records).await?;
+                let found = stores.find_run(&wanted).await?;
+                let first_step = stores.next_system_step(&found.run_id).await;
+                Ok((found, first_step))
+            },
+            keep_waiting,
+        )?;
         let id: RunId = found.run_id.parse()?;
-        if found.lifecycle_stage == "deleted" {
-            let run_id = found.run_id;
-            return Err(StoreError::RunDeleted { run_id }.into());
-        }
-        if lock(&self.session.active).iter().any(|run| run.id == id) {
+        refuse_deleted(&found)?;
+        if session.active_runs().contains(&id) {
             return Err(Error::RunActive {
                 active: id.to_string(),
                 action: "resume()",
             });
         }
-        let first_step = self.next_system_step(id, keep_waiting)?;
         let mut records = vec![Record::RunResumed { run: id }];
-        if !tags.is_empty() {
-            records.push(Record::Tags {
-                run: id,
-                values: tags,
-            });
+        if !values.is_empty() {
+            records.push(Record::Tags { run: id, values });
         }
-        self.session.accept_all(records)?;
-        // A param whose key is none can be given no other value here.
-        let params = found
-            .params
-            .iter()
-            .filter_map(|(key, value)| Some((Key::parse("param key", key).ok()?, value.clone())))
-            .collect();
-        lock(&self.session.started).insert(id);
-        let observation = self.observe_resumed(id, first_step);
-        lock(&self.session.active).push(ActiveRun {
-            id,
-            params,
+        session.record(records, Admission::Bounded)?;
+        // A param with a key that MLflow forbids can be given no other value here.
+        let params = found.params.iter();
+        let params = params
+            .filter_map(|(key, value)| Some((Key::parse("param key", key).ok()?, value.clone())));
+        session.push(ActiveRun {
+            params: params.collect(),
             before: Some(Arc::new(found)),
-            is_owned: true,
-            observation,
+            ..ActiveRun::owned(id, self.observe_resumed(id, first_step))
         });
         Ok(id)
     }
 
-    /// The innermost active run, next to which another one may start.
+    /// Returns the innermost active run, next to which another one may start.
     fn may_start(&self, nested: bool) -> Result<Option<RunId>> {
         match self.active_run() {
             Some(active) if !nested => Err(Error::RunActive {
@@ -251,7 +275,7 @@ impl Tracker {
         }
     }
 
-    /// The run that a new one is nested in.
+    /// Returns the run that a new one is nested in.
     fn parent(
         &self,
         new: &NewRun,
@@ -269,52 +293,41 @@ impl Tracker {
                 "another run is active, and a nested run belongs to the innermost active one: end that first",
             ));
         }
-        if lock(&self.session.started).contains(&id) {
+        if lock(&self.session().started).contains(&id) {
             return Ok(Some(id));
         }
-        let (store, run_id) = (Arc::clone(&self.store), parent.clone());
-        let found: RunInfo = self.ask(async move { store.run(&run_id).await }, keep_waiting)?;
-        if found.lifecycle_stage == "deleted" {
-            let run_id = found.run_id;
-            return Err(StoreError::RunDeleted { run_id }.into());
-        }
+        let parent = parent.clone();
+        let find =
+            |stores: Arc<Stores>| async move { Ok(stores.tracking().await?.run(&parent).await?) };
+        refuse_deleted(&self.ask(find, keep_waiting)?)?;
         Ok(Some(id))
     }
 
-    /// Ends the innermost active run; without one it does nothing. Waits for what is still being found of its
+    /// Ends the innermost active run; without one it does nothing. Waits for the thread that still finds the run's
     /// environment, where that is recorded.
     ///
     /// # Errors
     /// Those of the journal.
     pub fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
         self.check_process()?;
-        self.session.end_run(status, Duration::MAX)
+        self.session().end_run(status, Duration::MAX)
     }
 
-    /// Id of the innermost active run.
-    pub fn active_run(&self) -> Option<RunId> {
-        lock(&self.session.active).last().map(|run| run.id)
-    }
-
-    /// The innermost active run as it was when it was resumed, if it was.
+    /// Returns the innermost active run as it was when it was resumed, if it was.
     pub fn resumed_from(&self) -> Option<Arc<RunInfo>> {
-        lock(&self.session.active).last()?.before.clone()
-    }
-
-    /// Ids of all active runs, the innermost last.
-    pub fn active_runs(&self) -> Vec<RunId> {
-        lock(&self.session.active)
-            .iter()
-            .map(|run| run.id)
-            .collect()
-    }
-
-    pub(crate) fn active(&self, action: &'static str) -> Result<RunId> {
-        self.active_run().ok_or(Error::NoActiveRun { action })
+        lock(&self.session().active).last()?.before.clone()
     }
 }
 
-/// The name that a new run is given, by argument or as a tag; a random one where it is given none.
+fn refuse_deleted(run: &RunInfo) -> Result<()> {
+    if run.lifecycle_stage == "deleted" {
+        let run_id = run.run_id.clone();
+        return Err(StoreError::RunDeleted { run_id }.into());
+    }
+    Ok(())
+}
+
+/// Returns the name that a new run is given, by argument or as a tag; a random one where it is given none.
 fn name_of(new: &NewRun) -> Result<String> {
     let name = new.name.as_deref().filter(|name| !name.is_empty());
     let tagged = new
@@ -332,7 +345,7 @@ fn name_of(new: &NewRun) -> Result<String> {
     }
 }
 
-/// The tags that a new run is given, its description among them.
+/// Returns the tags that a new run is given, its description among them.
 fn described(new: &NewRun) -> Result<Vec<(String, String)>> {
     let mut tags = new.tags.clone();
     if let Some(description) = new.description.as_ref().filter(|text| !text.is_empty()) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -9,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use super::observers::Observation;
+use super::observers::Observers;
 use crate::{
     delivery::{exit, handle::Delivery, runtime::KeepWaiting},
     error::{Error, Result},
-    journal::record::Record,
+    journal::{
+        append::{Admission, Batch},
+        record::Record,
+    },
     mlflow::{
         key::Key,
         limits::{self, MAX_PARAM_VALUE_LENGTH, cut},
@@ -22,53 +26,74 @@ use crate::{
     os::clock::now_ms,
 };
 
-/// Trackers of this process, so that its exit can end their runs.
-pub(crate) static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
+/// Sessions of this process, so that its exit can end their runs.
+static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
+/// Sessions whose trackers were dropped while a run was active: the run ends with the process.
+static LEFT_OPEN: Mutex<Vec<Arc<Session>>> = Mutex::new(Vec::new());
 
-/// Trackers that were dropped while a run was active: the run ends with the process.
-pub(crate) static LEFT_OPEN: Mutex<Vec<Arc<Session>>> = Mutex::new(Vec::new());
-
-/// What outlives the tracker object while a run is active.
+/// The part of a tracker that lives for as long as a run is active.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// None on a rank that records nothing.
-    pub(crate) delivery: Option<Delivery>,
-    /// The active runs, the innermost last. Never held while a store is waited for.
-    pub(crate) active: Mutex<Vec<ActiveRun>>,
-    /// Held while a run starts, which may wait for the store, so that two threads do not start one each.
-    pub(crate) starting: Mutex<()>,
-    /// Runs that were started here: whether they exist need not be asked.
-    pub(crate) started: Mutex<HashSet<RunId>>,
-    /// The process is about to die of SIGTERM, and its runs have ended.
-    pub(crate) is_terminated: AtomicBool,
+    /// `None` on a rank that records nothing.
+    pub delivery: Option<Delivery>,
+    /// The active runs, the innermost last. Never locked while a store is waited for.
+    pub active: Mutex<Vec<ActiveRun>>,
+    /// Locked while a run starts, which may wait for the store, so that two threads do not start one each.
+    pub starting: Mutex<()>,
+    /// Runs that were started here: they exist without a question to the store.
+    pub started: Mutex<HashSet<RunId>>,
+    /// True where the process is about to die of SIGTERM, and its runs have ended.
+    pub is_terminated: AtomicBool,
 }
 
+/// An active run.
 #[derive(Debug)]
 pub(crate) struct ActiveRun {
-    pub(crate) id: RunId,
+    pub id: RunId,
     /// Params logged so far, to refuse a change before it is written.
-    pub(crate) params: HashMap<Key, String>,
+    pub params: HashMap<Key, String>,
     /// The run as it was when it was resumed.
-    pub(crate) before: Option<Arc<RunInfo>>,
-    /// Whether this process ends it. A fork, or another rank, leaves that to the one that has started it.
-    pub(crate) is_owned: bool,
-    pub(crate) observation: Observation,
+    pub before: Option<Arc<RunInfo>>,
+    /// True where this process ends the run. A fork, or another rank, leaves that to the process that has started it.
+    pub is_owned: bool,
+    pub observers: Observers,
 }
 
 impl ActiveRun {
-    /// This run in a process that has not started it.
-    pub(crate) fn attached(&self) -> Self {
+    /// Returns a run that this process has started or resumed.
+    pub fn owned(id: RunId, observers: Observers) -> Self {
         Self {
-            id: self.id,
-            params: self.params.clone(),
-            before: self.before.clone(),
-            is_owned: false,
-            observation: Observation::default(),
+            is_owned: true,
+            observers,
+            ..Self::attached_to(id)
         }
     }
 
-    /// Those of some params that the run does not have yet.
-    pub(crate) fn new_params(&self, params: Vec<(String, String)>) -> Result<Vec<(Key, String)>> {
+    /// Returns a run that another process has started and will end.
+    pub fn attached_to(id: RunId) -> Self {
+        Self {
+            id,
+            params: HashMap::new(),
+            before: None,
+            is_owned: false,
+            observers: Observers::default(),
+        }
+    }
+
+    /// Returns this run in a process that has not started it.
+    pub fn attached(&self) -> Self {
+        Self {
+            params: self.params.clone(),
+            before: self.before.clone(),
+            ..Self::attached_to(self.id)
+        }
+    }
+
+    /// Returns the params that the run does not have yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that MLflow refuses, and for a param of this run that has another value.
+    pub fn new_params(&self, params: Vec<(String, String)>) -> Result<Vec<(Key, String)>> {
         let mut new: Vec<(Key, String)> = Vec::with_capacity(params.len());
         let mut seen: HashMap<Key, usize> = HashMap::new();
         for (key, value) in params {
@@ -101,10 +126,29 @@ impl ActiveRun {
 }
 
 impl Session {
-    /// Ends the innermost active run; its id, if there was one. `patience` is for what is still being found of it.
-    pub(crate) fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
+    /// Returns the id of the innermost active run.
+    pub fn active_run(&self) -> Option<RunId> {
+        lock(&self.active).last().map(|run| run.id)
+    }
+
+    /// Returns the ids of all active runs, the innermost last.
+    pub fn active_runs(&self) -> Vec<RunId> {
+        lock(&self.active).iter().map(|run| run.id).collect()
+    }
+
+    /// Adds an innermost active run.
+    pub fn push(&self, run: ActiveRun) {
+        if run.is_owned {
+            lock(&self.started).insert(run.id);
+        }
+        lock(&self.active).push(run);
+    }
+
+    /// Ends the innermost active run. Returns its id, if there was one. Observers that still find something are waited
+    /// for, at most for `patience`.
+    pub fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
         let mut active = lock(&self.active);
-        // What is popped before that is not among those that a SIGTERM has ended.
+        // A run that is popped before that is not among those that a SIGTERM has ended.
         let is_terminated = self.is_terminated.load(Ordering::Acquire);
         let Some(run) = active.pop() else {
             return Ok(None);
@@ -112,41 +156,50 @@ impl Session {
         drop(active);
         let end_time = now_ms();
         // Nothing of the run comes behind its end.
-        run.observation.end(patience);
+        run.observers.end(patience);
         if run.is_owned && !is_terminated {
-            self.end(run.id, status, end_time)?;
+            self.record_end(run.id, status, end_time)?;
         }
         Ok(Some(run.id))
     }
 
-    fn end(&self, run: RunId, status: RunStatus, end_time: i64) -> Result<()> {
-        match &self.delivery {
-            Some(delivery) => delivery.accept_beyond_limits(Record::RunEnded {
-                run,
-                status,
-                end_time,
-            }),
-            None => Ok(()),
-        }
+    fn record_end(&self, run: RunId, status: RunStatus, end_time: i64) -> Result<()> {
+        let end = Record::RunEnded {
+            run,
+            status,
+            end_time,
+        };
+        self.record(vec![end], Admission::Always)?;
+        Ok(())
     }
 
-    pub(crate) fn accept(&self, record: Record) -> Result<()> {
+    /// Records something in the journal, all of it or nothing. Returns the numbers of the records; a rank that records
+    /// nothing has none.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn record(&self, records: Vec<Record>, admission: Admission) -> Result<Range<u64>> {
         match &self.delivery {
-            Some(delivery) => delivery.accept(record),
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn accept_all(&self, records: Vec<Record>) -> Result<()> {
-        match &self.delivery {
-            Some(delivery) => delivery.accept_all(records),
-            None => Ok(()),
+            Some(delivery) => delivery.accept(Batch::of(records)?, admission),
+            None => Ok(0..0),
         }
     }
 }
 
-/// Ends, at the exit of the process, the runs that are still active, and waits for what is to be delivered;
-/// what is not in time stays in its journal for the next start. Returns what to tell the user.
+/// Adds a session, so that the exit of the process ends its runs.
+pub(crate) fn register(session: &Arc<Session>) {
+    let mut sessions = lock(&SESSIONS);
+    sessions.retain(|session| session.strong_count() > 0);
+    sessions.push(Arc::downgrade(session));
+}
+
+/// Keeps a session whose tracker is dropped while a run is active.
+pub(crate) fn leave_open(session: &Arc<Session>) {
+    lock(&LEFT_OPEN).push(Arc::clone(session));
+}
+
+/// Ends, at the exit of the process, the runs that are still active, and waits for the delivery; what is not delivered
+/// in time stays in its journal for the next start. Returns sentences for the user.
 pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
     let sessions: Vec<_> = lock(&SESSIONS)
         .drain(..)
@@ -167,9 +220,8 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
     told
 }
 
-/// Ends, when the process is told to terminate, its runs as KILLED, and waits for what is to be delivered. The
-/// training goes on meanwhile: what it records is accepted, and that it ends a run does not make it FINISHED. Returns
-/// what to tell the user.
+/// Ends, when the process is told to terminate, its runs as KILLED, and waits for the delivery. The training goes on
+/// meanwhile: its records are accepted, and a run that it ends does not become FINISHED. Returns sentences for the user.
 pub fn terminate(grace: Duration) -> Vec<String> {
     let sessions: Vec<_> = lock(&SESSIONS).iter().filter_map(Weak::upgrade).collect();
     let mut told = Vec::new();
@@ -182,7 +234,7 @@ pub fn terminate(grace: Duration) -> Vec<String> {
         let owned: Vec<RunId> = owned.map(|run| run.id).collect();
         drop(active);
         for run in owned {
-            if let Err(error) = session.end(run, RunStatus::Killed, now_ms()) {
+            if let Err(error) = session.record_end(run, RunStatus::Killed, now_ms()) {
                 told.push(error.to_string());
             }
         }

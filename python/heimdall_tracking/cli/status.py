@@ -26,21 +26,17 @@ def run(given: argparse.Namespace) -> int:
     folder = heimdall_dir(given.dir)
     journals = _native.journals(folder)
     for journal in journals:
-        state = (
-            "its process lives" if journal["alive"] else "its process is gone: `heimdall sync` delivers it"
-        )
-        print(
-            f"{journal['journal']}\n  process {journal['pid']}, begun {_ago(journal['created'])} ago; {state}"
-        )
-        for uri, pending, oldest, why in journal["destinations"]:
-            if not pending:
-                print(f"  {uri}: all delivered")
+        state = "its process lives" if journal.alive else "its process is gone: `heimdall sync` delivers it"
+        print(f"{journal.journal}\n  process {journal.pid}, begun {_ago(journal.created)} ago; {state}")
+        for waiting in journal.destinations:
+            if not waiting.pending:
+                print(f"  {waiting.uri}: all delivered")
                 continue
-            since = f", the oldest {_ago(oldest)} old" if oldest is not None else ""
-            records = "1 record waits" if pending == 1 else f"{pending:,} records wait"
-            print(f"  {uri}: {records}{since}")
-            if why:
-                print(f"    {why}")
+            since = f", the oldest {_ago(waiting.oldest)} old" if waiting.oldest is not None else ""
+            records = "1 record waits" if waiting.pending == 1 else f"{waiting.pending:,} records wait"
+            print(f"  {waiting.uri}: {records}{since}")
+            if waiting.trouble:
+                print(f"    {waiting.trouble}")
     letters = _native.dead_letters(folder)
     for path, count in letters:
         print(f"{path}\n  {count:,} records were refused for good; each line says why")

@@ -40,18 +40,16 @@ def run(given: argparse.Namespace) -> int:
     bar = _Bar()
     done = _native.sync(folder, known_uris(), given.uri, given.timeout, bar.show)
     bar.close()
-    for notice in done["notices"]:
+    for notice in done.notices:
         print(f"heimdall: {notice}", file=sys.stderr)
-    print(f"{_records(done['delivered'])} delivered", end="")
-    print(
-        f", {_records(done['parked'])} refused and kept in {folder / 'dead_letter'}" if done["parked"] else ""
-    )
-    for uri, (count, reason) in done["left"].items():
+    print(f"{_records(done.delivered)} delivered", end="")
+    print(f", {_records(done.parked)} refused and kept in {folder / 'dead_letter'}" if done.parked else "")
+    for uri, (count, reason) in done.left.items():
         print(f"{_records(count)} left for {uri}: {reason}", file=sys.stderr)
-    alive = [journal for journal in _native.journals(folder) if journal["alive"]]
+    alive = [journal for journal in _native.journals(folder) if journal.alive]
     if alive:
         print(f"{len(alive)} of the journals belong to processes that live, which deliver them themselves")
-    return 1 if done["left"] or done["parked"] else 0
+    return 1 if done.left or done.parked else 0
 
 
 def known_uris() -> list[str]:

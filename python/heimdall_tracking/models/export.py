@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import need
 from ..errors import ArtifactNotFoundError, ExportError, HeimdallError, InvalidInputError, NotFoundError
+from ..heimdall_defaults import ONNX_INPUT_NAME
 from . import load, log, onnx, pytorch, signature
 from .folder import MLMODEL, read_mlmodel
 
@@ -35,7 +36,6 @@ METADATA = "metadata.json"
 # Name, then alias or number or stage, then what is below.
 VERSION = re.compile(r"models:/([^/]+?)(?:@([^/@]+)|/([^/]+))(?:/(.+))?")
 # What the localisation networks take and give.
-INPUT_NAME = "mel_spectrogram"
 INPUT_SHAPE = (3, 128, 32)
 OUTPUT_NAMES = ("positions", "uncertainties")
 
@@ -362,7 +362,7 @@ def _input_name(found: Source, inputs: signature.Inputs, given: str | None) -> s
     if given or found.input_name:
         return given or found.input_name or ""
     (first, tensor), *others = inputs.tensors.items()
-    return INPUT_NAME if not others and tuple(tensor.shape[1:]) == INPUT_SHAPE else first
+    return ONNX_INPUT_NAME if not others and tuple(tensor.shape[1:]) == INPUT_SHAPE else first
 
 
 def _write(

@@ -1,5 +1,5 @@
 //! Downloads: whole or not at all, in ranges, and gone on with after an interruption.
 
-pub mod download;
+pub mod fetch;
 pub mod finished;
 pub mod part_file;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::multipart::Parts;
 use crate::{
     config::{server::ServerAccess, uri::ServerUri},
-    net::{secret::Secret, tls},
+    net::{retry::retry, secret::Secret, tls},
     store::error::{Cause, StoreError},
 };
 
@@ -206,17 +206,17 @@ impl Client {
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, Failure> {
-        let mut pause = self.backoff;
-        for _ in 0..self.max_retries {
-            match attempt().await {
-                Err(Failure::Store(StoreError::Unavailable { retry_after, .. })) => {
-                    tokio::time::sleep(retry_after.unwrap_or(pause).max(pause)).await;
-                    pause = pause.saturating_mul(2);
-                }
-                settled => return settled,
+        let (mut pause, mut left) = (self.backoff, self.max_retries);
+        retry(attempt, |failure: &Failure| match failure {
+            Failure::Store(StoreError::Unavailable { retry_after, .. }) if left > 0 => {
+                left -= 1;
+                let wait = retry_after.unwrap_or(pause).max(pause);
+                pause = pause.saturating_mul(2);
+                Some(wait)
             }
-        }
-        attempt().await
+            _ => None,
+        })
+        .await
     }
 
     fn posted(&self, path: &str, body: &Value) -> Result<RequestBuilder, Failure> {

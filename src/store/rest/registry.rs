@@ -108,6 +108,9 @@ impl ModelRegistry for RestStore {
     }
 
     async fn search_models(&self, query: &ModelQuery) -> Result<Vec<RegisteredModel>, StoreError> {
+        if query.max_results == 0 {
+            return Ok(Vec::new());
+        }
         let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
         let mut found: Vec<RegisteredModel> = Vec::new();
         let mut token = String::new();
@@ -193,6 +196,9 @@ impl ModelRegistry for RestStore {
     }
 
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError> {
+        if query.max_results == 0 {
+            return Ok(Vec::new());
+        }
         let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
         let mut found: Vec<ModelVersion> = Vec::new();
         let mut token = String::new();

@@ -6,7 +6,7 @@ use super::{
     statement::{Statement, Value},
 };
 use crate::{
-    environment::run_tags::RUN_NAME_TAG,
+    mlflow::run::RUN_NAME_TAG,
     mlflow::search::{
         grammar::{ComparisonOf, Operand, Operator},
         runs::{Attribute, Comparison, DatasetField, Field, OrderBy, RunQuery},

@@ -1,16 +1,28 @@
-//! Who calls: the script or notebook, its user, its environment, its rank.
+//! The script or notebook that calls: its user, its interpreter, its environment, its rank.
 
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
 use crate::{
-    config::{s3::S3Config, tracker::FreshSchema},
-    environment::run_tags::RunContext,
+    config::{
+        s3::S3Config,
+        tracker::{FreshSchema, TrackerConfig},
+    },
+    environment::{capture::Interpreter, run_tags::RunContext},
+    error::{Error, Result},
+    mlflow::run::RunId,
     net::secret::Secret,
+    tracker::runs::RankExchange,
 };
 
-/// Where the runs of this process come from. Runs `git` once.
+/// The ranks of a distributed training, which exchange the ids of runs by code of Python's.
+pub const RANKS: RankExchange<'static> = RankExchange {
+    run_of_rank_zero: &run_of_rank_zero,
+    tell_other_ranks: &tell_other_ranks,
+};
+
+/// Returns the context of the runs of this process. Runs `git` once.
 pub fn context(py: Python<'_>) -> PyResult<RunContext> {
     let ((source, in_notebook), user) = (source(py)?, user(py)?);
     let hostname = py.import("socket")?.call_method0("gethostname")?;
@@ -22,20 +34,28 @@ pub fn context(py: Python<'_>) -> PyResult<RunContext> {
     ))
 }
 
-/// Id of the run that rank 0 has started last. Waits for it, as other ranks may be faster.
-pub fn run_of_rank_zero(py: Python<'_>) -> PyResult<String> {
-    let ranks = py.import("heimdall_tracking._ranks")?;
-    ranks.call_method0("run_of_rank_zero")?.extract()
+fn run_of_rank_zero() -> Result<RunId> {
+    let run = Python::attach(|py| -> PyResult<String> {
+        let ranks = py.import("heimdall_tracking._ranks")?;
+        ranks.call_method0("run_of_rank_zero")?.extract()
+    });
+    Ok(run.map_err(raised)?.parse()?)
 }
 
-/// Tells the other ranks of a distributed training which run has started.
-pub fn tell_other_ranks(py: Python<'_>, run_id: &str) -> PyResult<()> {
-    let ranks = py.import("heimdall_tracking._ranks")?;
-    ranks.call_method1("tell_other_ranks", (run_id,))?;
-    Ok(())
+fn tell_other_ranks(run: RunId) -> Result<()> {
+    Python::attach(|py| -> PyResult<()> {
+        let ranks = py.import("heimdall_tracking._ranks")?;
+        ranks.call_method1("tell_other_ranks", (run.to_string(),))?;
+        Ok(())
+    })
+    .map_err(raised)
 }
 
-/// Login name, found as MLflow finds it.
+fn raised(error: PyErr) -> Error {
+    Error::Ranks(Box::new(error))
+}
+
+/// Returns the login name, found as MLflow finds it.
 fn user(py: Python<'_>) -> PyResult<String> {
     match py.import("getpass")?.call_method0("getuser") {
         Ok(user) => user.extract(),
@@ -44,7 +64,7 @@ fn user(py: Python<'_>) -> PyResult<String> {
     }
 }
 
-/// Script or notebook that runs, and whether it is a notebook; told apart as MLflow does.
+/// Returns the script or notebook that runs, and true for a notebook; told apart as MLflow does.
 fn source(py: Python<'_>) -> PyResult<(String, bool)> {
     if in_notebook(py).unwrap_or(false) {
         let name = ["JPY_SESSION_NAME", "__vsc_ipynb_file__", "IPYNB_FILE"]
@@ -61,7 +81,7 @@ fn source(py: Python<'_>) -> PyResult<(String, bool)> {
     Ok((script.unwrap_or_else(|| "python".to_owned()), false))
 }
 
-/// Whether this is a kernel's shell. A script may import `ipykernel` without being in one.
+/// Returns true in a kernel's shell. A script may import `ipykernel` without being in one.
 fn in_notebook(py: Python<'_>) -> PyResult<bool> {
     let modules = py.import("sys")?.getattr("modules")?;
     if !modules.contains("IPython")? {
@@ -71,7 +91,7 @@ fn in_notebook(py: Python<'_>) -> PyResult<bool> {
     Ok(!shell.is_none() && shell.hasattr("kernel")?)
 }
 
-/// The release that `HEIMDALL_MLFLOW_VERSION` names, else the mlflow that this interpreter would import. Looked
+/// Returns the release that `HEIMDALL_MLFLOW_VERSION` names, else the mlflow that this interpreter would import. Looked
 /// up by the name of its folder, as asking `importlib.metadata` takes longer than all the rest of an import.
 pub fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
     if let Some(version) = std::env::var("HEIMDALL_MLFLOW_VERSION")
@@ -136,4 +156,31 @@ pub fn set_environment(
         set(names[1], secret.reveal())?;
     }
     Ok(())
+}
+
+/// Returns the interpreter, where runs are to be given what they were started with.
+pub fn interpreter(py: Python<'_>, config: &TrackerConfig) -> PyResult<Option<Interpreter>> {
+    if config.wants_environment()? {
+        this_interpreter(py).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn this_interpreter(py: Python<'_>) -> PyResult<Interpreter> {
+    let (sys, platform) = (py.import("sys")?, py.import("platform")?);
+    let path = sys.getattr("path")?.try_iter()?;
+    // Something on the path that is not a path is left out.
+    let path: Vec<PathBuf> = path
+        .filter_map(|folder| folder.ok()?.extract().ok())
+        .collect();
+    let arguments: Vec<String> = sys.getattr("orig_argv")?.extract().unwrap_or_default();
+    let executable = sys.getattr("executable")?.extract::<Option<String>>()?;
+    Ok(Interpreter::new(
+        platform.call_method0("python_version")?.extract()?,
+        platform.call_method0("python_implementation")?.extract()?,
+        executable.unwrap_or_default(),
+        path,
+        &arguments,
+    ))
 }

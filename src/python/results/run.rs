@@ -1,13 +1,12 @@
-//! What is read back of a store, as objects that do not change.
+//! Runs, what they consist of, and experiments.
 
 use std::fmt::Write;
 
-use pyo3::{
-    prelude::*,
-    types::{PyDict, PyList},
-};
+use pyo3::{prelude::*, types::PyDict};
 
+use super::escaped;
 use crate::{
+    artifacts::store,
     mlflow::run::{self, RunInfo},
     store::tracking,
 };
@@ -102,25 +101,22 @@ impl Run {
     }
 
     fn _repr_html_(&self) -> String {
-        let run = &self.0;
-        let mut html = format!(
-            "<table><caption><b>{}</b> {}</caption>",
-            escaped(&run.run_name),
-            escaped(&run.status)
-        );
-        let metrics = run.metrics.iter().map(|(key, it)| (key, it.to_string()));
-        let params = run.params.iter().map(|(key, it)| (key, it.clone()));
-        let id = (&"run_id".to_owned(), run.run_id.clone());
-        for (key, value) in std::iter::once(id).chain(metrics).chain(params) {
-            let _ = write!(
-                html,
-                "<tr><th>{}</th><td>{}</td></tr>",
-                escaped(key),
-                escaped(&value)
-            );
-        }
-        html + "</table>"
+        html(&self.0)
     }
+}
+
+/// Returns a run as a table of HTML.
+fn html(run: &RunInfo) -> String {
+    let (name, status) = (escaped(&run.run_name), escaped(&run.status));
+    let mut html = format!("<table><caption><b>{name}</b> {status}</caption>");
+    let metrics = run.metrics.iter().map(|(key, it)| (key, it.to_string()));
+    let params = run.params.iter().map(|(key, it)| (key, it.clone()));
+    let id = (&"run_id".to_owned(), run.run_id.clone());
+    for (key, value) in std::iter::once(id).chain(metrics).chain(params) {
+        let (key, value) = (escaped(key), escaped(&value));
+        let _ = write!(html, "<tr><th>{key}</th><td>{value}</td></tr>");
+    }
+    html + "</table>"
 }
 
 /// A dataset that a run was given.
@@ -264,31 +260,54 @@ impl Experiment {
     }
 }
 
-/// A text that may be missing, as Python shows it.
-pub fn optional(text: Option<&str>) -> String {
-    text.map_or_else(|| "None".to_owned(), |text| format!("{text:?}"))
+/// A file or folder among a run's artifacts.
+#[pyclass(frozen, eq, hash, get_all, module = "heimdall_tracking")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct FileInfo {
+    path: String,
+    is_dir: bool,
+    file_size: Option<u64>,
 }
 
-/// A text as HTML shows it.
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
-/// A list of new objects. While it is made Python's garbage collector rests: with every few hundred of them it would
-/// go through objects of the whole process, and nothing new can be garbage yet.
-pub fn list<'py, T: IntoPyObject<'py>>(
-    py: Python<'py>,
-    objects: impl ExactSizeIterator<Item = T>,
-) -> PyResult<Bound<'py, PyList>> {
-    let gc = py.import("gc")?;
-    let rests_already = !gc.call_method0("isenabled")?.extract::<bool>()?;
-    gc.call_method0("disable")?;
-    let list = PyList::new(py, objects);
-    if !rests_already {
-        gc.call_method0("enable")?;
+impl From<store::FileInfo> for FileInfo {
+    fn from(info: store::FileInfo) -> Self {
+        Self {
+            path: info.path.as_str().to_owned(),
+            is_dir: info.size.is_none(),
+            file_size: info.size,
+        }
     }
-    list
+}
+
+#[pymethods]
+impl FileInfo {
+    fn __repr__(&self) -> String {
+        match self.file_size {
+            Some(size) => format!("FileInfo({:?}, {size} bytes)", self.path),
+            None => format!("FileInfo({:?}, folder)", self.path),
+        }
+    }
+}
+
+/// Returns a run as `get_run_info` does: a dict with the names of the original.
+pub fn run_info(py: Python<'_>, run: RunInfo) -> PyResult<Bound<'_, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("run_id", run.run_id)?;
+    info.set_item("experiment_id", run.experiment_id)?;
+    info.set_item("status", run.status)?;
+    info.set_item("start_time", run.start_time)?;
+    info.set_item("end_time", run.end_time)?;
+    info.set_item("parameters", run.params)?;
+    info.set_item("metrics", run.metrics)?;
+    info.set_item("tags", run.tags)?;
+    Ok(info)
+}
+
+/// Returns a run as `get_best_run` does: a dict with the names of the original.
+pub fn best_run<'py>(py: Python<'py>, run: RunInfo, metric: &str) -> PyResult<Bound<'py, PyDict>> {
+    let best = PyDict::new(py);
+    best.set_item("run_id", run.run_id)?;
+    best.set_item("metric_value", run.metrics.get(metric))?;
+    best.set_item("params", run.params)?;
+    Ok(best)
 }

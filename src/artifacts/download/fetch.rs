@@ -33,7 +33,7 @@ use crate::{
         store::{ArtifactStore, Content, FileInfo, FileState},
     },
     mlflow::artifact_path::ArtifactPath,
-    net::retry::Backoff,
+    net::retry::{Backoff, retry},
 };
 
 /// Length of a range.
@@ -44,7 +44,10 @@ const CHUNK: u64 = 256 << 10;
 /// Ranges, and files that are none, on their way at a time, of all files together; also files that are begun.
 const TOGETHER: usize = 16;
 /// Attempts at a range while the store cannot answer.
-const ATTEMPTS: usize = 6;
+const ATTEMPTS: u32 = 6;
+/// Pauses between them, which double.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Downloads a file, or a folder with all that is below it, to its path below `dst`, and returns where it is.
 ///
@@ -408,20 +411,16 @@ async fn write(
     }
 }
 
-/// Tries a few times while waiting can help; a question has somebody who waits for it.
+/// Reads again where waiting may help, at most [`ATTEMPTS`] times.
 async fn patiently<T, F: Future<Output = Result<T, ArtifactError>>>(
-    mut attempt: impl FnMut() -> F,
+    attempt: impl FnMut() -> F,
 ) -> Result<T, ArtifactError> {
-    let mut backoff = Backoff::default();
-    for _ in 1..ATTEMPTS {
-        match attempt().await {
-            Err(error) if error.is_transient() => {
-                tokio::time::sleep(backoff.pause().min(Duration::from_secs(2))).await;
-            }
-            settled => return settled,
-        }
-    }
-    attempt().await
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    retry(attempt, |error: &ArtifactError| {
+        let goes_on = error.is_transient() && backoff.attempts() + 1 < ATTEMPTS;
+        goes_on.then(|| backoff.pause())
+    })
+    .await
 }
 
 #[cfg(test)]

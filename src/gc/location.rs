@@ -6,12 +6,12 @@ use crate::config::uri::{ArtifactUri, Cloud};
 
 /// A folder or file: a disk, a bucket or a server, and the names that lead to it there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Location {
     root: String,
     names: Vec<String>,
 }
 
-impl Place {
+impl Location {
     /// Where a URI leads; `None` for one that is not understood.
     pub fn of(uri: &str) -> Option<Self> {
         match ArtifactUri::parse(uri).ok()? {
@@ -111,7 +111,7 @@ pub fn is_run_id(name: &str) -> bool {
 /// Whether the artifacts of a run are where those of its experiment's runs are by MLflow's rule, in a folder that is
 /// theirs alone: below the location, by the run's id.
 pub fn is_folder_of_run(uri: &str, location: &str, run_id: &str) -> bool {
-    match (Place::of(uri), Place::of(location)) {
+    match (Location::of(uri), Location::of(location)) {
         (Some(place), Some(location)) => {
             is_run_id(run_id) && place == location.join(&format!("{run_id}/artifacts"))
         }
@@ -151,17 +151,17 @@ mod tests {
             ["s3://bucket/a", "s3a://bucket/a/"],
             ["mlflow-artifacts:/1/a", "mlflow-artifacts://host:5000/1/a/"],
         ] {
-            let [one, other] = same.map(|uri| Place::of(uri).unwrap());
+            let [one, other] = same.map(|uri| Location::of(uri).unwrap());
             assert_eq!(one, other, "{same:?}");
         }
         for unknown in ["", "dbfs:/a", "s3://s3://a/b", "mlflow-artifacts:/1/../2"] {
-            assert_eq!(Place::of(unknown), None, "{unknown}");
+            assert_eq!(Location::of(unknown), None, "{unknown}");
         }
     }
 
     #[test]
     fn what_only_begins_alike_is_another_place() {
-        let place = |uri| Place::of(uri).unwrap();
+        let place = |uri| Location::of(uri).unwrap();
         assert!(place("s3://b/run").relates_to(&place("s3://b/run/model")));
         assert!(place("s3://b/run/model").relates_to(&place("s3://b")));
         for [one, other] in [
@@ -216,6 +216,6 @@ mod tests {
         std::os::unix::fs::symlink(&location, &link).unwrap();
         let root = link.display().to_string();
         assert!(!is_led_elsewhere(&format!("{root}/own/artifacts"), &root));
-        assert_eq!(Place::all_of(&root).len(), 2);
+        assert_eq!(Location::all_of(&root).len(), 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use pyo3::{exceptions::PyKeyError, prelude::*, types::PyString};
 
-use super::answers::escaped;
+use super::escaped;
 use crate::{delivery::destination, os::clock::now_ms, tracker::open::Tracker};
 
 /// How delivery stood when it was asked.
@@ -88,6 +88,19 @@ impl Status {
     }
 }
 
+/// Members of a status that are its items as well.
+const ITEMS: [&str; 9] = [
+    "mode",
+    "pending",
+    "parked",
+    "degraded",
+    "last_error",
+    "journal",
+    "in_memory",
+    "oldest",
+    "destinations",
+];
+
 /// "3 records wait, the oldest since 12 s"
 fn waiting(pending: u64, oldest: Option<i64>) -> String {
     let records = match pending {
@@ -111,28 +124,29 @@ fn mebibytes(bytes: u64) -> String {
 
 #[pymethods]
 impl Status {
-    fn __getitem__(&self, py: Python<'_>, key: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
-        let name = key.to_cow()?;
-        Ok(match &*name {
-            "mode" => self.mode.into_pyobject(py)?.into_any().unbind(),
-            "pending" => self.pending.into_pyobject(py)?.into_any().unbind(),
-            "parked" => self.parked.into_pyobject(py)?.into_any().unbind(),
-            "degraded" => self
-                .degraded
-                .into_pyobject(py)?
-                .to_owned()
-                .into_any()
-                .unbind(),
-            "last_error" => self.last_error.as_ref().into_pyobject(py)?.unbind(),
-            "journal" => self.journal.as_str().into_pyobject(py)?.into_any().unbind(),
-            "in_memory" => self.in_memory.into_pyobject(py)?.into_any().unbind(),
-            "oldest" => self.oldest.into_pyobject(py)?.unbind(),
-            "destinations" => self.destinations.clone().into_pyobject(py)?.unbind(),
-            _ => return Err(PyKeyError::new_err(key.clone().unbind())),
-        })
+    fn __getitem__<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let is_member = ITEMS.contains(&&*key.to_cow()?);
+        if is_member {
+            slf.getattr(key)
+        } else {
+            Err(PyKeyError::new_err(key.clone().unbind()))
+        }
     }
 
     fn __repr__(&self) -> String {
+        self.text()
+    }
+
+    fn _repr_html_(&self) -> String {
+        self.html()
+    }
+}
+
+impl Status {
+    fn text(&self) -> String {
         let mut lines = vec![format!(
             "Status({}: {}{})",
             self.mode,
@@ -153,7 +167,7 @@ impl Status {
         lines.join("\n")
     }
 
-    fn _repr_html_(&self) -> String {
+    fn html(&self) -> String {
         let rows: String = self
             .destinations
             .iter()

@@ -1,0 +1,185 @@
+//! Uploads that run: the tasks that bring files to an artifact store.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::FutureExt;
+use tokio::task::JoinSet;
+
+use super::{
+    destination::DestinationState,
+    outage::{Attempts, DeadlineReached, Failure},
+};
+use crate::{
+    artifacts::{
+        error::ArtifactError,
+        store::{ArtifactStore, Upload},
+    },
+    journal::{reader::Placed, record::Record},
+    mlflow::artifact_path::ArtifactPath,
+};
+
+/// An upload that has finished.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub placed: Placed,
+    pub outcome: Result<Result<(), Failure>, DeadlineReached>,
+}
+
+/// The source and the target of an upload.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    pub store: Arc<dyn ArtifactStore>,
+    /// Length of the file in bytes.
+    pub size: u64,
+    /// The journal's copy of the file, if it has one.
+    pub staged: Option<PathBuf>,
+    /// True where nobody else needs that copy.
+    pub is_ours: bool,
+    /// File in which an upload in parts keeps the parts that it has sent.
+    pub resume: PathBuf,
+    /// File that says why the store takes nothing.
+    pub note: PathBuf,
+    /// Folder for content that is in memory alone.
+    pub heimdall_dir: PathBuf,
+}
+
+/// The uploads of one journal that run.
+#[derive(Debug, Default)]
+pub(crate) struct Transfers {
+    tasks: JoinSet<Finished>,
+    /// Length and sent bytes of each file, by the number of its entry.
+    progress: BTreeMap<u64, (u64, Arc<AtomicU64>)>,
+}
+
+impl Transfers {
+    /// Starts an upload.
+    pub fn start(
+        &mut self,
+        placed: Placed,
+        transfer: Transfer,
+        attempts: Attempts,
+        destination: &DestinationState,
+    ) {
+        let sent = Arc::new(AtomicU64::new(0));
+        let progress = (transfer.size, Arc::clone(&sent));
+        self.progress.insert(placed.number, progress);
+        self.tasks.spawn(async move {
+            let attempt = || {
+                sent.store(0, Ordering::Relaxed);
+                put(&placed.entry.record, &transfer, &sent)
+            };
+            let upload = attempts.make(Some(&transfer.note), attempt);
+            // A bug in one upload must not take the others with it.
+            let outcome = AssertUnwindSafe(upload).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|_| {
+                Ok(Err(Failure::Artifact(ArtifactError::Io {
+                    artifact: placed.entry.record.summary(),
+                    target: transfer.resume.clone(),
+                    source: io::Error::other("the upload panicked"),
+                })))
+            });
+            Finished { placed, outcome }
+        });
+        self.show(destination);
+    }
+
+    /// Waits for the next upload to finish; returns `None` where none runs.
+    pub async fn next(&mut self, destination: &DestinationState) -> Option<Finished> {
+        let finished = self.tasks.join_next().await?.ok()?;
+        self.progress.remove(&finished.placed.number);
+        self.show(destination);
+        Some(finished)
+    }
+
+    fn show(&self, destination: &DestinationState) {
+        let uploads = self.progress.values().cloned().collect();
+        destination.update(|state| state.uploads = uploads);
+    }
+}
+
+async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(), Failure> {
+    let upload = |file, size, path, is_ours, resume| Upload {
+        file,
+        size,
+        path,
+        is_ours,
+        resume,
+        sent,
+    };
+    let resume = Some(transfer.resume.as_path());
+    match record {
+        Record::Artifact { path, size, .. } => {
+            let file = transfer.staged.as_deref().unwrap_or(Path::new(""));
+            let upload = upload(file, *size, path, transfer.is_ours, resume);
+            transfer.store.put(upload).await?;
+        }
+        Record::ArtifactInPlace { source, path, .. } => {
+            let file = Path::new(source);
+            let metadata = fs::metadata(file).map_err(|_| lost(file, path))?;
+            let upload = upload(file, metadata.len(), path, false, resume);
+            transfer.store.put(upload).await?;
+        }
+        Record::ArtifactInline { content, path, .. } => {
+            let name = format!(".inline-{:016x}", rand::random::<u64>());
+            // The journal's own disk may be the full one.
+            let places = [transfer.heimdall_dir.clone(), std::env::temp_dir()];
+            let file = places
+                .iter()
+                .map(|place| place.join(&name))
+                .find(|file| write_private(file, content).is_ok());
+            let Some(file) = file else {
+                return Err(Failure::Artifact(ArtifactError::Io {
+                    artifact: path.as_str().to_owned(),
+                    target: places[1].join(&name),
+                    source: io::ErrorKind::StorageFull.into(),
+                }));
+            };
+            // It is removed also where this future is dropped.
+            let _removed = Temporary(&file);
+            let upload = upload(&file, content.len() as u64, path, false, None);
+            transfer.store.put(upload).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A file that is removed when this is dropped.
+struct Temporary<'a>(&'a Path);
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+fn lost(file: &Path, path: &ArtifactPath) -> ArtifactError {
+    ArtifactError::StagedLost {
+        staged: file.to_owned(),
+        artifact: path.as_str().to_owned(),
+    }
+}
+
+/// Writes a file that nobody else may read.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
