@@ -1,4 +1,5 @@
-//! Every failure that a caller of [`crate::tracker::open::Tracker`] can see: what failed, with which value, and what to do.
+//! Every failure that a caller of [`crate::tracker::open::Tracker`] can see: the failed action, the value, and the
+//! remedy.
 
 use std::path::PathBuf;
 
@@ -10,14 +11,14 @@ use crate::{
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Every failure a tracker call can report.
+/// A failure of a tracker call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A value that breaks a rule of MLflow's, or a setting that cannot work.
+    /// A value breaks a rule of MLflow, or a setting cannot work.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 
-    /// Something is recorded while no run is active.
+    /// A call records something while no run is active.
     #[error("no run is active: call start_run() before {action}()")]
     NoActiveRun {
         /// The call that needs a run.
@@ -44,7 +45,7 @@ pub enum Error {
         current: u32,
     },
 
-    /// The local file or folder to log is not there.
+    /// The local file or folder to log does not exist.
     #[error("{} is not {expected}: nothing was logged", path.display())]
     NoSuchFile {
         /// The path as it was given.
@@ -53,29 +54,29 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// What was recorded could not be delivered in the time allowed.
+    /// Records could not be delivered within the allowed time.
     #[error("{pending} records are not delivered after {waited_s:.1} s ({reason}); they stay in {} and go out with the next start", journal.display())]
     Undelivered {
-        /// Records that wait.
+        /// Number of records that wait.
         pending: u64,
         /// Seconds waited.
         waited_s: f64,
-        /// Last error of the destination, or that none was seen.
+        /// Last error of the destination, or a note that there was none.
         reason: String,
-        /// Where they wait.
+        /// Folder of the journal in which the records wait.
         journal: PathBuf,
     },
 
-    /// The store has refused for good what a call had logged.
+    /// The store has finally refused something that a call had logged.
     #[error("{what} was not taken: {reason}. It is kept among the dead letters of HEIMDALL_DIR")]
     Refused {
-        /// What was logged.
+        /// Description of the logged item.
         what: String,
-        /// What the store says.
+        /// The store's answer.
         reason: String,
     },
 
-    /// The ranks of a distributed training could not tell each other which run they record into.
+    /// The ranks of a distributed training could not agree on the run that they record into.
     #[error(transparent)]
     Ranks(Box<dyn std::error::Error + Send + Sync>),
 
@@ -83,15 +84,15 @@ pub enum Error {
     #[error("interrupted while waiting for the tracking store")]
     Interrupted,
 
-    /// The delivery worker is gone; only an internal failure or an exiting process ends it.
+    /// The delivery worker has ended; only an internal failure or an exiting process ends it.
     #[error("the delivery worker of this tracker has stopped; create a new tracker")]
     WorkerStopped,
 
-    /// The tracking store or the model registry refused or could not be reached.
+    /// The tracking store or the model registry refused the request or could not be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
 
-    /// The artifact store refused or could not be reached.
+    /// The artifact store refused the request or could not be reached.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
 

@@ -1,10 +1,7 @@
 //! Any text as a URI: understood or refused, and no password in what is shown of it.
 #![no_main]
 
-use heimdall_tracking::{
-    config::uri::{ArtifactUri, Destination},
-    net::secret::without_credentials,
-};
+use heimdall_tracking::{ArtifactUri, Destination, without_credentials};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let _ = ArtifactUri::parse(text);

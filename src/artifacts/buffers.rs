@@ -12,16 +12,17 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use memmap2::MmapMut;
 
-/// Memory of parts that have been sent, for those that come: as much as the parts that are on their way at a time.
-/// Asking for it anew has the kernel clear every page, and allocators keep more than they hand out.
+/// Memory of parts that have been sent, kept for later parts: as much memory as the parts that are sent at a time.
+/// Memory from the system would cost the kernel the clearing of every page, and allocators keep more than they hand
+/// out.
 ///
-/// It begins with a page: processors (AMD's Zen 3 and 4) take four times as long for what the kernel copies from
-/// files where memory begins 16 bytes into one, as allocators have it:
+/// Each piece of memory begins at the start of a page. Allocators start 16 bytes into a page, and there some processors
+/// (AMD's Zen 3 and 4) take four times as long for bytes that the kernel copies from files:
 /// <https://xuanwo.io/2023/04-rust-std-fs-slower-than-python/>.
 #[derive(Clone, Debug, Default)]
-pub struct Buffers(Arc<Mutex<Vec<MmapMut>>>);
+pub(crate) struct Buffers(Arc<Mutex<Vec<MmapMut>>>);
 
-/// One of them, which comes back when nobody needs what is in it.
+/// One piece of memory, which returns when nobody needs its content.
 struct Lent {
     memory: Option<MmapMut>,
     length: usize,
@@ -35,7 +36,7 @@ impl Lent {
             Some(memory) => memory,
             None => {
                 let memory = MmapMut::map_anon(length)?;
-                // Fewer faults; small pages do as well.
+                // Huge pages mean fewer page faults; small pages work as well.
                 #[cfg(target_os = "linux")]
                 let _ = memory.advise(memmap2::Advice::HugePage);
                 memory
@@ -79,13 +80,13 @@ impl Buffers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a file has in a range.
+    /// Returns the bytes of a file in a range.
     ///
     /// # Errors
-    /// The disk's; [`io::ErrorKind::UnexpectedEof`] where the file is shorter.
-    pub async fn read(&self, file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
+    /// Errors of the disk; [`io::ErrorKind::UnexpectedEof`] where the file is shorter than the range.
+    pub(crate) async fn read(&self, file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
         let home = self.clone();
-        // The disk holds up nobody else.
+        // The read runs on a thread where the disk delays nobody else.
         let read = tokio::task::spawn_blocking(move || {
             let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
             let mut lent = Lent::new(home, length)?;
@@ -97,8 +98,8 @@ impl Buffers {
     }
 }
 
-/// What a file has in a range, of no more than a length at a time.
-pub fn pieces(
+/// Returns the bytes of a file in a range, in pieces of a limited length.
+pub(crate) fn pieces(
     file: Arc<File>,
     range: Range<u64>,
     length: u64,

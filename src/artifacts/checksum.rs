@@ -1,4 +1,4 @@
-//! Checksums of whole files: what a store of objects tells of one, and whether the bytes that arrived are those.
+//! Checksums of whole files: the checksum that an object store has of a file, and its comparison with the bytes.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use ring::digest::{Context, SHA256};
 
 use super::error::ArtifactError;
 
-/// What a store says that a file has.
+/// The checksum that a store has of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
     kind: Kind,
@@ -27,7 +27,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Those that have a header, the strongest first.
+    /// Checksums that have a header, the strongest first.
     const NAMED: [(&str, Self); 4] = [
         ("x-amz-checksum-sha256", Self::Sha256),
         ("x-amz-checksum-crc64nvme", Self::Crc64Nvme),
@@ -55,20 +55,20 @@ impl Kind {
 }
 
 impl Checksum {
-    /// The checksum of a whole object, as S3 and what speaks its language tell it with an answer. Those of parts say
-    /// nothing of the whole.
+    /// Returns the checksum of a whole object that an S3 store, or a compatible store, sends with an answer. Checksums
+    /// of parts say nothing about the whole object.
     pub(crate) fn told(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let is_composite = text("x-amz-checksum-type") == Some("COMPOSITE");
         let named = Kind::NAMED.into_iter().find_map(|(name, kind)| {
-            // One of parts has their number behind it, and is no base64.
+            // A checksum of parts ends with the number of parts, so it is no valid base64.
             let value = BASE64_STANDARD.decode(text(name)?).ok()?;
             (!is_composite && value.len() == kind.length()).then_some(Self { kind, value })
         });
         named.or_else(|| {
             let encryption = text("x-amz-server-side-encryption").unwrap_or_default();
             let customer = "x-amz-server-side-encryption-customer-algorithm";
-            // Other keys than the store's own, and directory buckets, have ETags that mean nothing.
+            // Encryption with keys other than the store's own, and directory buckets, have ETags that are no checksums.
             let means_nothing = encryption.starts_with("aws:kms")
                 || headers.contains_key(customer)
                 || text("x-amz-storage-class") == Some("EXPRESS_ONEZONE");
@@ -80,8 +80,8 @@ impl Checksum {
         })
     }
 
-    /// The CRC-64/NVME of a whole, from those of its parts in their order, as S3 writes them, and their lengths.
-    /// `None` where one is no such thing.
+    /// Returns the CRC-64/NVME of a whole file, from the CRCs of its parts in their order, as S3 writes them, and their
+    /// lengths. Returns `None` where one of them is no such CRC.
     pub(crate) fn of_parts(parts: impl IntoIterator<Item = (String, u64)>) -> Option<Self> {
         let parts = parts.into_iter().map(|(text, length)| {
             let value = BASE64_STANDARD.decode(text).ok()?;
@@ -93,15 +93,15 @@ impl Checksum {
         Some(Self { kind, value })
     }
 
-    /// The CRC that this is, if it is one: those of parts add up to it.
+    /// Returns the algorithm, if the checksum is a CRC: the CRCs of parts add up to it.
     pub(crate) fn crc(&self) -> Option<CrcAlgorithm> {
         self.kind.crc()
     }
 
-    /// Compares it with the CRCs of all parts, in their order, and their lengths.
+    /// Compares the checksum with the CRCs of all parts, in their order, and their lengths.
     ///
     /// # Errors
-    /// What differs, if the bytes are others; also where this is no CRC.
+    /// A description of the difference, if the bytes differ; also where the checksum is no CRC.
     pub(crate) fn compare_parts(
         self,
         parts: impl IntoIterator<Item = (u64, u64)>,
@@ -112,23 +112,24 @@ impl Checksum {
     }
 
     fn compare(&self, found: &[u8]) -> Result<(), String> {
-        match found == self.value {
-            true => Ok(()),
-            false => Err(format!(
+        if found == self.value {
+            Ok(())
+        } else {
+            Err(format!(
                 "{:?} of what has arrived is {}, and that of what is stored {}",
                 self.kind,
                 BASE64_STANDARD.encode(found),
                 BASE64_STANDARD.encode(&self.value)
-            )),
+            ))
         }
     }
 
-    /// Whether both are of the same bytes; `None` where they are of two kinds.
+    /// Returns true where both checksums are of the same bytes; `None` where they are of different kinds.
     pub(crate) fn agrees(&self, stored: &Self) -> Option<bool> {
         (self.kind == stored.kind).then(|| self.value == stored.value)
     }
 
-    /// The bytes of a whole file, with an error at their end unless they have this checksum.
+    /// Returns the bytes of a whole file, with an error at their end unless they have this checksum.
     pub(crate) fn compared<S: Stream<Item = Result<Bytes, ArtifactError>>>(
         self,
         content: S,
@@ -146,7 +147,7 @@ impl Checksum {
         })
     }
 
-    /// Begins to compare.
+    /// Begins a comparison.
     fn sum(self) -> Sum {
         let state = match (self.crc(), self.kind) {
             (Some(crc), _) => State::Crc(Box::new(crc_fast::Digest::new(crc))),
@@ -160,7 +161,7 @@ impl Checksum {
     }
 }
 
-/// Bytes as they come, to be compared with a checksum.
+/// The running checksum of arriving bytes, to be compared with an expected one.
 struct Sum {
     expected: Checksum,
     state: State,
@@ -181,7 +182,7 @@ impl Sum {
         }
     }
 
-    /// What differs, if the bytes are others.
+    /// Compares the checksums; returns a description of the difference.
     fn compare(self) -> Result<(), String> {
         let expected = self.expected;
         expected.compare(&match self.state {
@@ -192,14 +193,14 @@ impl Sum {
     }
 }
 
-/// The CRC of a whole from those of its parts and their lengths.
+/// Returns the CRC of a whole file from the CRCs of its parts and their lengths.
 fn combined(crc: CrcAlgorithm, parts: impl IntoIterator<Item = (u64, u64)>) -> u64 {
     parts.into_iter().fold(0, |whole, (part, length)| {
         crc_fast::checksum_combine(crc, whole, part, length)
     })
 }
 
-/// A CRC as stores write it: a number of 8 bytes, of which shorter ones have the last.
+/// Returns the bytes of a CRC as stores write it: the last bytes of an 8-byte number.
 fn bytes_of(kind: Kind, crc: u64) -> Vec<u8> {
     crc.to_be_bytes()[8 - kind.length()..].to_vec()
 }
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_computed_as_the_stores_do() {
-        // Of "123456789", as the catalogues of CRCs have them and RFC 1321 and FIPS 180 define the others.
+        // These are the checksums of "123456789", from the catalogues of CRCs, RFC 1321 and FIPS 180.
         for (name, value) in [
             (
                 "x-amz-checksum-sha256",

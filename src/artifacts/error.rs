@@ -1,4 +1,4 @@
-//! The answers of an artifact store that are not success.
+//! Errors of artifact stores.
 
 use std::{
     io,
@@ -9,82 +9,82 @@ use std::{
 use super::{object::failure::ObjectFailure, store::ArtifactStore};
 use crate::mlflow::{artifact_path::ArtifactPath, invalid::Invalid};
 
-/// What an artifact store can answer but success.
+/// A failure of an artifact store.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    /// No store for that URI, or none that can be used as it is configured.
+    /// No store is known for the URI, or it cannot be used as configured.
     #[error(transparent)]
     Unsupported(#[from] Invalid),
-    /// The staged copy is gone, or not what was staged.
+    /// The staged copy is gone or has changed.
     #[error("the staged copy {} of artifact {artifact:?} is gone or damaged", staged.display())]
     StagedLost {
         /// The staged copy.
         staged: PathBuf,
-        /// Where it was to go.
+        /// Path that the artifact was to get.
         artifact: String,
     },
-    /// The file system refuses.
+    /// The file system reports an error.
     #[error("artifact {artifact:?} cannot be written to {}: {source}", target.display())]
     Io {
-        /// Where it was to go, below the run.
+        /// Path that the artifact was to get, below the run.
         artifact: String,
         /// The file.
         target: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// No such file.
+    /// The store has no such file.
     #[error("artifact {artifact:?} is not in {store}")]
     NotFound {
-        /// Its path.
+        /// Path of the artifact.
         artifact: String,
-        /// The store's URI.
+        /// URI of the store.
         store: String,
     },
-    /// A store names a file as no file may be named: it would be written outside of where it belongs.
+    /// A store gives a file a name that is not allowed: it would be written outside of its folder.
     #[error("{store} has a file named {name:?}, which is no path below a folder: it is left there")]
     BadName {
         /// The name.
         name: String,
-        /// The store's URI.
+        /// URI of the store.
         store: String,
     },
-    /// A file became another while it was read, or is not what the store says of it.
+    /// A file changed while it was read, or differs from the store's description of it.
     #[error("artifact {artifact:?} in {store} is damaged or has changed: {reason}")]
     Damaged {
-        /// Its path.
+        /// Path of the artifact.
         artifact: String,
-        /// The store's URI.
+        /// URI of the store.
         store: String,
-        /// What differs.
+        /// Description of the difference.
         reason: String,
     },
-    /// An object store does not take or give it.
+    /// An object store refuses to store or to return the file.
     #[error("artifact {artifact:?}, {store}: {source}")]
     Object {
-        /// Its path.
+        /// Path of the artifact.
         artifact: String,
-        /// The store's URI.
+        /// URI of the store.
         store: String,
-        /// What the store says.
+        /// The store's answer.
         source: Box<ObjectFailure>,
     },
-    /// The tracking server, which keeps the artifacts, does not take or give it.
+    /// The tracking server, which keeps the artifacts, refuses to store or to return the file.
     #[error("artifact {artifact:?} at the tracking server: {source}")]
     Server {
-        /// Its path.
+        /// Path of the artifact.
         artifact: String,
         /// The server's answer.
         source: Box<dyn std::error::Error + Send + Sync>,
         /// True where trying again later can help.
         is_transient: bool,
-        /// Time that the server wants to be left alone for.
+        /// Time that the server asks to wait before the next attempt.
         retry_after: Option<Duration>,
     },
 }
 
 impl ArtifactError {
-    /// True where trying again later can help.
+    /// Returns true where trying again later can help.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unsupported(_)

@@ -23,7 +23,7 @@ use crate::{mlflow::artifact_path::ArtifactPath, os::copy_file};
 /// Bytes that are read at a time.
 const CHUNK: u64 = 4 << 20;
 
-/// The folder below which a run's artifacts lie.
+/// The folder that contains a run's artifacts.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalArtifacts {
     root: PathBuf,
@@ -80,7 +80,7 @@ impl LocalArtifacts {
                     store: self.root.display().to_string(),
                 });
             };
-            // What an interrupted copy has left is no artifact, nor is a link that leads nowhere.
+            // The rest of an interrupted copy is no artifact, and neither is a link that leads nowhere.
             let Ok(metadata) = fs::metadata(child.path()) else {
                 continue;
             };
@@ -107,8 +107,8 @@ impl LocalArtifacts {
         })
     }
 
-    /// Calls `each` with every file below a folder and what is known of it, going through no link; an entry that has
-    /// gone meanwhile is passed over.
+    /// Calls `each` with every file below a folder and its metadata. Follows no links; skips an entry that is deleted
+    /// meanwhile.
     fn walk(
         &self,
         each: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<(), ArtifactError>,
@@ -156,7 +156,7 @@ impl LocalArtifacts {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_part = metadata.is_file() && is_part(&name);
             let below = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
-            // One below a name that no artifact can have was not made here.
+            // A file below a name that no artifact can have was not made here.
             if is_part && let Some(Ok(path)) = below.map(ArtifactPath::parse) {
                 found.push(Unfinished {
                     path,
@@ -172,21 +172,21 @@ impl LocalArtifacts {
     }
 
     fn clear_now(&self) -> Result<(), ArtifactError> {
-        // Removes links, and not what they lead to.
+        // This removes links, but not their targets.
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(self.failed(&ArtifactPath::root(), error));
             }
             _ => {}
         }
-        // The run's own folder, where it has nothing else.
+        // The run's own folder is removed too where nothing else is in it.
         if let Some(parent) = self.root.parent() {
             let _ = fs::remove_dir(parent);
         }
         Ok(())
     }
 
-    /// Does what waits on the disk where it holds up nobody.
+    /// Runs blocking disk work on a thread where it delays nobody.
     async fn apart<T: Send + 'static>(
         &self,
         path: &ArtifactPath,
@@ -297,7 +297,7 @@ fn put(
         source,
     };
     if staged(file, path, size)?.is_none() {
-        // Delivered, removed, and the position was not saved before a kill.
+        // The file was delivered and the staged copy removed, but a kill came before the position was saved.
         let there = fs::metadata(&target).is_ok_and(|metadata| metadata.len() == size);
         return if there {
             Ok(())
@@ -310,20 +310,21 @@ fn put(
     if target.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
-    // Beside the target under a name of its own, so that readers never see half a file. The name follows from the
-    // path: what a kill leaves of it, the next attempt takes away.
+    // The copy is made beside the target under a name of its own, so that readers never see half a file. The name
+    // follows from the path, so the next attempt removes the rest that a kill has left.
     let part = folder.join(part_file::name_of(path, "-put"));
     let _ = fs::remove_file(&part);
-    // A copy of ours on the same file system needs not be copied again; one that has another name is a caller's own file,
-    // who may change it later.
+    // Our own copy on the same file system need not be copied again. A copy with a second name is a caller's own file,
+    // which the caller may change later.
     let has_one_name = || fs::metadata(file).is_ok_and(|metadata| metadata.nlink() == 1);
     let is_linked = can_link && has_one_name() && fs::hard_link(file, &part).is_ok();
-    let moved = match is_linked {
-        true => Ok(0),
-        false => copy_file::copy(file, &part),
+    let moved = if is_linked {
+        Ok(0)
+    } else {
+        copy_file::copy(file, &part)
     };
     let moved = moved.and_then(|_| fs::rename(&part, &target));
-    // Renaming a link to the same file leaves both.
+    // Renaming a link to the same file leaves both names.
     let _ = is_linked.then(|| fs::remove_file(&part));
     moved.map_err(|source| {
         let _ = fs::remove_file(&part);
@@ -394,7 +395,7 @@ mod tests {
         std::os::unix::fs::symlink(&apart, root.join("link")).unwrap();
         let store = LocalArtifacts::new(root.clone());
         let usage = store.usage().await.unwrap();
-        // The link itself is an entry as well.
+        // The link itself counts as an entry as well.
         assert_eq!(usage.files, 3);
         let unfinished = store.unfinished().await.unwrap();
         assert_eq!((unfinished.len(), unfinished[0].bytes), (1, 2));

@@ -1,10 +1,10 @@
-//! Where the files of a run go: the seam between the tracker and local disk, object stores and tracking servers.
+//! Storage of a run's files: the interface between the tracker and local disk, object stores and tracking servers.
 
-pub mod buffers;
-pub mod checksum;
-pub mod download;
-pub mod error;
-pub mod local;
-pub mod object;
-pub mod open;
-pub mod store;
+pub(crate) mod buffers;
+pub(crate) mod checksum;
+pub(crate) mod download;
+pub(crate) mod error;
+pub(crate) mod local;
+pub(crate) mod object;
+pub(crate) mod open;
+pub(crate) mod store;

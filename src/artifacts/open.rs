@@ -1,4 +1,4 @@
-//! Which store an artifact URI names.
+//! Opens the store that an artifact URI names.
 
 use super::{error::ArtifactError, local, object::store, store::ArtifactStore};
 use crate::{
@@ -6,19 +6,19 @@ use crate::{
     mlflow::invalid::Invalid,
 };
 
-/// How artifact stores are reached.
+/// Settings for the access to artifact stores.
 #[derive(Clone, Debug, Default)]
-pub struct Access {
-    /// Fields of the settings.
+pub(crate) struct Access {
+    /// Settings of S3 stores.
     pub s3: S3Config,
 }
 
 impl Access {
-    /// The store that an artifact URI names.
+    /// Opens the store that an artifact URI names.
     ///
     /// # Errors
-    /// [`ArtifactError::Unsupported`] for schemes that are unknown and for what cannot be used as it is configured.
-    pub fn open(&self, uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
+    /// [`ArtifactError::Unsupported`] for unknown schemes, and for stores that cannot be used as configured.
+    pub(crate) fn open(&self, uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
         match ArtifactUri::parse(uri)? {
             ArtifactUri::Local(root) => Ok(Box::new(local::LocalArtifacts::new(root))),
             ArtifactUri::Object(place) => {

@@ -1,4 +1,4 @@
-//! The seam: what a store of artifacts can do, whatever keeps the files.
+//! The interface of an artifact store, whatever keeps the files.
 
 use std::{
     fmt, io,
@@ -26,24 +26,23 @@ const DELETIONS: usize = 16;
 /// A file to put into a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Upload<'a> {
-    /// The file; nobody changes it meanwhile.
+    /// The file; nobody changes it during the upload.
     pub file: &'a Path,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// Where it goes, below the store's URI.
+    /// Path of the file below the store's URI.
     pub path: &'a ArtifactPath,
-    /// It is a copy of ours, which nobody changes later either and which nobody else needs: it may be linked instead
-    /// of copied.
+    /// True for our own copy, which nobody changes later and nobody else needs: it may be linked instead of copied.
     pub is_ours: bool,
-    /// Folder and beginning of the name of a file in which an upload in parts keeps what it has sent, so that it
-    /// goes on there after an interruption; none where it begins anew.
+    /// Folder and beginning of the name of a file in which an upload in parts notes the parts it has sent, so that it
+    /// continues there after an interruption. Without it, an upload begins anew.
     pub resume: Option<&'a Path>,
-    /// Bytes of it that are sent.
+    /// Bytes of the file that have been sent.
     pub sent: &'a AtomicU64,
 }
 
 impl Upload<'_> {
-    /// Counts bytes that have been taken.
+    /// Counts bytes that the store has accepted.
     pub(crate) fn count(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -57,62 +56,63 @@ impl Upload<'_> {
 /// A file or folder in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInfo {
-    /// Its path below the store's URI.
+    /// Path below the store's URI.
     pub path: ArtifactPath,
     /// Length in bytes; a folder has none.
     pub size: Option<u64>,
 }
 
-/// What a store has of a file.
+/// The store's description of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileState {
     /// Length in bytes.
     pub size: u64,
-    /// Changes whenever the file does, where the store has such a thing: an ETag.
+    /// Version that changes whenever the file does, such as an ETag; `None` where the store has no versions.
     pub version: Option<String>,
-    /// When it was last written, milliseconds since 1970.
+    /// Time at which the file was last written, milliseconds since 1970.
     pub modified: Option<i64>,
 }
 
-/// How much there is.
+/// Number and size of the files in a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Files.
+    /// Number of files.
     pub files: u64,
-    /// Bytes of all of them.
+    /// Bytes of all files together.
     pub bytes: u64,
 }
 
 /// An upload that was begun and is not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The file that it is of, or what there is of it, below the store's URI.
+    /// Path of the uploaded file, or of its unfinished part, below the store's URI.
     pub path: ArtifactPath,
-    /// By what the store knows it, where that is not its path.
+    /// Id of the upload at the store, where that is not its path.
     pub id: String,
     /// Bytes that were sent.
     pub bytes: u64,
-    /// When it was begun, or last gone on with, milliseconds since 1970; none where the store does not say.
+    /// Time at which the upload was begun or last continued, milliseconds since 1970; `None` where the store does not
+    /// say.
     pub begun: Option<i64>,
 }
 
-/// Bytes of a file as they come.
-pub type Content = BoxStream<'static, Result<Bytes, ArtifactError>>;
+/// Bytes of a file, in the order they arrive.
+pub(crate) type Content = BoxStream<'static, Result<Bytes, ArtifactError>>;
 
 /// A store of artifacts below one URI.
 #[async_trait]
 pub trait ArtifactStore: fmt::Debug + Send + Sync {
-    /// Its URI, without credentials.
+    /// Returns the store's URI, without credentials.
     fn uri(&self) -> String;
 
-    /// Puts a file, replacing what is there at once and whole. Putting it a second time, also when the file has
-    /// gone since, changes nothing.
+    /// Puts a file, and replaces an existing file at once and as a whole. Putting it a second time, also when the
+    /// staged file is gone meanwhile, changes nothing.
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError>;
 
-    /// What lies in a folder, by name, without what lies deeper; nothing where there is no such folder.
+    /// Lists the entries of a folder by name, without the content of subfolders; empty where there is no such folder.
     async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError>;
 
-    /// All files below a folder, by path.
+    /// Lists all files below a folder, by path.
     async fn files(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
         let mut files = Vec::new();
         let mut folders = vec![folder.clone()];
@@ -128,10 +128,10 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
         Ok(files)
     }
 
-    /// What is known of a file; [`ArtifactError::NotFound`] where it is none.
+    /// Returns the description of a file; [`ArtifactError::NotFound`] where the path is no file.
     async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError>;
 
-    /// The checksum that the store has of that version of a whole file; none from stores that have no such thing.
+    /// Returns the checksum that the store has of that version of a whole file; `None` from stores without checksums.
     async fn checksum(
         &self,
         _path: &ArtifactPath,
@@ -140,9 +140,9 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The bytes of a file in a range; the whole file where `range` is `None`, with [`ArtifactError::Damaged`] at its
-    /// end where the store has a checksum and they are others. With `version`, an error unless the file is still that
-    /// one.
+    /// Returns the bytes of a file in a range. Where `range` is `None`, returns the whole file, with
+    /// [`ArtifactError::Damaged`] at its end if the store has a checksum and the bytes differ. With `version`, fails
+    /// unless the file still has that version.
     async fn read(
         &self,
         path: &ArtifactPath,
@@ -150,10 +150,10 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
         version: Option<&str>,
     ) -> Result<Content, ArtifactError>;
 
-    /// Deletes a file; one that is not there is no error.
+    /// Deletes a file; a missing file is no error.
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError>;
 
-    /// How much lies below the store's URI; nothing where there is no such folder.
+    /// Returns the number and size of the files below the store's URI; both are 0 where there is no such folder.
     async fn usage(&self) -> Result<Usage, ArtifactError> {
         let files = self.files(&ArtifactPath::root()).await?;
         Ok(Usage {
@@ -162,8 +162,8 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
         })
     }
 
-    /// Deletes all that lies below the store's URI, and the folder itself where the store has folders. What a link
-    /// leads to stays.
+    /// Deletes everything below the store's URI, and the folder itself where the store has folders. The target of a
+    /// link stays.
     async fn clear(&self) -> Result<(), ArtifactError> {
         let files = self.files(&ArtifactPath::root()).await?;
         stream::iter(files)
@@ -173,19 +173,19 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
             .await
     }
 
-    /// Uploads to below the store's URI that are not finished, whether somebody still goes on with them or not; none
-    /// from stores that keep nothing of such, or that do not tell.
+    /// Lists the unfinished uploads below the store's URI, whether or not a process still continues them; empty for
+    /// stores that keep no unfinished uploads or do not list them.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
         Ok(Vec::new())
     }
 
-    /// Gives up an upload, and what was sent of it; one that is not there is no error.
+    /// Gives up an upload and deletes the bytes it has sent; a missing upload is no error.
     async fn give_up(&self, _upload: &Unfinished) -> Result<(), ArtifactError> {
         Ok(())
     }
 }
 
-/// The file of an upload, open, if it is what was staged; `None` where it has gone.
+/// Opens the file of an upload, if it is what was staged; returns `None` where the file is gone.
 pub(crate) fn staged(
     file: &Path,
     path: &ArtifactPath,
@@ -201,13 +201,14 @@ pub(crate) fn staged(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    match opened.metadata().map_err(failed)?.len() == size {
-        true => Ok(Some(opened)),
-        false => Err(staged_lost(file, path)),
+    if opened.metadata().map_err(failed)?.len() == size {
+        Ok(Some(opened))
+    } else {
+        Err(staged_lost(file, path))
     }
 }
 
-/// Whether a store has a file of that length at the place of an upload.
+/// Returns true where a store has a file of that length at the place of an upload.
 pub(crate) async fn has(
     store: &dyn ArtifactStore,
     upload: &Upload<'_>,
@@ -219,13 +220,15 @@ pub(crate) async fn has(
     }
 }
 
-/// What a copy that has gone means: delivered and removed before a kill came before the note of it, or lost.
+/// Handles a missing staged copy. Either it was uploaded and removed just before the process died (then the store has
+/// it), or it is lost.
 pub(crate) async fn gone(
     store: &dyn ArtifactStore,
     upload: &Upload<'_>,
 ) -> Result<(), ArtifactError> {
-    match has(store, upload).await? {
-        true => Ok(()),
-        false => Err(staged_lost(upload.file, upload.path)),
+    if has(store, upload).await? {
+        Ok(())
+    } else {
+        Err(staged_lost(upload.file, upload.path))
     }
 }

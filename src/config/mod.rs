@@ -1,8 +1,8 @@
-//! What a tracker is told at construction: where to write, with which credentials, under which experiment.
+//! Configuration of a tracker: destinations, credentials, experiment and options.
 
-pub mod options;
-pub mod s3;
-pub mod server;
-pub mod tracker;
-pub mod uri;
-pub mod variables;
+pub(crate) mod options;
+pub(crate) mod s3;
+pub(crate) mod server;
+pub(crate) mod tracker;
+pub(crate) mod uri;
+pub(crate) mod variables;

@@ -1,4 +1,4 @@
-//! How a tracker works, as arguments and environment variables say it.
+//! Options of a tracker, from arguments and environment variables.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -7,13 +7,13 @@ use crate::{
     mlflow::invalid::Invalid,
 };
 
-/// Whether stores are talked to.
+/// The mode of delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// What is recorded is delivered at once.
+    /// Records are delivered at once.
     #[default]
     Online,
-    /// What is recorded waits in the journal for `heimdall sync`.
+    /// Records wait in the journal for `heimdall sync`; no store is contacted.
     Offline,
 }
 
@@ -27,19 +27,19 @@ impl FromStr for Mode {
             _ => Err(Invalid::setting(
                 "mode",
                 text,
-                "it is \"online\" or \"offline\"",
+                "it must be \"online\" or \"offline\"",
             )),
         }
     }
 }
 
-/// Which ranks of a distributed training record.
+/// The ranks of a distributed training that record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ranks {
-    /// Rank 0 alone.
+    /// Only rank 0 records.
     #[default]
     Zero,
-    /// All of them, into the run of rank 0.
+    /// All ranks record into the run of rank 0.
     All,
 }
 
@@ -50,7 +50,11 @@ impl FromStr for Ranks {
         match text.to_ascii_lowercase().as_str() {
             "zero" => Ok(Self::Zero),
             "all" => Ok(Self::All),
-            _ => Err(Invalid::setting("ranks", text, "it is \"zero\" or \"all\"")),
+            _ => Err(Invalid::setting(
+                "ranks",
+                text,
+                "it must be \"zero\" or \"all\"",
+            )),
         }
     }
 }
@@ -65,32 +69,32 @@ impl FromStr for Durability {
             _ => Err(Invalid::setting(
                 "durability",
                 text,
-                "it is \"process\" or \"power\"",
+                "it must be \"process\" or \"power\"",
             )),
         }
     }
 }
 
-/// How a tracker works.
+/// Options of a tracker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Whether stores are talked to.
+    /// Mode of delivery.
     pub mode: Mode,
     /// URIs of further destinations.
     pub mirrors: Vec<String>,
-    /// Which ranks record.
+    /// Ranks that record.
     pub ranks: Ranks,
-    /// This process' rank among those of a distributed training; 0 where it is alone.
+    /// Rank of this process in a distributed training; 0 where the process is alone.
     pub rank: u32,
-    /// What an accepted record survives.
+    /// Kind of failure that an accepted record survives.
     pub durability: Durability,
-    /// Longest wait for the stores at construction.
+    /// Longest time to wait for the stores at construction.
     pub connect_timeout: Duration,
-    /// Longest wait for delivery after a SIGTERM.
+    /// Longest time to wait for the delivery after a SIGTERM.
     pub term_grace: Duration,
-    /// Most bytes of the journal on the disk.
+    /// Greatest size of the journal on the disk, in bytes.
     pub journal_limit: u64,
-    /// Most bytes of the journal in memory while the disk takes nothing.
+    /// Greatest size of the journal in memory while the disk takes nothing, in bytes.
     pub memory_limit: usize,
 }
 
@@ -110,7 +114,7 @@ impl Default for Options {
     }
 }
 
-/// Options that the caller has given as arguments; they win over the environment's.
+/// Options that the caller has given as arguments; they replace those of the environment.
 #[derive(Clone, Debug, Default)]
 pub struct GivenOptions {
     /// `mode`.
@@ -123,11 +127,11 @@ pub struct GivenOptions {
     pub durability: Option<String>,
 }
 
-/// Longest wait for delivery after a SIGTERM by default.
+/// Default of the longest time to wait for the delivery after a SIGTERM.
 const TERM_GRACE: Duration = Duration::from_secs(10);
 /// Variables by which launchers tell a process its rank: torchrun and Lightning, Slurm, Open MPI, MPICH.
 const RANK_VARIABLES: [&str; 4] = ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"];
-/// Lightning starts its other processes itself and tells them this alone, and which node they are on.
+/// Variables of processes that Lightning itself starts: their local rank and the number of their node.
 const LOCAL_RANK_VARIABLES: [&str; 2] = ["LOCAL_RANK", "NODE_RANK"];
 
 impl Options {
@@ -146,10 +150,10 @@ impl Options {
         self.rank > 0 && self.ranks == Ranks::All
     }
 
-    /// What the caller has given, else what the environment says, else the defaults.
+    /// Returns the options of the caller, else of the environment, else the defaults.
     ///
     /// # Errors
-    /// [`Invalid::Setting`] for a word that is none of the option's and for a number that is none.
+    /// [`Invalid::Setting`] for a word that the option does not have and for a text that is not a number.
     pub fn new(given: GivenOptions) -> Result<Self, Invalid> {
         Self::from_variables(given, |name| std::env::var(name).ok())
     }
@@ -204,7 +208,11 @@ fn number(
     let parsed = text.trim().parse::<f64>().ok();
     match parsed.filter(|number| number.is_finite() && *number >= 0.0) {
         Some(number) => Ok(Some(number)),
-        None => Err(Invalid::setting(name, &text, "it is a number from 0 on")),
+        None => Err(Invalid::setting(
+            name,
+            &text,
+            "it must be a number of at least 0",
+        )),
     }
 }
 
@@ -213,7 +221,7 @@ fn rank(set: &impl Fn(&str) -> Option<String>) -> u32 {
     if let Some(rank) = RANK_VARIABLES.iter().find_map(number) {
         return rank;
     }
-    // The first process of the first node is rank 0; which one of the others this is does not matter.
+    // The first process of the first node is rank 0. The ranks of the other processes need not be exact, only not 0.
     let local: u32 = LOCAL_RANK_VARIABLES.iter().filter_map(number).sum();
     local
 }

@@ -1,4 +1,4 @@
-//! How S3 stores are reached: the settings' own fields, then what boto3 and MLflow read from the environment.
+//! Access to S3 stores: the fields of the settings, then the variables and files that boto3 and MLflow read.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -17,7 +17,7 @@ pub struct S3Config {
 
 /// Access key, secret key and, for credentials that expire, session token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AwsKeys {
+pub(crate) struct AwsKeys {
     /// `AWS_ACCESS_KEY_ID`.
     pub access_key_id: Secret,
     /// `AWS_SECRET_ACCESS_KEY`.
@@ -26,41 +26,41 @@ pub struct AwsKeys {
     pub session_token: Option<Secret>,
 }
 
-/// Credentials, endpoint and manners for S3 stores.
+/// Credentials, endpoint and other settings for S3 stores.
 #[derive(Clone, Debug, Default)]
-pub struct S3Access {
+pub(crate) struct S3Access {
     /// Endpoint for stores that are not AWS, for example `http://minio:9000`; `MLFLOW_S3_ENDPOINT_URL`.
     pub endpoint_url: Option<String>,
-    /// Keys; where there are none, a web identity, a container or an instance has some.
+    /// Access keys; where there are none, they come from a web identity, a container or an instance.
     pub keys: Option<AwsKeys>,
-    /// `credential_process`: the program of the profile that prints keys, with its arguments.
+    /// `credential_process` of the profile: the program that prints keys, with its arguments.
     pub key_process: Option<Secret>,
-    /// `AWS_REGION`, `AWS_DEFAULT_REGION`, else the profile's.
+    /// `AWS_REGION`, else `AWS_DEFAULT_REGION`, else the region of the profile.
     pub region: Option<String>,
     /// `MLFLOW_S3_IGNORE_TLS`: certificates are not verified.
     pub insecure_tls: bool,
     /// `AWS_CA_BUNDLE`: certificates to trust besides the system's.
     pub ca_bundle: Option<PathBuf>,
-    /// `MLFLOW_S3_UPLOAD_EXTRA_ARGS`, as headers of what creates an object.
+    /// `MLFLOW_S3_UPLOAD_EXTRA_ARGS`, as headers of the requests that create an object.
     pub upload_headers: Headers,
-    /// The content type that those arguments give to every object.
+    /// Content type of every object, from `MLFLOW_S3_UPLOAD_EXTRA_ARGS`.
     pub content_type: Option<String>,
     /// `MLFLOW_S3_EXPECTED_BUCKET_OWNER`: account that must own the bucket.
     pub bucket_owner: Option<String>,
 }
 
 impl S3Access {
-    /// The settings' fields and the environment.
+    /// Reads the settings' fields and the environment.
     ///
     /// # Errors
-    /// [`Invalid::Setting`] for half a pair of keys, an argument of uploads that is not known, a profile that
-    /// does not exist or needs what this package has not.
-    pub fn new(given: &S3Config) -> Result<Self, Invalid> {
+    /// [`Invalid::Setting`] for an access key without its secret key or the reverse, an unknown argument of uploads,
+    /// and a profile that does not exist or gets its keys in a way that is not supported.
+    pub(crate) fn new(given: &S3Config) -> Result<Self, Invalid> {
         Self::from_variables(given, |name| std::env::var(name).ok())
     }
 
-    /// Whether the environment says that certificates are not verified.
-    pub fn ignores_tls() -> bool {
+    /// Returns true where the environment turns the verification of certificates off.
+    pub(crate) fn ignores_tls() -> bool {
         ignores_tls(|name| std::env::var(name).ok())
     }
 
@@ -83,7 +83,8 @@ impl S3Access {
             "s3_access_key_id",
         )?;
         let keys = match settings {
-            // The settings are made from the environment as a rule: its token belongs to its keys.
+            // The settings are usually made from the environment: the token of the environment belongs to these keys
+            // where they are equal.
             Some(keys) => match in_environment {
                 Ok(Some(same))
                     if same.access_key_id == keys.access_key_id
@@ -96,9 +97,10 @@ impl S3Access {
             None => in_environment?,
         };
         let is_role = variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some();
-        let profile = match keys.is_none() && !is_role || variable("AWS_PROFILE").is_some() {
-            true => Profile::find(&variable)?,
-            false => Profile::default(),
+        let profile = if keys.is_none() && !is_role || variable("AWS_PROFILE").is_some() {
+            Profile::find(&variable)?
+        } else {
+            Profile::default()
         };
         let (keys, key_process) = match keys {
             None if !is_role => profile.keys()?,
@@ -129,7 +131,7 @@ impl S3Access {
     }
 }
 
-/// Whether the user has turned off that certificates of S3 stores are verified.
+/// Returns true where the user has turned the verification of the certificates of S3 stores off.
 pub(crate) fn ignores_tls(variable: impl Fn(&str) -> Option<String>) -> bool {
     variable("MLFLOW_S3_IGNORE_TLS")
         .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"))
@@ -156,10 +158,10 @@ fn keys(
     }
 }
 
-/// Names and values.
+/// Names and values of headers.
 type Headers = Vec<(String, String)>;
 
-/// Headers, as `PutObject` has them, of the arguments that boto3's `ExtraArgs` takes.
+/// Converts arguments of boto3's `ExtraArgs` into headers of `PutObject`; returns the content type separately.
 fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Invalid> {
     const NAME: &str = "MLFLOW_S3_UPLOAD_EXTRA_ARGS";
     let refuse = |value: &str, reason: &str| Err(Invalid::setting(NAME, value, reason));
@@ -167,7 +169,7 @@ fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Invalid> {
     else {
         return refuse(
             json,
-            "it is an object of JSON, for example {\"ServerSideEncryption\": \"aws:kms\"}",
+            "it must be a JSON object, for example {\"ServerSideEncryption\": \"aws:kms\"}",
         );
     };
     let mut headers = Vec::new();
@@ -179,20 +181,20 @@ fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Invalid> {
             serde_json::Value::Object(metadata) if name == "Metadata" => {
                 for (key, value) in metadata {
                     let Some(text) = value.as_str() else {
-                        return refuse(key, "metadata is a text");
+                        return refuse(key, "metadata must be a text");
                     };
                     headers.push((format!("x-amz-meta-{}", key.to_lowercase()), text.into()));
                 }
                 continue;
             }
-            _ => return refuse(&name, "its value is a text"),
+            _ => return refuse(&name, "its value must be a text"),
         };
         let header = match name.as_str() {
             "ContentType" => {
                 content_type = Some(text);
                 continue;
             }
-            // Every object has a checksum that is compared.
+            // Every object gets a checksum, which is compared, with or without this argument.
             "ChecksumAlgorithm" => continue,
             "ACL" => "x-amz-acl",
             "BucketKeyEnabled" => "x-amz-server-side-encryption-bucket-key-enabled",
@@ -236,7 +238,7 @@ struct Profile {
 }
 
 impl Profile {
-    /// The profile that `AWS_PROFILE` names, else the default one; empty where that one is not there.
+    /// Returns the profile that `AWS_PROFILE` names, else the default profile, which is empty where it does not exist.
     fn find(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
         let asked = variable("AWS_PROFILE").or_else(|| variable("AWS_DEFAULT_PROFILE"));
         let name = asked.clone().unwrap_or_else(|| "default".to_owned());
@@ -250,7 +252,7 @@ impl Profile {
         let config = file("AWS_CONFIG_FILE", ".aws/config");
         let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         let mut values = section(&config, &[&name, &format!("profile {name}")]);
-        // As with boto3, the file of credentials has the last word.
+        // As in boto3, values of the credentials file replace those of the config file.
         let of_credentials = section(&credentials, &[&name]);
         let is_there = values.is_some() || of_credentials.is_some();
         let mut values = values.take().unwrap_or_default();
@@ -269,7 +271,7 @@ impl Profile {
         self.values.get(key).cloned()
     }
 
-    /// Keys, or the program that prints them.
+    /// Returns the keys of the profile, or the program that prints them.
     fn keys(&self) -> Result<(Option<AwsKeys>, Option<Secret>), Invalid> {
         let secret = |key: &str| self.value(key).map(Secret::from);
         let found = keys(
@@ -297,7 +299,7 @@ impl Profile {
     }
 }
 
-/// The values of the first section of one of these names; keys in lower case, nested values left out.
+/// Returns the values of the sections that have one of these names, with keys in lower case and without nested values.
 fn section(text: &str, names: &[&str]) -> Option<BTreeMap<String, String>> {
     let mut found: Option<BTreeMap<String, String>> = None;
     let mut is_inside = false;
@@ -410,7 +412,7 @@ mod tests {
         ];
         let found = access(&given, &environment).unwrap();
         assert_eq!(shown(&found), Some(("e", "es", Some("et"))));
-        // Another tracker's secret in the environment is none of these settings'.
+        // The secret key of another tracker in the environment does not belong to these settings.
         let other = S3Config {
             secret_access_key: Some("other".to_owned().into()),
             ..given.clone()

@@ -1,4 +1,4 @@
-//! How a tracking server is reached: MLflow's own environment variables, read in one place.
+//! Access to a tracking server, from MLflow's own environment variables, which are read here only.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,36 +11,37 @@ const BACKOFF_FACTOR: f64 = 0.5;
 const PARTS_FROM: f64 = (500 << 20) as f64;
 const PART: f64 = (10 << 20) as f64;
 
-/// Credentials, certificates and patience for tracking servers.
+/// Credentials, certificates and time limits for tracking servers.
 #[derive(Clone, Debug)]
-pub struct ServerAccess {
+pub(crate) struct ServerAccess {
     /// User and password of `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
     pub user: Option<(Secret, Secret)>,
     /// Bearer token of `MLFLOW_TRACKING_TOKEN`.
     pub token: Option<Secret>,
     /// `MLFLOW_TRACKING_INSECURE_TLS`: certificates are not verified.
     pub insecure_tls: bool,
-    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`: certificates to trust, and no others.
+    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`: the only certificates to trust.
     pub server_cert: Option<PathBuf>,
     /// `MLFLOW_TRACKING_CLIENT_CERT_PATH`: a certificate of our own with its key.
     pub client_cert: Option<PathBuf>,
-    /// `MLFLOW_HTTP_REQUEST_TIMEOUT`: how long an answer may take; 120 s.
+    /// `MLFLOW_HTTP_REQUEST_TIMEOUT`: longest time for an answer; 120 s.
     pub timeout: Duration,
-    /// `MLFLOW_HTTP_REQUEST_MAX_RETRIES`: how often a question is asked again; 3 times. What is delivered is
-    /// tried for as long as it takes.
+    /// `MLFLOW_HTTP_REQUEST_MAX_RETRIES`: number of times that a query is repeated; 3. A delivery is repeated until it
+    /// succeeds.
     pub max_retries: u32,
-    /// `MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR`: seconds before it is first asked again, doubled each time; 0.5.
+    /// `MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR`: seconds before a query is repeated the first time, doubled each time; 0.5.
     pub backoff_factor: f64,
-    /// How long files are sent past a server that can have them so.
+    /// Settings of uploads in parts to the store behind the server.
     pub parts: PartsAccess,
 }
 
-/// How files go in parts to the store behind a tracking server, past the server.
+/// Settings of uploads in parts, which are sent directly to the store behind a tracking server.
 #[derive(Clone, Debug)]
-pub struct PartsAccess {
-    /// `MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD`: whether they do; where it is not set, the server says it.
+pub(crate) struct PartsAccess {
+    /// `MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD`: true where files are sent in parts; where it is not set, the server
+    /// decides.
     pub enabled: Option<bool>,
-    /// `MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE`: length from which a file is sent so; 500 MiB.
+    /// `MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE`: least length of a file that is sent in parts; 500 MiB.
     pub from: u64,
     /// `MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE`: length of a part; 10 MiB.
     pub length: u64,
@@ -54,9 +55,9 @@ impl ServerAccess {
     /// Reads the environment.
     ///
     /// # Errors
-    /// [`Invalid::Setting`] for what is no number or neither true nor false, and for certificates to trust while
-    /// none is verified.
-    pub fn from_env() -> Result<Self, Invalid> {
+    /// [`Invalid::Setting`] for a text that is not a number, or neither true nor false, and for certificates to trust
+    /// while certificates are not verified.
+    pub(crate) fn from_env() -> Result<Self, Invalid> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
@@ -70,7 +71,7 @@ impl ServerAccess {
             };
             let parsed = text.parse::<f64>().ok();
             let valid = parsed.filter(|number| number.is_finite() && *number >= 0.0);
-            valid.ok_or_else(|| Invalid::setting(name, &text, "it is a number from 0 on"))
+            valid.ok_or_else(|| Invalid::setting(name, &text, "it must be a number of at least 0"))
         };
         let insecure_tls = given("MLFLOW_TRACKING_INSECURE_TLS")
             .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"));
@@ -94,7 +95,7 @@ impl ServerAccess {
             return Err(Invalid::setting(
                 "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE",
                 "0",
-                "a part has at least one byte",
+                "a part must have at least one byte",
             ));
         }
         let user = secret("MLFLOW_TRACKING_USERNAME").zip(secret("MLFLOW_TRACKING_PASSWORD"));
@@ -107,7 +108,7 @@ impl ServerAccess {
             client_cert: path("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
             timeout: Duration::try_from_secs_f64(number("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT_S)?)
                 .unwrap_or(Duration::MAX),
-            // A number of times beyond a thousand is for ever.
+            // More than a thousand retries are as good as endless.
             max_retries: retries.clamp(0.0, 1000.0) as u32,
             backoff_factor: number("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", BACKOFF_FACTOR)?,
             parts,

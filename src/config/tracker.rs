@@ -13,10 +13,10 @@ use crate::{
     system_metrics::sampler,
 };
 
-/// Folder, in the working directory, of the journals when `HEIMDALL_DIR` is not set.
-pub const DEFAULT_HEIMDALL_DIR: &str = ".heimdall";
+/// Folder of the journals, in the working directory, where `HEIMDALL_DIR` is not set.
+pub(crate) const DEFAULT_HEIMDALL_DIR: &str = ".heimdall";
 
-/// Folder of the journals: `HEIMDALL_DIR`, else the default.
+/// Returns the folder of the journals: `HEIMDALL_DIR`, else the default.
 pub fn heimdall_dir() -> PathBuf {
     std::env::var_os("HEIMDALL_DIR")
         .filter(|dir| !dir.is_empty())
@@ -26,13 +26,13 @@ pub fn heimdall_dir() -> PathBuf {
 /// Arguments of a tracker, as the user gave them.
 #[derive(Clone, Debug, Default)]
 pub struct TrackerConfig {
-    /// Where runs are recorded.
+    /// URI of the store of runs.
     pub tracking_uri: String,
-    /// Where artifacts of a new experiment go; beside the database by default.
+    /// URI for the artifacts of a new experiment; beside the database by default.
     pub artifact_uri: Option<String>,
     /// Database behind the tracking server; only its agreement with `tracking_uri` is checked.
     pub backend_store_uri: Option<String>,
-    /// Where models are registered; the tracking store by default.
+    /// URI of the model registry; the tracking store by default.
     pub registry_uri: Option<String>,
     /// S3 endpoint, access key and secret key, for `s3://` artifacts.
     pub s3: S3Config,
@@ -42,29 +42,30 @@ pub struct TrackerConfig {
     pub heimdall_dir: PathBuf,
     /// Schema of a database that does not exist yet.
     pub fresh_schema: FreshSchema,
-    /// How the tracker works.
+    /// Options of the tracker.
     pub options: Options,
-    /// Whether active runs get system metrics; `None` is what `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says.
+    /// True where system metrics of active runs are recorded; `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` decides where it
+    /// is `None`.
     pub system_metrics: Option<bool>,
-    /// Whether runs get what they were started with; `None` is what `HEIMDALL_LOG_ENVIRONMENT` says.
+    /// True where the environment of runs is recorded; `HEIMDALL_LOG_ENVIRONMENT` decides where it is `None`.
     pub environment: Option<bool>,
-    /// Tags of every run, unless the run sets others.
+    /// Tags of every run; a tag of the run replaces the one with the same key.
     pub default_tags: Vec<(String, String)>,
 }
 
-/// Which MLflow release's schema a fresh database gets.
+/// The MLflow release whose schema a fresh database gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FreshSchema {
-    /// The newest that this package ships of a release whose packages install whole.
+    /// The newest schema in this package of a release whose packages install completely.
     #[default]
     Newest,
-    /// That of the release which the user names, for example `2.22.4`.
+    /// The schema of the release that the user names, for example `2.22.4`.
     Named(String),
-    /// That of the mlflow in the user's environment, which must be able to open the database.
+    /// The schema of the mlflow in the user's environment, which must be able to open the database.
     Installed {
-        /// Its version.
+        /// Version of that mlflow.
         version: String,
-        /// The interpreter that has it.
+        /// Python interpreter in which that mlflow is installed.
         python: PathBuf,
     },
 }
@@ -87,13 +88,13 @@ pub(crate) struct ValidConfig {
 
 impl ValidConfig {
     /// Returns the artifact location of a new experiment, if the user has named one.
-    pub fn artifact_location(&self) -> Option<String> {
+    pub(crate) fn artifact_location(&self) -> Option<String> {
         self.artifacts.as_ref().map(ArtifactUri::location)
     }
 }
 
 impl TrackerConfig {
-    /// Whether a run's environment is to be recorded.
+    /// Returns true where the environment of runs is to be recorded.
     ///
     /// # Errors
     /// [`Invalid::Setting`] when `HEIMDALL_LOG_ENVIRONMENT` is neither true nor false.
@@ -107,7 +108,7 @@ impl TrackerConfig {
         let tracking = Destination::parse("tracking URI", &self.tracking_uri)?;
         if let Some(uri) = given(&self.backend_store_uri) {
             let backend = Destination::parse("backend store URI", &uri)?;
-            // What is behind a server is the server's business.
+            // The server alone knows the database behind it, so this is not compared.
             if backend.uri() != tracking.uri() && !matches!(tracking, Destination::Server(_)) {
                 return Err(Invalid::setting(
                     "backend store URI",
@@ -126,7 +127,7 @@ impl TrackerConfig {
         let mut mirrors: Vec<Destination> = Vec::new();
         for uri in &self.options.mirrors {
             let mirror = Destination::parse("mirror URI", uri)?;
-            // Twice the same would be twice the work for nothing.
+            // A mirror that is named twice is used once.
             let is_known = mirrors.iter().any(|known| known.uri() == mirror.uri());
             if mirror.uri() != tracking.uri() && !is_known {
                 mirrors.push(mirror);

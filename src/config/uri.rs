@@ -1,4 +1,4 @@
-//! URIs: which place a tracking, registry or artifact URI names.
+//! Tracking, registry and artifact URIs, and the places that they name.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::{
     net::secret::{Secret, without_credentials},
 };
 
-/// A place that runs are recorded in.
+/// A store that runs are recorded in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A SQLite database file, by its absolute path.
@@ -27,13 +27,13 @@ pub struct PostgresUri {
 }
 
 impl PostgresUri {
-    /// The URI that a driver of PostgreSQL reads, percent-encoded throughout, with the user and password
-    /// where it names a host.
+    /// Returns the URI for the driver of PostgreSQL, completely percent-encoded. It has the user and the password where
+    /// it names a host.
     pub fn connect(&self) -> &Secret {
         &self.connect
     }
 
-    /// User and password.
+    /// Returns the user and the password.
     pub fn user(&self) -> Option<&(Secret, Option<Secret>)> {
         self.user.as_ref()
     }
@@ -47,12 +47,12 @@ pub struct ServerUri {
 }
 
 impl ServerUri {
-    /// Scheme, host, port and path prefix, without credentials and without a slash at the end.
+    /// Returns scheme, host, port and path prefix, without credentials and without a slash at the end.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// User and password of the URI itself.
+    /// Returns the user and the password of the URI itself.
     pub fn user(&self) -> Option<&(Secret, Secret)> {
         self.user.as_ref()
     }
@@ -72,7 +72,7 @@ impl Destination {
                 "it has no scheme; for a SQLite database file write sqlite:///{uri}"
             ));
         };
-        // SQLAlchemy users name the driver too: sqlite+pysqlite://, postgresql+psycopg2://.
+        // URIs for SQLAlchemy may name the driver too: sqlite+pysqlite://, postgresql+psycopg2://.
         let dialect = scheme
             .split('+')
             .next()
@@ -120,7 +120,7 @@ impl Destination {
         }
     }
 
-    /// The URI without credentials: what the journal and messages say. Two URIs of one place have the same.
+    /// Returns the URI without credentials, for the journal and for messages. It is the same for all URIs of one place.
     pub fn uri(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("sqlite:///{}", path.display()),
@@ -129,8 +129,8 @@ impl Destination {
         }
     }
 
-    /// Where artifacts go unless the user says otherwise: the folder that stock MLflow uses, beside a
-    /// database file, else in the working directory. A server decides itself.
+    /// Returns the default folder of artifacts: the folder that stock MLflow uses, beside a database file, else in the
+    /// working directory. Returns none for a server, which chooses the folder itself.
     pub fn default_artifact_root(&self) -> Option<String> {
         let folder = match self {
             Self::Sqlite(path) => path.with_file_name("mlruns"),
@@ -141,8 +141,8 @@ impl Destination {
     }
 }
 
-/// Reads what stands behind `postgresql:`, by SQLAlchemy's rules: user and password may be percent-encoded,
-/// and a password needs it for `@` only where the host has one behind it, too.
+/// Reads the rest of a URI after `postgresql:`, by SQLAlchemy's rules: user and password may be percent-encoded. An `@`
+/// in a password must be percent-encoded only where another `@` follows the host.
 fn postgres(rest: &str) -> Result<PostgresUri, &'static str> {
     let form = "the form is postgresql://user:password@host:5432/database";
     let rest = rest.strip_prefix("//").ok_or(form)?;
@@ -163,7 +163,7 @@ fn postgres(rest: &str) -> Result<PostgresUri, &'static str> {
         Some((user, password)) => Some((decoded(user)?, password.map(decoded).transpose()?)),
         None => None,
     };
-    // A URI without a host (a socket) has no place for a user.
+    // A URI without a host, which names a socket, has no place for a user.
     if let Some((user, password)) = user.as_ref().filter(|_| !host.is_empty()) {
         connect += &percent_encoded(user);
         if let Some(password) = password {
@@ -191,7 +191,7 @@ fn postgres(rest: &str) -> Result<PostgresUri, &'static str> {
         connect += marks[0];
         connect += &option;
         marks[0] = "&";
-        // What says where, and no secret.
+        // Options that name the place are shown; they hold no secret.
         if matches!(name, "host" | "hostaddr" | "port" | "dbname" | "options") {
             shown += marks[1];
             shown += &option;
@@ -208,7 +208,7 @@ fn postgres(rest: &str) -> Result<PostgresUri, &'static str> {
     })
 }
 
-/// Reads what stands behind `http:` or `https:`.
+/// Reads the rest of a URI after `http:` or `https:`.
 fn server(scheme: &str, rest: &str) -> Result<ServerUri, &'static str> {
     let form = "the form is https://host:5000 or https://host/prefix";
     let rest = rest.strip_prefix("//").ok_or(form)?;
@@ -238,14 +238,14 @@ fn server(scheme: &str, rest: &str) -> Result<ServerUri, &'static str> {
     })
 }
 
-/// User and password, as they are written, and what comes behind them.
+/// Splits a text into user and password, as they are written, and the rest after them.
 fn credentials(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
-    // An '@' behind the '?' may belong to an option; before it the last one ends the password, which may
-    // hold any of '/', '?' and '@' when there is no other.
+    // The last '@' before the first '?' ends the password, which may contain '/' and '@'. Another '@' after the '?'
+    // may belong to an option.
     let options = rest.find('?').unwrap_or(rest.len());
     let Some(at) = rest[..options].rfind('@').or_else(|| {
         let colon = rest[..options].find(':')?;
-        // `user:pass?word@host`: without an '@' before the '?', that is part of the password.
+        // In `user:pass?word@host` there is no '@' before the '?': the password contains the '?' and ends at the '@'.
         (colon < options).then(|| rest.find('@')).flatten()
     }) else {
         return (None, rest);
@@ -258,7 +258,7 @@ fn credentials(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
     (Some((user, password)), place)
 }
 
-/// Everything but what is safe in every part of a URI as %-escapes.
+/// Percent-encodes all characters that are not safe in every part of a URI.
 fn percent_encoded(text: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());
@@ -275,7 +275,7 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// A place that artifacts are put in.
+/// A place that artifacts are stored in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArtifactUri {
     /// A local folder, by its absolute path.
@@ -286,10 +286,10 @@ pub enum ArtifactUri {
     Server(String),
 }
 
-/// Whose object store it is.
+/// The provider of an object store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloud {
-    /// Amazon S3, or what speaks its language.
+    /// Amazon S3, or a store with the same API.
     S3,
     /// Google Cloud Storage.
     Google,
@@ -301,13 +301,13 @@ pub enum Cloud {
 /// `wasbs://container@account.blob.core.windows.net/prefix` name one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectUri {
-    /// Whose store it is.
+    /// Provider of the store.
     pub cloud: Cloud,
     /// Bucket, or Azure's container.
     pub bucket: String,
     /// Azure's storage account.
     pub account: Option<String>,
-    /// What keys begin with: no slash at either end; empty for the whole bucket.
+    /// Beginning of the keys, without a slash at either end; empty for the whole bucket.
     pub prefix: String,
     uri: String,
 }
@@ -370,7 +370,7 @@ impl ObjectUri {
         })
     }
 
-    /// The URI, without a slash at its end.
+    /// Returns the URI, without a slash at the end.
     pub fn as_str(&self) -> &str {
         &self.uri
     }
@@ -380,7 +380,7 @@ impl ArtifactUri {
     /// Reads an artifact URI: a path, `file:` with a path, `s3://`, `gs://`, `wasbs://` or `mlflow-artifacts:`.
     ///
     /// # Errors
-    /// [`Invalid::Setting`] for schemes that are unknown and for what its scheme has no form for.
+    /// [`Invalid::Setting`] for an unknown scheme and for a URI that does not have the form of its scheme.
     pub fn parse(uri: &str) -> Result<Self, Invalid> {
         let what = "artifact URI";
         let shown = without_credentials(uri);
@@ -400,7 +400,7 @@ impl ArtifactUri {
                     None => return refuse("it has a broken %-escape".into()),
                 }
             }
-            // A colon further back is part of a file name.
+            // A colon after a slash is part of a file name.
             Some((scheme, _)) if scheme.contains('/') => uri.to_owned(),
             Some((scheme @ ("s3" | "s3a" | "gs" | "wasbs" | "wasb" | "abfss" | "abfs"), rest)) => {
                 return match ObjectUri::parse(scheme, rest, uri) {
@@ -424,7 +424,7 @@ impl ArtifactUri {
         Ok(Self::Local(absolute(what, Path::new(&path))?))
     }
 
-    /// The location as an experiment stores it.
+    /// Returns the location as an experiment stores it.
     pub fn location(&self) -> String {
         match self {
             Self::Local(path) => path.display().to_string(),
@@ -438,7 +438,7 @@ pub(crate) fn absolute(what: &'static str, path: &Path) -> Result<PathBuf, Inval
     let absolute = std::path::absolute(path).map_err(|source| {
         Invalid::setting(what, &path.display().to_string(), source.to_string())
     })?;
-    // `..` goes, as the same database must have one name whatever folder it is named from.
+    // `..` is resolved, as a database must have the same name in every working directory.
     let mut clean = PathBuf::new();
     for part in absolute.components() {
         if part == Component::ParentDir {
@@ -478,7 +478,7 @@ mod tests {
                 Ok(destination) => destination.uri(),
                 Err(error) => error.to_string(),
             };
-            // What the fuzzer finds itself may have these letters elsewhere.
+            // Texts that the fuzzer generates may have these letters at another place.
             assert!(!shown.contains(":pw@"), "{shown}");
             let _ = ArtifactUri::parse(&text);
         }

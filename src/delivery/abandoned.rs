@@ -22,28 +22,28 @@ pub(crate) struct AbandonedJournals {
 }
 
 impl AbandonedJournals {
-    pub fn new(heimdall_dir: PathBuf, destinations: Vec<String>) -> Self {
+    pub(crate) fn new(heimdall_dir: PathBuf, destinations: Vec<String>) -> Self {
         Self {
             heimdall_dir,
             destinations,
             held: Mutex::default(),
-            // The start is a request.
+            // The start of the tracker counts as a request.
             requests: AtomicU64::new(1),
         }
     }
 
     /// Requests a search. Returns the number of the request.
-    pub fn request(&self) -> u64 {
+    pub(crate) fn request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Returns the number of the last request.
-    pub fn requested(&self) -> u64 {
+    pub(crate) fn requested(&self) -> u64 {
         self.requests.load(Ordering::Acquire)
     }
 
-    /// Finds all journals that there are now for the destinations of this tracker. Waits on the disk.
-    pub fn find(&self) -> Vec<Arc<Abandoned>> {
+    /// Finds all journals that exist now for the destinations of this tracker. Waits on the disk.
+    pub(crate) fn find(&self) -> Vec<Arc<Abandoned>> {
         let mut held = self.held();
         let ours = &self.destinations;
         let found = abandoned::abandoned(&self.heimdall_dir, |manifest| {
@@ -53,8 +53,9 @@ impl AbandonedJournals {
         held.clone()
     }
 
-    /// Releases a journal that all destinations of this tracker have; removes it when all others have it as well.
-    pub fn release_delivered(&self, journal: &Arc<Abandoned>) {
+    /// Releases a journal that is delivered to all destinations of this tracker; removes it when it is delivered to all
+    /// other destinations as well.
+    pub(crate) fn release_delivered(&self, journal: &Arc<Abandoned>) {
         let mut held = self.held();
         let uris = journal.manifest.destinations.iter().enumerate();
         let ours_done = uris
@@ -63,7 +64,7 @@ impl AbandonedJournals {
         if !ours_done {
             return;
         }
-        // Before the lock is gone, so that nobody finds half of it.
+        // The journal is removed before the lock is released, so that nobody finds half of it.
         if journal.is_done() {
             journal.remove();
         }
@@ -71,7 +72,7 @@ impl AbandonedJournals {
     }
 
     /// Releases a journal that cannot be delivered yet, so that a later search finds it again.
-    pub fn release(&self, journal: &Arc<Abandoned>) {
+    pub(crate) fn release(&self, journal: &Arc<Abandoned>) {
         self.held().retain(|it| it.dir != journal.dir);
     }
 

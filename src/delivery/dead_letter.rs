@@ -1,4 +1,4 @@
-//! Records that no attempt can deliver: kept readable, with the reason, for the user to look at.
+//! Records that no attempt can deliver: they are kept readable, with the reason, for the user.
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,10 +10,9 @@ use serde::Serialize;
 
 use crate::journal::record::{Entry, Record};
 
-/// The dead letters of one journal and destination: a file with a JSON object per line, and the staged files beside
-/// it.
+/// The dead letters of one journal and destination: a file with a JSON object per line, and the staged files beside it.
 #[derive(Debug)]
-pub struct DeadLetters {
+pub(crate) struct DeadLetters {
     file: PathBuf,
 }
 
@@ -28,9 +27,9 @@ struct Letter<'a> {
 }
 
 impl DeadLetters {
-    /// The dead letters of the journal in folder `journal`, below `heimdall_dir`, for one of its destinations.
-    /// Nothing is created yet.
-    pub fn of(heimdall_dir: &Path, journal: &Path, destination: usize) -> Self {
+    /// Returns the dead letters of the journal in folder `journal`, below `heimdall_dir`, for one of its destinations.
+    /// Creates nothing yet.
+    pub(crate) fn of(heimdall_dir: &Path, journal: &Path, destination: usize) -> Self {
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
         let name = match destination {
             0 => format!("{name}.jsonl"),
@@ -41,25 +40,30 @@ impl DeadLetters {
         }
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
+    /// Returns the path of the file.
+    pub(crate) fn path(&self) -> &Path {
         &self.file
     }
 
     /// Adds an entry; a staged file that it names is kept beside the dead letters.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn park(&self, entry: &Entry, reason: &str, staged: Option<&Path>) -> io::Result<()> {
+    /// Errors of the file system.
+    pub(crate) fn park(
+        &self,
+        entry: &Entry,
+        reason: &str,
+        staged: Option<&Path>,
+    ) -> io::Result<()> {
         let folder = self.file.with_extension("");
         fs::create_dir_all(self.file.parent().unwrap_or(Path::new(".")))?;
         let file = match staged.filter(|staged| staged.exists()) {
             Some(staged) => {
                 fs::create_dir_all(&folder)?;
                 let kept = folder.join(staged.file_name().unwrap_or_default());
-                // Another destination may want the file still.
+                // Another destination may still need the file.
                 match fs::hard_link(staged, &kept) {
-                    // Parked before, by a process that died then.
+                    // The file was parked before, by a process that died afterwards.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     Err(_) => {
                         let new = kept.with_extension("new");

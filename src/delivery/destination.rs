@@ -16,7 +16,7 @@ use crate::{
     os::clock::now_ms,
 };
 
-/// What goes to a destination: records and artifacts go to different places, which fail independently.
+/// Kind of delivery: records and artifacts go to different places, which fail independently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
     Records,
@@ -37,7 +37,7 @@ pub(crate) struct DestinationState {
 pub(crate) struct State {
     /// Entries of this journal that are delivered or parked.
     pub delivered: u64,
-    /// Entries of this journal that are delivered, parked or, for artifacts alone, on their way.
+    /// Entries of this journal that are delivered, parked or, for artifacts alone, in transit.
     pub written: u64,
     /// Entries that were parked as dead letters.
     pub parked: u64,
@@ -54,7 +54,7 @@ pub(crate) struct State {
     pub oldest: Option<i64>,
 }
 
-/// An artifact that its store has refused for good.
+/// An artifact that its store has finally refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
     pub run: RunId,
@@ -74,7 +74,7 @@ impl From<Refused> for Error {
     }
 }
 
-/// A time in which a destination, or its artifact store, takes nothing.
+/// A time in which a destination, or its artifact store, accepts nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outage {
     /// The last error.
@@ -86,7 +86,7 @@ pub(crate) struct Outage {
 }
 
 impl State {
-    pub fn outage(&self, traffic: Traffic) -> &Outage {
+    pub(crate) fn outage(&self, traffic: Traffic) -> &Outage {
         &self.outages[traffic as usize]
     }
 
@@ -94,33 +94,33 @@ impl State {
         &mut self.outages[traffic as usize]
     }
 
-    /// Notes an error; the first one begins the outage.
-    pub fn note_outage(&mut self, traffic: Traffic, error: String) {
+    /// Notes an error; the first error begins the outage.
+    pub(crate) fn note_outage(&mut self, traffic: Traffic, error: String) {
         let outage = self.outage_mut(traffic);
         outage.error = Some(error);
         outage.since.get_or_insert_with(now_ms);
     }
 
-    /// Returns the last error of an outage that lasts.
-    pub fn last_error(&self) -> Option<String> {
+    /// Returns the last error of an ongoing outage.
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.outages.iter().find_map(|outage| outage.error.clone())
     }
 
-    /// Returns the bytes of the files that are being sent, and the bytes of them that are sent.
-    pub fn upload_bytes(&self) -> (u64, u64) {
+    /// Returns the bytes of the files that are being sent, and how many of these bytes are sent.
+    pub(crate) fn upload_bytes(&self) -> (u64, u64) {
         let sent = |(size, sent): &(u64, Arc<AtomicU64>)| sent.load(Ordering::Relaxed).min(*size);
         let all = self.uploads.iter().map(|(size, _)| size).sum();
         (all, self.uploads.iter().map(sent).sum())
     }
 
-    /// Returns the beginning of the oldest outage that lasts, milliseconds since 1970.
-    pub fn since(&self) -> Option<i64> {
+    /// Returns the beginning of the oldest ongoing outage, in milliseconds since 1970.
+    pub(crate) fn since(&self) -> Option<i64> {
         self.outages.iter().filter_map(|outage| outage.since).min()
     }
 }
 
 impl DestinationState {
-    pub fn new(uri: String) -> Self {
+    pub(crate) fn new(uri: String) -> Self {
         Self {
             uri,
             state: Mutex::default(),
@@ -128,18 +128,18 @@ impl DestinationState {
         }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and wakes whoever waits for a change.
-    pub fn update(&self, change: impl FnOnce(&mut State)) {
+    /// Changes the state and wakes every caller that waits for a change.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.changed.notify_waiters();
     }
 
-    /// Waits until the state is as `done` wants it.
-    pub async fn wait_until(&self, done: impl Fn(&State) -> bool) {
+    /// Waits until `done` returns true for the state.
+    pub(crate) async fn wait_until(&self, done: impl Fn(&State) -> bool) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -151,13 +151,13 @@ impl DestinationState {
         }
     }
 
-    /// Marks the outage as told. Returns true the first time in an outage.
-    pub fn tell_outage(&self, traffic: Traffic) -> bool {
+    /// Notes that the user has been told of the outage. Returns true the first time in an outage.
+    pub(crate) fn tell_outage(&self, traffic: Traffic) -> bool {
         !std::mem::replace(&mut self.state().outage_mut(traffic).told, true)
     }
 
     /// Ends an outage. Returns true where the user had been told of it.
-    pub fn end_outage(&self, traffic: Traffic) -> bool {
+    pub(crate) fn end_outage(&self, traffic: Traffic) -> bool {
         let before = std::mem::take(self.state().outage_mut(traffic));
         if before.since.is_some() {
             self.changed.notify_waiters();
@@ -166,7 +166,11 @@ impl DestinationState {
     }
 
     /// Returns the status; `oldest` finds the time of the oldest waiting record where the worker has none at hand.
-    pub fn status(&self, appended: u64, oldest: impl FnOnce() -> Option<i64>) -> DestinationStatus {
+    pub(crate) fn status(
+        &self,
+        appended: u64,
+        oldest: impl FnOnce() -> Option<i64>,
+    ) -> DestinationStatus {
         let state = self.state().clone();
         let pending = appended.saturating_sub(state.delivered);
         let oldest = match pending {
@@ -187,7 +191,8 @@ impl DestinationState {
     }
 }
 
-/// Marks a destination as ended when this is dropped, whatever ends its worker: callers that wait must not wait on.
+/// Marks a destination as ended when this is dropped, for whatever reason its worker ends: waiting callers must not
+/// wait any longer.
 #[derive(Debug)]
 pub(crate) struct EndGuard(pub Arc<DestinationState>);
 
@@ -204,15 +209,15 @@ pub struct DestinationStatus {
     pub uri: String,
     /// Records that wait in the journal.
     pub pending: u64,
-    /// Records that were refused for good and parked as dead letters.
+    /// Records that were finally refused and parked as dead letters.
     pub parked: u64,
-    /// Last error, while the destination takes nothing.
+    /// Last error, while the destination accepts nothing.
     pub last_error: Option<String>,
     /// Beginning of the outage, milliseconds since 1970.
     pub since: Option<i64>,
     /// Bytes of the files that are being sent.
     pub uploading: u64,
-    /// Bytes of them that are sent.
+    /// Bytes of these files that are sent.
     pub uploaded: u64,
     /// Time at which the oldest waiting record was logged, milliseconds since 1970.
     pub oldest: Option<i64>,

@@ -1,4 +1,4 @@
-//! The end of the process: what is recorded is delivered first, within a bounded time.
+//! The end of the process: the recorded data is delivered first, within a bounded time.
 
 use std::{
     path::Path,
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::error::Error;
 
-/// Longest wait, at the exit, for a mirror that takes nothing.
+/// Longest wait, at the exit, for a mirror that accepts nothing.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
-/// Least time for the last records before a signal ends the process.
+/// Shortest time for the last records before a signal ends the process.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
-/// Time between two looks whether a mirror is still worth waiting for.
+/// Time between two checks whether a mirror is still worth waiting for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Deliveries of this process that have not ended.
@@ -39,7 +39,7 @@ pub(crate) fn add(common: &Arc<Common>, runtime: &Arc<Runtime>) {
     });
 }
 
-/// Forgets, in a fork, the deliveries of its parent: they are the parent's.
+/// Forgets, in a fork, the deliveries of the parent process: they belong to the parent.
 pub(crate) fn forget_parent() {
     if let Ok(mut live) = LIVE.try_lock() {
         std::mem::forget(std::mem::take(&mut *live));
@@ -55,7 +55,7 @@ fn live() -> Vec<(Arc<Common>, Option<Arc<Runtime>>)> {
 }
 
 /// Returns the number of records of this process that wait for the destination that is furthest behind.
-pub(crate) fn pending() -> u64 {
+pub fn pending() -> u64 {
     live()
         .iter()
         .filter(|(delivery, _)| !delivery.is_offline)
@@ -63,9 +63,9 @@ pub(crate) fn pending() -> u64 {
         .sum()
 }
 
-/// Returns the bytes of this process' files that are being sent to primary destinations, and the bytes of them that are
-/// sent.
-pub(crate) fn uploads() -> (u64, u64) {
+/// Returns the bytes of this process' files that are being sent to primary destinations, and how many of these bytes
+/// are sent.
+pub fn uploads() -> (u64, u64) {
     let live = live();
     let primary = live
         .iter()
@@ -74,8 +74,9 @@ pub(crate) fn uploads() -> (u64, u64) {
     sizes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
-/// Waits, before a signal ends the process, until what it has recorded is delivered. Calls that record something are
-/// accepted meanwhile; at last no call returns any more, and the rest goes out. Returns sentences for the user.
+/// Waits, before a signal ends the process, until the recorded data is delivered. Calls that record something are
+/// accepted meanwhile; near the end, no call returns any more, and the remaining records are delivered. Returns
+/// messages for the user.
 pub(crate) fn finish_while_recording(grace: Duration) -> Vec<String> {
     let live = live();
     let begun = Instant::now();
@@ -98,8 +99,8 @@ pub(crate) fn finish_while_recording(grace: Duration) -> Vec<String> {
     finish(left.max(LAST_MOMENT.min(grace)), &mut || true)
 }
 
-/// Waits, at the end of the process, for all of its deliveries; what is not delivered in time stays in its journal for
-/// the next start. Returns sentences for the user.
+/// Waits, at the end of the process, for all of its deliveries; undelivered records stay in their journal for the next
+/// start. Returns messages for the user.
 pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
     let live = live();
     let begun = Instant::now();
@@ -133,7 +134,7 @@ pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<St
             }
             let appended = delivery.journal.appended();
             let state = destination.state();
-            // Without a moment to wait a worker has not ended, even where nothing is left.
+            // Without any time to wait, a worker has not ended, even where nothing is left.
             if !state.ended && state.delivered < appended {
                 let in_memory = delivery.journal.end().in_memory;
                 told.push(left_behind(&destination.uri, &dir, in_memory));
@@ -152,8 +153,8 @@ pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<St
     told
 }
 
-/// Waits until a destination is as `done` wants it, or the wait is in vain: a mirror that is down for a day must not hold
-/// up an exit, as its part is in the journal.
+/// Waits until `done` returns true for a destination, or the wait is useless: a mirror that is down for a day must not
+/// delay an exit, because its records stay in the journal.
 async fn settled(
     destination: Arc<DestinationState>,
     index: usize,

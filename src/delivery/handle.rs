@@ -38,7 +38,7 @@ pub struct Status {
     pub destinations: Vec<DestinationStatus>,
     /// Folder of the journal.
     pub journal: PathBuf,
-    /// Error of the journal's disk, while the disk takes nothing.
+    /// Error of the journal's disk, while the disk accepts nothing.
     pub journal_error: Option<String>,
     /// Records that are in memory only.
     pub in_memory: u64,
@@ -56,7 +56,7 @@ pub(crate) struct Delivery {
 /// Entries that the primary destination must have before a wait ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
-    /// Number of the first entry that need not be there.
+    /// Number of the first entry that need not be delivered.
     target: u64,
     traffic: Traffic,
     /// Number of the search for journals of dead processes that must be fulfilled.
@@ -79,8 +79,8 @@ impl Goal {
 
 impl Delivery {
     /// Begins a journal and starts a worker for each destination on `runtime`, which the workers keep alive until they
-    /// end. `stores` are those of the configuration's destinations; without any, nothing is sent.
-    pub fn start(
+    /// end. `stores` are the stores of the configuration's destinations; without stores, nothing is sent.
+    pub(crate) fn start(
         config: JournalConfig,
         stores: Vec<Arc<DeferredStore>>,
         access: &Access,
@@ -125,7 +125,7 @@ impl Delivery {
     }
 
     /// Returns the journal.
-    pub fn journal(&self) -> &Journal {
+    pub(crate) fn journal(&self) -> &Journal {
         &self.common.journal
     }
 
@@ -133,11 +133,12 @@ impl Delivery {
         self.common.destinations.first()
     }
 
-    /// Accepts records: they are in the journal when this returns, and will be delivered. Returns their numbers.
+    /// Accepts records: they are in the journal when this returns, and will be delivered. Returns the numbers of the
+    /// records.
     ///
     /// # Errors
-    /// Those of [`Journal::append`].
-    pub fn accept(&self, batch: Batch<'_>, admission: Admission) -> Result<Range<u64>> {
+    /// The errors of [`Journal::append`].
+    pub(crate) fn accept(&self, batch: Batch<'_>, admission: Admission) -> Result<Range<u64>> {
         let appended = match self.journal().append(batch, admission) {
             Err(JournalError::Frozen) => sigterm::wait_for_death(),
             appended => appended?,
@@ -153,15 +154,15 @@ impl Delivery {
         Ok(numbers)
     }
 
-    /// Tells the user, once, that calls wait for room in the journal, and returns the wait for it.
-    pub fn room(&self, room: Room) -> impl Future<Output = ()> + Send + 'static {
+    /// Tells the user, once, that calls wait for room in the journal. Returns a future that ends when there is room.
+    pub(crate) fn room(&self, room: Room) -> impl Future<Output = ()> + Send + 'static {
         self.common.tell_room();
         let journal = Arc::clone(&self.common.journal);
         async move { journal.wait_for_room(room).await }
     }
 
-    /// Tells the user, once in an outage, that the primary destination takes nothing.
-    pub fn tell_outage(&self, reason: &str) {
+    /// Tells the user, once per outage, that the primary destination accepts nothing.
+    pub(crate) fn tell_outage(&self, reason: &str) {
         if let Some(primary) = self.primary()
             && primary.tell_outage(Traffic::Records)
         {
@@ -174,9 +175,9 @@ impl Delivery {
         }
     }
 
-    /// Returns the goal that everything recorded so far is delivered: records alone, or artifacts as well. The journals
+    /// Returns the goal that everything recorded so far is delivered: only records, or artifacts as well. The journals
     /// of dead processes are delivered first.
-    pub fn goal_of(&self, traffic: Traffic) -> Goal {
+    pub(crate) fn goal_of(&self, traffic: Traffic) -> Goal {
         Goal {
             traffic,
             ..self.goal(self.journal().appended())
@@ -184,7 +185,7 @@ impl Delivery {
     }
 
     /// Returns the goal that the entries before number `target` are delivered, artifacts as well.
-    pub fn goal(&self, target: u64) -> Goal {
+    pub(crate) fn goal(&self, target: u64) -> Goal {
         Goal {
             target,
             traffic: Traffic::Artifacts,
@@ -193,8 +194,8 @@ impl Delivery {
         }
     }
 
-    /// Returns the wait for a goal. It ends as well when the worker ends.
-    pub fn reached(&self, goal: Goal) -> impl Future<Output = ()> + Send + 'static {
+    /// Returns a future that ends when the goal is reached. It ends as well when the worker ends.
+    pub(crate) fn reached(&self, goal: Goal) -> impl Future<Output = ()> + Send + 'static {
         let primary = self.primary().filter(|_| !self.common.is_offline).cloned();
         let is_there = move |state: &State| goal.is_reached(state) && state.adopted >= goal.request;
         async move {
@@ -209,13 +210,13 @@ impl Delivery {
     /// Checks that a goal is reached.
     ///
     /// # Errors
-    /// [`Error::Undelivered`] where it is not.
-    pub fn check(&self, goal: Goal) -> Result<()> {
+    /// [`Error::Undelivered`] where the goal is not reached.
+    pub(crate) fn check(&self, goal: Goal) -> Result<()> {
         let Some(primary) = self.primary() else {
             return Ok(());
         };
         let state = primary.state().clone();
-        // There may have been no time to search for journals of dead processes; those are none of these records.
+        // There may have been no time to search for journals of dead processes; they have none of these records.
         if goal.is_reached(&state) {
             return Ok(());
         }
@@ -233,7 +234,7 @@ impl Delivery {
     }
 
     /// Returns the refused artifacts among the entries of these numbers.
-    pub fn refused_among(&self, numbers: &Range<u64>) -> Vec<Refused> {
+    pub(crate) fn refused_among(&self, numbers: &Range<u64>) -> Vec<Refused> {
         let Some(primary) = self.primary() else {
             return Vec::new();
         };
@@ -243,7 +244,7 @@ impl Delivery {
     }
 
     /// Returns an artifact of a run, at `folder` or below it, that was refused and is not in the store.
-    pub fn refused_below(&self, run: RunId, folder: &ArtifactPath) -> Option<Refused> {
+    pub(crate) fn refused_below(&self, run: RunId, folder: &ArtifactPath) -> Option<Refused> {
         let state = self.primary()?.state();
         let mut refused = state.refused.values();
         refused
@@ -252,13 +253,13 @@ impl Delivery {
     }
 
     /// Returns true where all entries before a number have arrived at the primary destination or were refused.
-    pub fn has_delivered(&self, number: u64) -> bool {
+    pub(crate) fn has_delivered(&self, number: u64) -> bool {
         let delivered = |primary: &Arc<DestinationState>| primary.state().delivered >= number;
         self.primary().is_some_and(delivered)
     }
 
-    /// Returns true where the primary destination has taken nothing when it was last tried.
-    pub fn is_troubled(&self) -> bool {
+    /// Returns true where the primary destination accepted nothing at the last attempt.
+    pub(crate) fn is_troubled(&self) -> bool {
         let troubled = |primary: &Arc<DestinationState>| {
             primary.state().outage(Traffic::Records).error.is_some()
         };
@@ -266,7 +267,7 @@ impl Delivery {
     }
 
     /// Returns the oldest outage of the primary destination that has lasted for `time`, and its error.
-    pub fn troubled_for(&self, time: Duration) -> Option<(Traffic, String)> {
+    pub(crate) fn troubled_for(&self, time: Duration) -> Option<(Traffic, String)> {
         let state = self.primary()?.state();
         let (since, traffic) = [Traffic::Records, Traffic::Artifacts]
             .into_iter()
@@ -278,7 +279,7 @@ impl Delivery {
     }
 
     /// Returns the status. Waits on the disk.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let end = self.journal().end();
         let destinations = self.common.destinations.iter().enumerate();
         Status {
@@ -296,7 +297,7 @@ impl Delivery {
 }
 
 impl Drop for Delivery {
-    /// Lets the workers finish alone. A fork has no workers, only a copy of their state.
+    /// Lets the workers finish on their own. A fork has no workers, only a copy of their state.
     fn drop(&mut self) {
         if self.pid == std::process::id() {
             self.common.shutdown.close();

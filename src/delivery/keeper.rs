@@ -1,4 +1,4 @@
-//! The keeper of a journal: it looks after the journal's disk and wakes the workers.
+//! The keeper of a journal: checks the journal's disk and wakes the workers.
 
 use std::{
     sync::{
@@ -13,15 +13,15 @@ use tokio::sync::{Notify, watch};
 use super::{abandoned::AbandonedJournals, destination::DestinationState, notices::Notices};
 use crate::journal::{config::JournalConfig, writer::Journal};
 
-/// Time between two looks at the journal, and the same while many calls come in.
+/// Time between two checks of the journal; also the time between them while many calls come in.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const BUSY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// Longest time that records are gathered which nobody waits for: a transaction costs a store, and the processor that
-/// trains beside it, the same for one record as for thousands.
+/// Longest time that records are collected while nobody waits for them: a transaction costs the store, and the
+/// processor that also runs the training, the same for one record as for thousands.
 const GATHER: Duration = Duration::from_millis(500);
-/// Number of records that are not gathered any longer.
+/// Number of records at which the collecting ends.
 const ENOUGH: u64 = 10_000;
-/// Time between two searches for journals whose processes have died since.
+/// Time between two searches for journals whose processes have died meanwhile.
 const ADOPTION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The parts of a delivery that its keeper, workers and callers share.
@@ -33,35 +33,35 @@ pub(crate) struct Common {
     pub notices: Arc<Notices>,
     told: Told,
     pub shutdown: Shutdown,
-    /// True where nothing is sent: the journal is all there is.
+    /// True where nothing is sent: there is only the journal.
     pub is_offline: bool,
 }
 
-/// The sentences that the user has been told once.
+/// The messages that the user has been told once.
 #[derive(Debug, Default)]
 struct Told {
-    /// Calls wait for room.
+    /// Calls wait for room in the journal.
     room: AtomicBool,
-    /// The journal's disk takes nothing.
+    /// The journal's disk accepts nothing.
     disk: AtomicBool,
 }
 
 /// The end of a delivery.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
-    /// Notified when there may be something to do.
+    /// Notified when there may be work.
     pub wake: Notify,
     closing: AtomicBool,
-    /// True once there is no time left to deliver in.
+    /// True once there is no time left for delivery.
     pub deadline: watch::Sender<bool>,
     /// Destinations that have not delivered everything yet.
     behind: AtomicUsize,
-    /// True where runs are left open: the journal is needed to end them.
+    /// True where runs are left open: the journal is needed to end these runs.
     leaves_runs: AtomicBool,
 }
 
 impl Common {
-    pub fn new(
+    pub(crate) fn new(
         journal: Arc<Journal>,
         config: &JournalConfig,
         notices: Arc<Notices>,
@@ -88,15 +88,15 @@ impl Common {
         }
     }
 
-    /// Tells the user, once until it is over, that the journal's disk takes nothing.
-    pub fn tell_disk(&self, text: String) {
+    /// Tells the user that the journal's disk accepts nothing, once until that is over.
+    pub(crate) fn tell_disk(&self, text: String) {
         if !self.told.disk.swap(true, Ordering::AcqRel) {
             self.notices.tell(text);
         }
     }
 
     /// Tells the user, once, that calls wait for room.
-    pub fn tell_room(&self) {
+    pub(crate) fn tell_room(&self) {
         if !self.told.room.swap(true, Ordering::AcqRel) {
             self.notices.tell(format!(
                 "the journal in {} has reached its limit (HEIMDALL_JOURNAL_LIMIT): calls wait until what it holds is \
@@ -107,22 +107,22 @@ impl Common {
     }
 
     /// Requests a search for journals of dead processes, and wakes the workers.
-    pub fn request_adoption(&self) -> u64 {
+    pub(crate) fn request_adoption(&self) -> u64 {
         let request = self.abandoned.request();
         self.shutdown.wake.notify_waiters();
         request
     }
 
     /// Returns the number of records that wait for the destination that is furthest behind.
-    pub fn pending(&self) -> u64 {
+    pub(crate) fn pending(&self) -> u64 {
         let appended = self.journal.appended();
         let pending = |it: &Arc<DestinationState>| appended.saturating_sub(it.state().delivered);
         self.destinations.iter().map(pending).max().unwrap_or(0)
     }
 
-    /// Looks after the journal and wakes the workers until all have ended.
-    pub async fn keep(&self) {
-        // Records that the workers have been woken for, and that there were at the last look.
+    /// Checks the journal and wakes the workers until all of them have ended.
+    pub(crate) async fn keep(&self) {
+        // `woken_for` counts the records that the workers have been woken for, `seen` those at the last check.
         let (mut woken_for, mut seen) = (0, 0);
         let (mut woken, mut adopted) = (Instant::now(), Instant::now());
         loop {
@@ -170,20 +170,21 @@ impl Common {
 }
 
 impl Shutdown {
-    /// Returns true where the workers are to end once everything is delivered.
-    pub fn is_closing(&self) -> bool {
+    /// Returns true where the workers must end once everything is delivered.
+    pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
 
     /// Lets the workers end once everything is delivered.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.wake.notify_waiters();
     }
 
-    /// Notes that a destination has everything. Returns true where all have it, and no run was left open.
-    pub fn destination_is_done(&self, leaves_runs: bool) -> bool {
-        // A run whose end could not be recorded any more is ended by the next start.
+    /// Notes that everything is delivered to a destination. Returns true where that holds for all destinations and no
+    /// run was left open.
+    pub(crate) fn destination_is_done(&self, leaves_runs: bool) -> bool {
+        // The next start ends a run whose end could not be recorded any more.
         if leaves_runs {
             self.leaves_runs.store(true, Ordering::Release);
         }

@@ -1,11 +1,11 @@
-//! Sentences for the user, handed from the delivery thread to a thread that can say them.
+//! Messages for the user, handed from the delivery thread to a thread that can show them.
 
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Sentences that wait for a thread of the user's.
+/// Messages that wait for one of the user's threads.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     waiting: AtomicBool,
@@ -13,8 +13,8 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    /// Adds a sentence.
-    pub fn tell(&self, text: String) {
+    /// Adds a message.
+    pub(crate) fn tell(&self, text: String) {
         self.texts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -22,13 +22,13 @@ impl Notices {
         self.waiting.store(true, Ordering::Release);
     }
 
-    /// Returns true where sentences wait. Costs one load.
-    pub fn are_waiting(&self) -> bool {
+    /// Returns true where messages wait. Costs one load.
+    pub(crate) fn are_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes the sentences that wait.
-    pub fn take(&self) -> Vec<String> {
+    /// Takes the waiting messages.
+    pub(crate) fn take(&self) -> Vec<String> {
         if !self.waiting.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }

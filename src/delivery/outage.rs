@@ -1,4 +1,4 @@
-//! Attempts at one destination: repeated for as long as it takes, and the user told once of an outage.
+//! Attempts at one destination: repeated for as long as necessary, with one message to the user per outage.
 
 use std::{
     fs,
@@ -21,10 +21,10 @@ use crate::{
     store::error::StoreError,
 };
 
-/// An outage that lasts longer than this is worth a word to the user.
+/// Length of an outage after which the user is told.
 pub(crate) const QUIET: Duration = Duration::from_secs(2);
 
-/// The process ends before everything is delivered: the rest stays in the journal.
+/// The process ends before everything is delivered: the remaining records stay in the journal.
 #[derive(Debug)]
 pub(crate) struct DeadlineReached;
 
@@ -38,18 +38,18 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Artifact(error) => error.is_transient(),
         }
     }
 
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Store(StoreError::NotFound { .. }))
     }
 
-    /// Returns the time that the destination wants to be left alone for.
+    /// Returns the time that the destination asks to wait before the next attempt.
     fn retry_after(&self) -> Duration {
         let asked = match self {
             Self::Store(error) => error.retry_after(),
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-/// Makes attempts at one destination, and tells the user of outages.
+/// Makes attempts at one destination, and tells the user about outages.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempts {
     heimdall_dir: PathBuf,
@@ -68,13 +68,13 @@ pub(crate) struct Attempts {
     notices: Arc<Notices>,
     deadline: watch::Sender<bool>,
     traffic: Traffic,
-    /// Longest time that a failing attempt is repeated for; `None` repeats it until the deadline.
+    /// Longest time that a failing attempt is repeated; `None` repeats it until the deadline.
     limit: Option<Duration>,
 }
 
 impl Attempts {
-    /// Returns attempts at a destination's records that last until `deadline` says that the time is over.
-    pub fn new(
+    /// Returns attempts for a destination's records. The attempts last until `deadline` says that the time is over.
+    pub(crate) fn new(
         heimdall_dir: PathBuf,
         destination: Arc<DestinationState>,
         notices: Arc<Notices>,
@@ -90,8 +90,8 @@ impl Attempts {
         }
     }
 
-    /// Returns attempts at the artifact store of the same destination.
-    pub fn for_artifacts(&self, limit: Option<Duration>) -> Self {
+    /// Returns attempts for the artifact store of the same destination.
+    pub(crate) fn for_artifacts(&self, limit: Option<Duration>) -> Self {
         Self {
             traffic: Traffic::Artifacts,
             limit,
@@ -99,22 +99,22 @@ impl Attempts {
         }
     }
 
-    /// Returns true where there is no time left to deliver in.
-    pub fn is_over(&self) -> bool {
+    /// Returns true where there is no time left for delivery.
+    pub(crate) fn is_over(&self) -> bool {
         *self.deadline.borrow()
     }
 
-    /// Waits for `pause`. Returns true as soon as there is no time left to deliver in.
-    pub async fn wait_to_close(&self, pause: Duration) -> bool {
+    /// Waits for `pause`. Returns true as soon as there is no time left for delivery.
+    pub(crate) async fn wait_to_close(&self, pause: Duration) -> bool {
         let mut deadline = self.deadline.subscribe();
         tokio::time::timeout(pause, deadline.wait_for(|over| *over))
             .await
             .is_ok()
     }
 
-    /// Repeats an attempt until it succeeds or it is clear that it never will. While it fails, `note` is the file that
-    /// says why, for whoever looks at the journal later.
-    pub async fn make<T, F>(
+    /// Repeats an attempt until it succeeds or can never succeed. While it fails, the file `note` has the reason, for
+    /// later readers of the journal.
+    pub(crate) async fn make<T, F>(
         &self,
         note: Option<&Path>,
         attempt: impl FnMut() -> F,
@@ -129,7 +129,7 @@ impl Attempts {
             let pause = |failure: &Failure| self.wait_out(&mut trouble, failure, note);
             match select(pin!(retry(attempt, pause)), over).await {
                 Either::Left((outcome, _)) => Some(outcome),
-                // An attempt that is broken off here is made again by whoever delivers the rest.
+                // An attempt that is cancelled here is made again by the process that delivers the rest.
                 Either::Right(_) => None,
             }
         };
@@ -145,7 +145,7 @@ impl Attempts {
         Ok(outcome)
     }
 
-    /// Notes a failed attempt. Returns the pause before the next one, `None` where there is to be none.
+    /// Notes a failed attempt. Returns the pause before the next attempt; `None` where there is no next attempt.
     fn wait_out(
         &self,
         trouble: &mut Trouble,
@@ -163,7 +163,7 @@ impl Attempts {
         if !trouble.is_noted && since.elapsed() >= QUIET {
             trouble.is_noted = true;
             trouble.note(note);
-            // Once for an outage, although every attempt at something else finds it anew.
+            // The user is told once per outage, although every attempt notices the outage again.
             if self.destination.tell_outage(self.traffic) {
                 self.notices.tell(format!(
                     "tracking is degraded, training is not: {failure}. What is recorded is kept in {} and \
@@ -196,7 +196,7 @@ impl Attempts {
     }
 }
 
-/// The failed attempts at one thing.
+/// The failed attempts at one action.
 #[derive(Debug, Default)]
 struct Trouble {
     since: Option<Instant>,

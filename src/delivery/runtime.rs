@@ -1,4 +1,5 @@
-//! The delivery thread: one small runtime on which stores are talked to, and the one place where callers wait for it.
+//! The delivery thread: one small runtime that runs all communication with stores, and the one place where callers wait
+//! for it.
 
 use std::{
     future::Future,
@@ -14,14 +15,14 @@ use tokio::{
 
 use crate::error::{Error, Result};
 
-/// Time after which a waiting caller looks whether it should go on waiting.
+/// Time between two checks of a waiting caller whether to continue waiting.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Called while a caller waits; `false` ends the wait with [`Error::Interrupted`].
-pub type KeepWaiting<'a> = &'a mut dyn FnMut() -> bool;
+/// Function that is called while a caller waits; `false` ends the wait with [`Error::Interrupted`].
+pub(crate) type KeepWaiting<'a> = &'a mut dyn FnMut() -> bool;
 
-/// A runtime on its own thread. The thread ends when the last owner of this is gone, and its tasks with it: whoever
-/// needs the end of a task waits for it.
+/// A runtime on its own thread. The thread ends when the last owner of this value is gone, and its tasks end with it: a
+/// caller that needs the end of a task must wait for it.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     handle: Handle,
@@ -33,7 +34,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the system gives no thread.
-    pub fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let failed = |error: std::io::Error| {
             Error::configuration("delivery thread", "heimdall-delivery", error.to_string())
         };
@@ -46,7 +47,7 @@ impl Runtime {
         thread::Builder::new()
             .name("heimdall-delivery".into())
             .spawn(move || {
-                // Fails, and so ends the thread, when the sender is dropped.
+                // This fails, and so ends the thread, when the sender is dropped.
                 while runtime.block_on(gone.changed()).is_ok() {}
             })
             .map_err(failed)?;
@@ -57,16 +58,16 @@ impl Runtime {
     }
 
     /// Starts a task.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(task);
     }
 
-    /// Runs a task and waits for its answer.
+    /// Runs a task and waits for its result.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `keep_waiting` says so; the task then goes on alone.
+    /// [`Error::Interrupted`] when `keep_waiting` returns false; the task then continues on its own.
     /// [`Error::WorkerStopped`] when the thread is gone.
-    pub fn wait<T: Send + 'static>(
+    pub(crate) fn wait<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
         keep_waiting: KeepWaiting<'_>,
@@ -78,12 +79,12 @@ impl Runtime {
         received(&answered, None, keep_waiting)?.ok_or(Error::WorkerStopped)
     }
 
-    /// Runs a task and waits for its answer until `deadline`; returns `None` after that. The caller's own clock counts,
-    /// whatever keeps the delivery thread busy. A task that nobody waits for any more is dropped.
+    /// Runs a task and waits for its result until `deadline`; returns `None` after that. The caller's own clock
+    /// decides, even while the delivery thread is busy. A task that nobody waits for any more is dropped.
     ///
     /// # Errors
-    /// Those of [`Runtime::wait`].
-    pub fn wait_until<T: Send + 'static>(
+    /// The errors of [`Runtime::wait`].
+    pub(crate) fn wait_until<T: Send + 'static>(
         &self,
         deadline: Option<Instant>,
         task: impl Future<Output = T> + Send + 'static,
@@ -99,7 +100,7 @@ impl Runtime {
     }
 }
 
-/// Waits for an answer until `deadline`.
+/// Waits for a result until `deadline`.
 fn received<T>(
     answered: &Receiver<T>,
     deadline: Option<Instant>,

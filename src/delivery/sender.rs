@@ -1,4 +1,4 @@
-//! The sender: brings the entries of journals to one destination, and waits out its outages.
+//! The sender: delivers the entries of journals to one destination, and waits until outages are over.
 
 use std::{
     collections::HashMap,
@@ -38,10 +38,10 @@ use crate::{
 
 /// Longest time that a run which another process has started may take to appear in the store.
 const ATTACHED_PATIENCE: Duration = Duration::from_secs(600);
-/// Refused artifacts that are remembered for callers that wait for them.
+/// Most refused artifacts that are remembered for callers that wait for them.
 const MAX_REFUSED: usize = 10_000;
 
-/// Why a journal of a dead process is not delivered whole.
+/// A reason for which the journal of a dead process is not delivered completely.
 #[derive(Debug)]
 pub(crate) enum NotDelivered {
     DeadlineReached,
@@ -58,24 +58,24 @@ impl From<DeadlineReached> for NotDelivered {
     }
 }
 
-/// One journal on its way to the destination.
+/// One journal that is being delivered to the destination.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     pub reader: Reader,
     letters: DeadLetters,
     uploads: Uploads,
     transfers: Transfers,
-    /// False for the journal of a dead process, whose entries are not those that callers wait for.
+    /// False for the journal of a dead process: callers do not wait for its entries.
     is_live: bool,
-    /// Longest time that a file is tried at a store that does not take it.
+    /// Longest time that a file is tried at a store that does not accept it.
     limit: Option<Duration>,
-    /// The position could not be saved.
+    /// Error of the last position that could not be saved.
     error: Option<JournalError>,
 }
 
 impl Outbox {
     /// Returns the outbox of this process' own journal.
-    pub fn live(reader: Reader, letters: DeadLetters) -> Self {
+    pub(crate) fn live(reader: Reader, letters: DeadLetters) -> Self {
         Self {
             reader,
             letters,
@@ -87,34 +87,37 @@ impl Outbox {
         }
     }
 
-    /// Sets the dead letters: the journal may have a new folder.
-    pub fn set_letters(&mut self, letters: DeadLetters) {
+    /// Sets the dead letters, because the journal may have a new folder.
+    pub(crate) fn set_letters(&mut self, letters: DeadLetters) {
         self.letters = letters;
     }
 
     /// Returns true while uploads are outstanding.
-    pub fn has_uploads(&self) -> bool {
+    pub(crate) fn has_uploads(&self) -> bool {
         self.uploads.are_outstanding()
     }
 
-    /// Returns the number of entries before `end` that are written: all of them, or those before the first run end that
-    /// waits for its uploads.
-    pub fn written(&self, end: u64) -> u64 {
+    /// Returns the number of entries before `end` that are written: all of them, or the entries before the first run
+    /// end that waits for its uploads.
+    pub(crate) fn written(&self, end: u64) -> u64 {
         self.uploads.first_unwritten().unwrap_or(end).min(end)
     }
 
     /// Returns the error of the last position that could not be saved.
-    pub fn take_error(&mut self) -> Option<JournalError> {
+    pub(crate) fn take_error(&mut self) -> Option<JournalError> {
         self.error.take()
     }
 
-    /// Waits until the next upload has finished. The wait can be given up at any time.
-    pub async fn next_finished(&mut self, destination: &DestinationState) -> Option<Finished> {
+    /// Waits until the next upload has finished. The wait can be cancelled at any time.
+    pub(crate) async fn next_finished(
+        &mut self,
+        destination: &DestinationState,
+    ) -> Option<Finished> {
         self.transfers.next(destination).await
     }
 }
 
-/// Brings entries to one destination.
+/// Delivers entries to one destination.
 #[derive(Debug)]
 pub(crate) struct Sender {
     heimdall_dir: PathBuf,
@@ -124,7 +127,7 @@ pub(crate) struct Sender {
     notices: Arc<Notices>,
     attempts: Attempts,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
-    /// Longest time that files of a dead process are tried at a store that does not take them.
+    /// Longest time that files of a dead process are tried at a store that does not accept them.
     pub stalls_after: Option<Duration>,
     /// Records of dead processes that were delivered or parked.
     pub recovered: Arc<AtomicU64>,
@@ -132,7 +135,7 @@ pub(crate) struct Sender {
 
 impl Sender {
     /// Returns a sender that works until `deadline` says that the time is over.
-    pub fn new(
+    pub(crate) fn new(
         heimdall_dir: PathBuf,
         store: Arc<DeferredStore>,
         access: Access,
@@ -159,13 +162,13 @@ impl Sender {
         }
     }
 
-    /// Waits for `pause`. Returns true as soon as there is no time left to deliver in.
-    pub async fn wait_to_close(&self, pause: Duration) -> bool {
+    /// Waits for `pause`. Returns true as soon as there is no time left for delivery.
+    pub(crate) async fn wait_to_close(&self, pause: Duration) -> bool {
         self.attempts.wait_to_close(pause).await
     }
 
-    /// Delivers entries: when this returns they are written, parked or on their way.
-    pub async fn deliver(
+    /// Delivers entries: when this returns, they are written, parked or in transit.
+    pub(crate) async fn deliver(
         &mut self,
         outbox: &mut Outbox,
         entries: Vec<Placed>,
@@ -187,8 +190,11 @@ impl Sender {
         Ok(())
     }
 
-    /// Waits until all uploads have finished and what waited for them is written.
-    pub async fn finish_uploads(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
+    /// Waits until all uploads have finished and all records that waited for them are written.
+    pub(crate) async fn finish_uploads(
+        &mut self,
+        outbox: &mut Outbox,
+    ) -> Result<(), DeadlineReached> {
         while outbox.has_uploads() {
             self.finish_upload(outbox).await?;
             self.perform(outbox).await?;
@@ -196,8 +202,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Goes on after an upload has finished.
-    pub async fn finished(
+    /// Continues after an upload has finished.
+    pub(crate) async fn finished(
         &mut self,
         outbox: &mut Outbox,
         finished: Finished,
@@ -225,7 +231,7 @@ impl Sender {
 
     fn save(&self, outbox: &mut Outbox, entries: &[Placed]) {
         if let Err(error) = outbox.reader.advance(entries) {
-            // The entries are delivered all the same; a next start would only deliver them again.
+            // The entries are delivered all the same; the next start would only deliver them again.
             outbox.error = Some(error);
         }
         if outbox.is_live {
@@ -267,7 +273,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Notes that a file has arrived at a path: files that were refused there before are no longer missed.
+    /// Notes that a file has arrived at a path, so that earlier refused files of that path no longer count as missing.
     fn forget_refusals(&self, artifact: &Record) {
         let mut state = self.destination.state();
         for refused in state.refused.values_mut() {
@@ -277,7 +283,7 @@ impl Sender {
     }
 
     /// Delivers the journal of a dead process and ends the runs that the process left open.
-    pub async fn deliver_abandoned(
+    pub(crate) async fn deliver_abandoned(
         &mut self,
         abandoned: &Abandoned,
         destination: usize,
@@ -312,14 +318,14 @@ impl Sender {
             if batch.entries.is_empty() {
                 break;
             }
-            // A run that another process has to start first may be in a journal that comes after this one.
+            // A run that another process has to start first may be in a later journal.
             if self.awaited(&batch.entries).await?.is_some() {
                 return Err(NotDelivered::TooEarly);
             }
             self.deliver(&mut outbox, batch.entries).await?;
         }
         self.finish_uploads(&mut outbox).await?;
-        // Damage behind the last entry is passed over.
+        // Damage behind the last entry is skipped.
         let advanced = outbox.reader.advance(&[]);
         if let Some(error) = outbox.take_error().or(advanced.err()) {
             return Err(NotDelivered::Journal(error));
@@ -335,9 +341,12 @@ impl Sender {
         outbox.reader.runs_closed().map_err(NotDelivered::Journal)
     }
 
-    /// Returns the run of some entries that is missing only because the process that has started it has not delivered
-    /// the start yet.
-    pub async fn awaited(&self, entries: &[Placed]) -> Result<Option<RunId>, DeadlineReached> {
+    /// Returns the run of some entries that is missing only because the process that has started the run has not
+    /// delivered the start yet.
+    pub(crate) async fn awaited(
+        &self,
+        entries: &[Placed],
+    ) -> Result<Option<RunId>, DeadlineReached> {
         let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
         for placed in entries {
             if let Record::RunAttached { run } = &placed.entry.record
@@ -369,7 +378,7 @@ impl Sender {
             Ok(store.fail_run(run_id, end_time).await?)
         };
         match self.attempts.make(None, fail).await? {
-            // A run that was deleted since needs no end.
+            // A run that was deleted meanwhile needs no end.
             Ok(())
             | Err(Failure::Store(StoreError::NotFound { .. } | StoreError::RunDeleted { .. })) => {}
             Err(error) => {
@@ -393,7 +402,7 @@ impl Sender {
         if let [placed] = entries {
             return self.park(reader, letters, is_live, placed, &failure).await;
         }
-        // One of them is at fault: writing each on its own finds out which.
+        // One of the records is at fault: writing each record separately shows which.
         for placed in entries {
             if let Err(failure) = self.write(reader, slice::from_ref(placed)).await? {
                 self.park(reader, letters, is_live, placed, &failure)
@@ -476,7 +485,7 @@ impl Sender {
         Ok(found)
     }
 
-    /// Keeps a record that the store refuses for good where the user finds it, as soon as the disk takes it.
+    /// Parks a record that the store finally refuses where the user can find it, as soon as the disk accepts it.
     async fn park(
         &self,
         reader: &Reader,
@@ -507,7 +516,7 @@ impl Sender {
                 return Err(DeadlineReached);
             }
         }
-        // The first stands for all: whoever is told can read the others in the same file.
+        // One message is enough: the user can read the other records in the same file.
         if self.destination.state().parked == 0 {
             self.notices.tell(format!(
                 "{what}. It is kept in {file}, as is whatever else cannot be; status() counts it"
@@ -531,8 +540,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Tells the user of damage in a journal.
-    pub fn tell_damage(&self, damage: &[String]) {
+    /// Tells the user about damage in a journal.
+    pub(crate) fn tell_damage(&self, damage: &[String]) {
         for text in damage {
             self.notices.tell(format!("the journal is damaged: {text}"));
         }

@@ -1,4 +1,4 @@
-//! `heimdall sync`: the journals that dead processes have left are delivered, whatever their destinations are.
+//! `heimdall sync`: delivers the journals that dead processes have left, for any destinations.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ use crate::{
     store::deferred::DeferredStore,
 };
 
-/// A journal on this disk and how much of it waits.
+/// A journal on this disk, with the number of its waiting records.
 #[derive(Clone, Debug)]
 pub struct JournalStatus {
     /// Folder of the journal.
@@ -39,7 +39,7 @@ pub struct JournalStatus {
     pub pid: u32,
     /// Time at which the journal was begun, milliseconds since 1970.
     pub created: i64,
-    /// True where that process lives, and so delivers the journal itself.
+    /// True where that process is alive, and so delivers the journal itself.
     pub is_alive: bool,
     /// The destinations of the journal.
     pub destinations: Vec<WaitingRecords>,
@@ -54,11 +54,11 @@ pub struct WaitingRecords {
     pub pending: u64,
     /// Time at which the oldest waiting record was logged, milliseconds since 1970.
     pub oldest: Option<i64>,
-    /// Last error of the destination, as far as it was noted.
+    /// Last error of the destination, if one was noted.
     pub trouble: Option<String>,
 }
 
-/// Returns the journals below `heimdall_dir`, oldest first. Reads them all; waits on the disk.
+/// Returns the journals below `heimdall_dir`, oldest first. Reads all of them; waits on the disk.
 pub fn journals(heimdall_dir: &Path) -> Vec<JournalStatus> {
     layout::folders(heimdall_dir)
         .unwrap_or_default()
@@ -86,14 +86,14 @@ pub fn journals(heimdall_dir: &Path) -> Vec<JournalStatus> {
         .collect()
 }
 
-/// Counts the records of the journal in `dir` that wait for a destination, and finds the time of the oldest.
+/// Counts the records of the journal in `dir` that wait for a destination, and finds the time of the oldest record.
 fn pending(dir: &Path, destination: usize) -> (u64, Option<i64>) {
     let (mut count, mut oldest) = (0, None);
     let mut see = |entry: &Entry| {
         count += 1;
         oldest.get_or_insert(entry.at);
     };
-    // The delivery tells of what cannot be read.
+    // The delivery reports unreadable parts.
     let _ = reader::peek(dir, destination, |batch| {
         batch.entries.iter().for_each(|placed| see(&placed.entry));
     });
@@ -122,13 +122,13 @@ pub fn dead_letters(heimdall_dir: &Path) -> Vec<(PathBuf, usize)> {
 pub struct SyncConfig {
     /// Folder of the journals.
     pub heimdall_dir: PathBuf,
-    /// Destinations with their credentials, for journals that name them without.
+    /// Destinations with their credentials, for journals that name these destinations without credentials.
     pub known: Vec<Destination>,
-    /// Destination of everything, whatever the journals name.
+    /// Destination of everything, instead of the destinations that the journals name.
     pub instead: Option<Destination>,
     /// Schema of a database that does not exist yet.
     pub fresh_schema: FreshSchema,
-    /// Longest time to work; `None` sets no limit.
+    /// Longest time for the work; `None` sets no limit.
     pub timeout: Option<Duration>,
 }
 
@@ -137,24 +137,24 @@ pub struct SyncConfig {
 pub struct SyncOutcome {
     /// Records that were delivered.
     pub delivered: u64,
-    /// Records that were refused for good and parked as dead letters.
+    /// Records that were finally refused and parked as dead letters.
     pub parked: u64,
-    /// Records that are left, and the reason, by destination.
+    /// Number of records that are left, and the reason, by destination.
     pub left: BTreeMap<String, (u64, String)>,
-    /// Further sentences for the user.
+    /// Further messages for the user.
     pub notices: Vec<String>,
 }
 
 /// The progress of a [`sync`].
 #[derive(Clone, Copy, Debug)]
 pub struct SyncProgress {
-    /// Records that are delivered.
+    /// Number of delivered records.
     pub delivered: u64,
-    /// Records that there were.
+    /// Number of records at the start.
     pub total: u64,
     /// Bytes of the files that are being sent.
     pub uploading: u64,
-    /// Bytes of them that are sent.
+    /// Bytes of these files that are sent.
     pub uploaded: u64,
 }
 
@@ -165,10 +165,10 @@ struct Work {
     recovered: Arc<AtomicU64>,
 }
 
-/// Delivers the journals of dead processes. `progress` is called while that takes; false ends the work.
+/// Delivers the journals of dead processes. Calls `progress` meanwhile; if it returns false, the work ends.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a destination that is not a URI; [`Error::Interrupted`].
+/// [`Error::Invalid`] for a destination that is not a URI; [`Error::Interrupted`] where `progress` returned false.
 pub fn sync(
     config: &SyncConfig,
     progress: &mut dyn FnMut(SyncProgress) -> bool,
@@ -193,7 +193,7 @@ pub fn sync(
     waited.map(|()| outcome)
 }
 
-/// Returns the number of records of a journal that wait, for all of its destinations together.
+/// Returns the number of waiting records of a journal, for all of its destinations together.
 fn waiting(journal: &Abandoned) -> u64 {
     let destinations = 0..journal.manifest.destinations.len();
     destinations
@@ -201,8 +201,9 @@ fn waiting(journal: &Abandoned) -> u64 {
         .sum()
 }
 
-/// Groups the destinations of journals by the sender that delivers to them: side by side, as one that is down delays
-/// only itself. Everything that goes to one place goes there by one sender: two would create a run at a server twice.
+/// Groups the destinations of journals by the sender that delivers to them. The senders work concurrently, because a
+/// destination that is down delays only its own. One sender delivers everything for one place: two senders would create
+/// a run at a server twice.
 fn routes(config: &SyncConfig, journals: &[Abandoned]) -> Vec<Vec<String>> {
     let uris = journals.iter().flat_map(|it| &it.manifest.destinations);
     let mut uris: Vec<String> = uris.cloned().collect();
@@ -304,7 +305,7 @@ fn so_far(works: &[Work], total: u64) -> SyncProgress {
     so_far
 }
 
-/// Removes the journals that are delivered to all of their destinations, and counts the records of the others.
+/// Removes the journals that are delivered to all of their destinations, and counts the records of the other journals.
 fn left(journals: &[Abandoned], works: &[Work]) -> SyncOutcome {
     let mut outcome = SyncOutcome::default();
     for work in works {
@@ -333,8 +334,8 @@ fn left(journals: &[Abandoned], works: &[Work]) -> SyncOutcome {
     outcome
 }
 
-/// Delivers the part of all journals that goes to some destinations. A journal that belongs to a run which another
-/// journal starts is tried again after the other.
+/// Delivers the part of all journals that goes to some destinations. A journal with records of a run that another
+/// journal starts is tried again after the other journal.
 async fn deliver(mut sender: Sender, wanted: Vec<String>, journals: Arc<Vec<Abandoned>>) {
     let mut left: Vec<&Abandoned> = journals.iter().collect();
     loop {

@@ -1,4 +1,4 @@
-//! Uploads that run: the tasks that bring files to an artifact store.
+//! Running uploads: the tasks that send files to an artifact store.
 
 use std::{
     collections::BTreeMap,
@@ -44,17 +44,17 @@ pub(crate) struct Transfer {
     pub size: u64,
     /// The journal's copy of the file, if it has one.
     pub staged: Option<PathBuf>,
-    /// True where nobody else needs that copy.
+    /// True where nobody else needs the journal's copy.
     pub is_ours: bool,
-    /// File in which an upload in parts keeps the parts that it has sent.
+    /// File in which an upload in parts notes the parts that it has sent.
     pub resume: PathBuf,
-    /// File that says why the store takes nothing.
+    /// File with the reason why the store accepts nothing.
     pub note: PathBuf,
-    /// Folder for content that is in memory alone.
+    /// Folder for content that is only in memory.
     pub heimdall_dir: PathBuf,
 }
 
-/// The uploads of one journal that run.
+/// The running uploads of one journal.
 #[derive(Debug, Default)]
 pub(crate) struct Transfers {
     tasks: JoinSet<Finished>,
@@ -64,7 +64,7 @@ pub(crate) struct Transfers {
 
 impl Transfers {
     /// Starts an upload.
-    pub fn start(
+    pub(crate) fn start(
         &mut self,
         placed: Placed,
         transfer: Transfer,
@@ -80,7 +80,7 @@ impl Transfers {
                 put(&placed.entry.record, &transfer, &sent)
             };
             let upload = attempts.make(Some(&transfer.note), attempt);
-            // A bug in one upload must not take the others with it.
+            // A bug in one upload must not end the other uploads.
             let outcome = AssertUnwindSafe(upload).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| {
                 Ok(Err(Failure::Artifact(ArtifactError::Io {
@@ -94,8 +94,8 @@ impl Transfers {
         self.show(destination);
     }
 
-    /// Waits for the next upload to finish; returns `None` where none runs.
-    pub async fn next(&mut self, destination: &DestinationState) -> Option<Finished> {
+    /// Waits for the next upload to finish; returns `None` where no upload runs.
+    pub(crate) async fn next(&mut self, destination: &DestinationState) -> Option<Finished> {
         let finished = self.tasks.join_next().await?.ok()?;
         self.progress.remove(&finished.placed.number);
         self.show(destination);
@@ -132,7 +132,7 @@ async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(
         }
         Record::ArtifactInline { content, path, .. } => {
             let name = format!(".inline-{:016x}", rand::random::<u64>());
-            // The journal's own disk may be the full one.
+            // The full disk may be the journal's own.
             let places = [transfer.heimdall_dir.clone(), std::env::temp_dir()];
             let file = places
                 .iter()
@@ -145,7 +145,7 @@ async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(
                     source: io::ErrorKind::StorageFull.into(),
                 }));
             };
-            // It is removed also where this future is dropped.
+            // The file is removed also where this future is dropped.
             let _removed = Temporary(&file);
             let upload = upload(&file, content.len() as u64, path, false, None);
             transfer.store.put(upload).await?;

@@ -1,11 +1,12 @@
 //! The order in which the entries of one journal go to one destination: a state machine without I/O.
 //!
-//! Records are written in the order of the journal, one transaction for each stretch without artifacts. Uploads run in
-//! parallel with the records after them. The saved position passes an upload only once it has finished: entries behind
-//! it are written again where the process dies before, which changes nothing. A run is marked ended once all of its
-//! uploads before that have finished; records that the run logs after its end wait as well, other runs do not.
+//! Records are written in the order of the journal, with one transaction for each sequence without artifacts. Uploads
+//! run in parallel with the records after them. The saved position passes an upload only once the upload has finished:
+//! if the process dies before, the entries behind it are written again, which changes nothing. A run is marked ended
+//! once all of its earlier uploads have finished. Records that the run logs after its end wait as well; other runs do
+//! not wait.
 //!
-//! The sender hands in [`Event`]s and performs the [`Action`]s that [`Uploads::next`] returns.
+//! The sender passes in [`Event`]s and performs the [`Action`]s that [`Uploads::next`] returns.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -14,16 +15,17 @@ use crate::{
     mlflow::{artifact_path::ArtifactPath, run::RunId},
 };
 
-/// Uploads at a time.
+/// Most uploads at a time.
 const MAX_UPLOADS: usize = 16;
-/// Bytes that the uploads hold in memory at a time.
+/// Most bytes that the uploads hold in memory at a time.
 const MAX_MEMORY: u64 = 40 << 20;
 /// Bytes that a long upload holds in memory: the parts that are being sent.
 const MEMORY_OF_ONE: u64 = 32 << 20;
-/// Bytes of entries that wait for an upload before them. A dead process leaves at most so much to be written again.
+/// Most bytes of entries that wait for an earlier upload. A dead process leaves at most this many bytes to be written
+/// again.
 const MAX_UNSAVED: usize = 16 << 20;
 
-/// An event that changes what can be done.
+/// An event that changes the possible actions.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Entries were read from the journal, in its order.
@@ -34,16 +36,16 @@ pub(crate) enum Event {
     Finished(u64),
 }
 
-/// The thing to do next.
+/// The next action of the sender.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action<'a> {
-    /// Write these records in one transaction, then hand in [`Event::Written`].
+    /// Write these records in one transaction, then pass in [`Event::Written`].
     Write(&'a [Placed]),
-    /// Start the upload of this artifact; hand in [`Event::Finished`] once it has finished.
+    /// Start the upload of this artifact; pass in [`Event::Finished`] once it has finished.
     Upload(Placed),
-    /// Save the position behind these entries: they and all entries before them are delivered.
+    /// Save the position behind these entries: they and all earlier entries are delivered.
     Save(Vec<Placed>),
-    /// Wait until an upload has finished: nothing else can be done.
+    /// Wait until an upload has finished, because nothing else can be done.
     WaitForUpload,
     /// Read more entries. Uploads may still be running.
     Read,
@@ -52,23 +54,23 @@ pub(crate) enum Action<'a> {
 /// Entries of a journal that are not delivered yet, or whose position is not saved yet.
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    /// Returns the length of an artifact in bytes.
+    /// Function that returns the length of an artifact in bytes.
     size: fn(&Record) -> u64,
-    /// All entries that were handed in and whose position is not saved.
+    /// All entries that were passed in and whose position is not saved.
     unsaved: VecDeque<Placed>,
     unsaved_bytes: usize,
-    /// Number of the first entry that no action has taken up yet.
+    /// Number of the first entry that no action has handled yet.
     unread: u64,
     /// Number of the first entry of the group that is being written.
     writing: Option<u64>,
-    /// Artifacts that wait for room, or for an upload before them to the same path.
+    /// Artifacts that wait for room, or for an earlier upload to the same path.
     queue: VecDeque<u64>,
     running: BTreeMap<u64, Running>,
-    /// Ends of runs, which wait for the uploads before them.
+    /// Ends of runs that wait for earlier uploads.
     ends: VecDeque<u64>,
 }
 
-/// An upload that runs.
+/// A running upload.
 #[derive(Debug)]
 struct Running {
     run: RunId,
@@ -78,7 +80,7 @@ struct Running {
 
 impl Uploads {
     /// Returns a machine without entries; `size` returns the length of an artifact in bytes.
-    pub fn new(size: fn(&Record) -> u64) -> Self {
+    pub(crate) fn new(size: fn(&Record) -> u64) -> Self {
         Self {
             size,
             unsaved: VecDeque::new(),
@@ -91,8 +93,8 @@ impl Uploads {
         }
     }
 
-    /// Takes an event.
-    pub fn handle(&mut self, event: Event) {
+    /// Handles an event.
+    pub(crate) fn handle(&mut self, event: Event) {
         match event {
             Event::Read(entries) => {
                 if self.all_taken_up()
@@ -110,8 +112,8 @@ impl Uploads {
         }
     }
 
-    /// Returns the thing to do next.
-    pub fn next(&mut self) -> Action<'_> {
+    /// Returns the next action.
+    pub(crate) fn next(&mut self) -> Action<'_> {
         debug_assert!(self.writing.is_none(), "the last write is done");
         if let Some(end) = self.next_end() {
             self.writing = Some(end);
@@ -144,12 +146,12 @@ impl Uploads {
     }
 
     /// Returns true while uploads run or wait, or ends of runs wait for them.
-    pub fn are_outstanding(&self) -> bool {
+    pub(crate) fn are_outstanding(&self) -> bool {
         !self.running.is_empty() || !self.queue.is_empty() || !self.ends.is_empty()
     }
 
     /// Returns the number of the first entry that is neither written nor being uploaded.
-    pub fn first_unwritten(&self) -> Option<u64> {
+    pub(crate) fn first_unwritten(&self) -> Option<u64> {
         let unread = (!self.all_taken_up()).then_some(self.unread);
         [self.ends.front().copied(), self.writing, unread]
             .into_iter()
@@ -162,7 +164,7 @@ impl Uploads {
         last.is_none_or(|last| last.number < self.unread)
     }
 
-    /// Index of the first entry from number `number` on.
+    /// Returns the index of the first entry with at least this number.
     fn index(&self, number: u64) -> usize {
         self.unsaved.partition_point(|it| it.number < number)
     }
@@ -172,7 +174,7 @@ impl Uploads {
         (placed.number == number).then_some(&placed.entry.record)
     }
 
-    /// Takes the first end of a run all of whose uploads before it have finished.
+    /// Takes the first end of a run whose earlier uploads have all finished.
     fn next_end(&mut self) -> Option<u64> {
         let is_free = |end: &u64| {
             let run = self.record(*end).map(Record::run);
@@ -182,7 +184,7 @@ impl Uploads {
         self.ends.remove(at)
     }
 
-    /// Returns true where uploads of a run are outstanding, of those before an entry.
+    /// Returns true where uploads of a run are outstanding before an entry.
     fn has_uploads(&self, run: RunId, before: u64) -> bool {
         let mut queued = self.queue.iter().take_while(|number| **number < before);
         let mut running = self.running.range(..before);
@@ -195,7 +197,7 @@ impl Uploads {
         if self.running.len() >= MAX_UPLOADS || self.queue.is_empty() {
             return None;
         }
-        // Of two uploads to the same path, the later one must arrive later.
+        // The later of two uploads to the same path must also arrive later.
         let running = self.running.values();
         let mut taken: HashSet<_> = running.map(|it| (it.run, it.path.as_ref())).collect();
         let mut paths = self.queue.iter().map(|number| {
@@ -221,7 +223,7 @@ impl Uploads {
         Some(placed)
     }
 
-    /// Takes up the next entries: queues an artifact, lets the end of a run wait, or returns records to write.
+    /// Handles the next entries: queues an artifact, lets the end of a run wait, or returns records to write.
     fn next_group(&mut self) -> Group {
         let from = self.index(self.unread);
         let Some(first) = self.unsaved.get(from) else {
@@ -267,7 +269,7 @@ impl Uploads {
         ends.any(|number| self.record(*number).is_some_and(|it| it.run() == run))
     }
 
-    /// Number of the entries before the first one that is outstanding.
+    /// Returns the number of entries before the first outstanding entry.
     fn delivered(&self) -> usize {
         let outstanding = [
             self.running.keys().next().copied(),
@@ -292,7 +294,7 @@ enum Group {
     None,
 }
 
-/// Bytes that an entry takes, about.
+/// Returns the approximate number of bytes that an entry occupies.
 fn held(placed: &Placed) -> usize {
     let content = match &placed.entry.record {
         Record::ArtifactInline { content, .. } => content.len(),

@@ -1,4 +1,4 @@
-//! The worker: reads this process' journal for one destination and has the sender deliver it.
+//! The worker: reads this process' journal for one destination and passes it to the sender.
 
 use std::{
     collections::HashMap,
@@ -27,9 +27,9 @@ use crate::{
 
 /// Pause before a part of the journal that could not be read is read again.
 const REREAD: Duration = Duration::from_secs(1);
-/// Longest time that files of a dead process hold up this one's records where their store does not take them.
+/// Longest time that files of a dead process delay the records of this process while their store does not accept them.
 const STALLS: Duration = Duration::from_secs(5);
-/// Time that such a journal is left alone then.
+/// Time after which such a journal is tried again.
 const STALLED: Duration = Duration::from_secs(120);
 
 /// Tells the user when a worker panics.
@@ -54,15 +54,15 @@ pub(crate) struct Worker {
     common: Arc<Common>,
     destination: Arc<DestinationState>,
     sender: Sender,
-    /// True once the user was told that a journal cannot be read or its position not saved.
+    /// True once the user was told that a journal cannot be read or its position cannot be saved.
     told: bool,
-    /// Journals whose files cannot be sent at present, and since when they are left alone.
+    /// Journals whose files cannot be sent at present, each with the time since which it is left alone.
     stalled: HashMap<PathBuf, Instant>,
 }
 
 impl Worker {
     /// Returns the worker for the destination of this index.
-    pub fn new(
+    pub(crate) fn new(
         heimdall_dir: PathBuf,
         index: usize,
         store: Arc<DeferredStore>,
@@ -90,8 +90,8 @@ impl Worker {
         }
     }
 
-    /// Works until it is told to close and everything is delivered, or the time for that is over.
-    pub async fn run(mut self) {
+    /// Works until it is told to close and everything is delivered, or until the time for that is over.
+    pub(crate) async fn run(mut self) {
         let end = EndGuard(Arc::clone(&self.destination));
         let panic = PanicGuard(Arc::clone(&self.common), Arc::clone(&self.destination));
         let reader = Reader::live(Arc::clone(&self.common.journal), self.index);
@@ -109,7 +109,7 @@ impl Worker {
 
     async fn deliver(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
         loop {
-            // Journals of dead processes come first: this process may go on with their runs.
+            // Journals of dead processes come first, because this process may continue their runs.
             self.adopt().await?;
             let end = self.common.journal.end();
             let batch = match outbox.reader.read(end.position) {
@@ -150,9 +150,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Delivers the entries that are in memory only. Returns false where there are none any more.
+    /// Delivers the entries that are in memory only. Returns false once there are none.
     async fn deliver_memory(&mut self, outbox: &mut Outbox) -> Result<bool, DeadlineReached> {
-        // Entries in memory have no place that a position could lie before: no upload may be outstanding.
+        // Entries in memory have no position that could be saved, so no upload may be outstanding.
         self.sender.finish_uploads(outbox).await?;
         self.tell_unsaved(outbox);
         let entries = outbox.reader.in_memory();
@@ -197,7 +197,7 @@ impl Worker {
         {
             self.tell_once(&error);
         }
-        // Everything that was there when the end was read is delivered, damaged records included.
+        // Everything that existed when the end was read is delivered, including damaged records.
         self.destination
             .update(|state| state.delivered = end.appended);
         if self.has_adopted() {
@@ -209,8 +209,8 @@ impl Worker {
         Ok(false)
     }
 
-    /// Waits until runs that another process has started are in the store. That process may have died: its journal has
-    /// the start then.
+    /// Waits until runs that another process has started are in the store. If that process has died, its journal has
+    /// the start.
     async fn await_start(&mut self, entries: &[Placed]) -> Result<(), DeadlineReached> {
         let (mut backoff, mut quiet) = (Backoff::default(), Some(Instant::now()));
         while let Some(run) = self.sender.awaited(entries).await? {
@@ -233,7 +233,7 @@ impl Worker {
         self.destination.state().adopted >= self.common.abandoned.requested()
     }
 
-    /// Delivers the journals that dead processes left for this destination, if somebody has requested that.
+    /// Delivers the journals that dead processes left for this destination, if a search was requested.
     async fn adopt(&mut self) -> Result<(), DeadlineReached> {
         let request = self.common.abandoned.requested();
         if self.destination.state().adopted >= request {
@@ -259,7 +259,7 @@ impl Worker {
                     }
                     Err(NotDelivered::Journal(error)) => {
                         self.common.abandoned.release(&abandoned);
-                        // It stays for another start; the records of this process go on.
+                        // The journal stays for another start; the records of this process continue.
                         if !std::mem::replace(&mut self.told, true) {
                             self.common
                                 .notices

@@ -1,4 +1,4 @@
-//! The thread that finds what a run was started with.
+//! The thread that records the environment in which a run was started.
 
 use std::{io, path::PathBuf, thread, time::Duration};
 
@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
 
 use super::git::Repository;
-pub use super::git::source_folder;
 use super::{packages, secrets};
 use crate::{
     mlflow::{artifact_path::ArtifactPath, key::Key},
@@ -17,28 +16,28 @@ use crate::{
     system_metrics::gpu::Gpus,
 };
 
-/// How long the end of a run waits at most for what is still being found.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that the end of a run waits for the capture.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Folder of the files among the artifacts.
 const FOLDER: &str = "environment";
 
 /// The interpreter that runs the caller.
 #[derive(Clone, Debug)]
 pub struct Interpreter {
-    /// For example `3.11.7`.
+    /// Version, for example `3.11.7`.
     pub version: String,
-    /// For example `CPython`.
+    /// Implementation, for example `CPython`.
     pub implementation: String,
     /// Path of the program.
     pub executable: String,
-    /// What is imported from, in order.
+    /// Folders that modules are imported from, in order.
     pub path: Vec<PathBuf>,
-    /// Without secrets.
+    /// Command line without secrets.
     command_line: Vec<String>,
 }
 
 impl Interpreter {
-    /// An interpreter; secrets in its arguments are masked here, once.
+    /// Describes an interpreter; masks secrets in its arguments here, once.
     pub fn new(
         version: String,
         implementation: String,
@@ -55,7 +54,7 @@ impl Interpreter {
         }
     }
 
-    /// The tags that are known at once.
+    /// Returns the tags that are known at once.
     pub fn tags(&self) -> Vec<(&'static str, String)> {
         let command_line: Vec<_> = self.command_line.iter().map(|it| quoted(it)).collect();
         let mut tags = vec![
@@ -70,33 +69,33 @@ impl Interpreter {
     }
 }
 
-/// Something that was found.
+/// A captured part of the environment.
 #[derive(Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// Tags of the run.
     Tags(Vec<(Key, String)>),
-    /// A file for its artifacts.
+    /// A file for the run's artifacts.
     File {
-        /// Where it goes.
+        /// Path of the file.
         path: ArtifactPath,
-        /// What is in it.
+        /// Content of the file.
         content: Vec<u8>,
     },
 }
 
-/// A thread that looks for what a run was started with; dropping it ends it.
+/// A thread that captures the environment in which a run was started; dropping it ends the thread.
 #[derive(Debug)]
-pub struct Capture {
+pub(crate) struct Capture {
     thread: Companion,
 }
 
 impl Capture {
-    /// Starts the thread. `sink` is given what is found, on that thread and never after the end of this. Git is
-    /// asked about the repository that `folder` is in.
+    /// Starts the thread. The thread calls `sink` with each part, and never after the end of this capture. Git is
+    /// queried about the repository that contains `folder`.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(
+    /// An error when the system gives no thread.
+    pub(crate) fn start(
         interpreter: Interpreter,
         folder: PathBuf,
         sink: impl Fn(Found) + Send + 'static,
@@ -110,8 +109,8 @@ impl Capture {
         Ok(Self { thread })
     }
 
-    /// Waits until all is found, for at most `patience`.
-    pub fn finish(self, patience: Duration) {
+    /// Waits until everything is captured, for at most `patience`.
+    pub(crate) fn finish(self, patience: Duration) {
         self.thread.finish(patience);
     }
 }
@@ -146,7 +145,7 @@ fn find(interpreter: &Interpreter, folder: PathBuf, found: impl Fn(Found)) {
     file("system.json", format!("{machine:#}\n").into_bytes());
 }
 
-/// The machine: what decides how fast a run is and whether it can be run again.
+/// Describes the machine: the properties that decide how fast a run is and whether it can be repeated.
 fn machine() -> Value {
     let mut system = System::new();
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -162,7 +161,7 @@ fn machine() -> Value {
         "working_directory": std::env::current_dir().ok().map(|dir| dir.display().to_string()),
         "cpu": system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()),
         "cpu_count": system.cpus().len(),
-        // What this process may use of them.
+        // These are the processors that this process may use.
         "cpu_available": thread::available_parallelism().ok().map(usize::from),
         "memory_megabytes": system.total_memory() as f64 / 1e6,
         "gpus": models
@@ -173,7 +172,7 @@ fn machine() -> Value {
     })
 }
 
-/// An argument as a shell reads it.
+/// Quotes an argument for a shell.
 fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "@%+=:,./-_*".contains(c);
     if !argument.is_empty() && argument.chars().all(plain) {

@@ -12,7 +12,7 @@ use super::secrets::{masked_text, masked_url};
 
 /// Most bytes of a difference that are recorded.
 const LIMIT: usize = 1024 * 1024;
-/// Files that hold keys by custom: nothing of them is recorded.
+/// Files that usually hold keys: none of their content is recorded.
 const KEY_FILES: [&str; 10] = [
     "**/.env*",
     "**/*.env",
@@ -31,15 +31,15 @@ const CODE: [&str; 16] = [
     "rs", "ts",
 ];
 
-/// Folder of a script; the working directory for what is none.
-pub fn source_folder(source: &str) -> PathBuf {
+/// Returns the folder of a script; the working directory where the source is no script.
+pub(crate) fn source_folder(source: &str) -> PathBuf {
     let folder = Path::new(source).parent().filter(|it| it.is_dir());
     folder.unwrap_or(Path::new(".")).to_owned()
 }
 
 /// A repository with a commit.
 #[derive(Debug)]
-pub struct Repository {
+pub(crate) struct Repository {
     folder: PathBuf,
     commit: String,
     branch: Option<String>,
@@ -48,14 +48,14 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// The repository that a folder is in.
-    pub fn of(folder: PathBuf) -> Option<Self> {
+    /// Finds the repository that contains a folder.
+    pub(crate) fn of(folder: PathBuf) -> Option<Self> {
         let line = |arguments: &[&str]| {
             let (text, _) = git(&folder, arguments)?;
             Some(text.trim().to_owned()).filter(|line| !line.is_empty())
         };
         let commit = line(&["rev-parse", "--verify", "HEAD"])?;
-        // None while no branch is checked out.
+        // There is none while no branch is checked out.
         let branch = line(&["symbolic-ref", "--short", "-q", "HEAD"]);
         let remote = line(&["config", "--get", "remote.origin.url"]).map(|url| masked_url(&url));
         let (changed, _) = git(&folder, &["diff", "HEAD", "--name-only", "-z"])?;
@@ -69,15 +69,15 @@ impl Repository {
         })
     }
 
-    /// Its tags; the commit is one of MLflow's own.
-    pub fn tags(&self) -> Vec<(&'static str, String)> {
+    /// Returns the tags of the repository; the commit is one of MLflow's own tags.
+    pub(crate) fn tags(&self) -> Vec<(&'static str, String)> {
         let mut tags = vec![("heimdall.git.dirty", self.is_dirty().to_string())];
         tags.extend(self.branch.clone().map(|it| ("heimdall.git.branch", it)));
         tags.extend(self.remote.clone().map(|it| ("heimdall.git.remote", it)));
         tags
     }
 
-    pub fn as_json(&self) -> Value {
+    pub(crate) fn as_json(&self) -> Value {
         json!({
             "commit": self.commit,
             "branch": self.branch,
@@ -87,13 +87,14 @@ impl Repository {
         })
     }
 
-    /// Whether files that git knows differ from the last commit.
+    /// Returns true where files that git tracks differ from the last commit.
     fn is_dirty(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// The difference to the last commit as `git apply` takes it, but for what was masked, left out or cut.
-    pub fn difference(&self) -> Option<String> {
+    /// Returns the difference to the last commit in the format of `git apply`, except for masked, omitted and cut
+    /// parts.
+    pub(crate) fn difference(&self) -> Option<String> {
         if !self.is_dirty() {
             return None;
         }
@@ -117,10 +118,10 @@ impl Repository {
     }
 }
 
-/// A difference, masked and told to be cut where it is.
+/// Masks a difference, and adds a note where it is cut.
 fn patch(mut text: String, cut: bool) -> String {
     if cut {
-        // What is left of the last line may be half a secret.
+        // The rest of the last line may be half a secret.
         text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
     }
     let mut patch = String::with_capacity(text.len());
@@ -136,7 +137,7 @@ fn patch(mut text: String, cut: bool) -> String {
     patch
 }
 
-/// The parts of a difference, one of each file.
+/// Iterates over the parts of a difference, one for each file.
 fn files(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -150,8 +151,8 @@ fn files(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What git says, as far as it is recorded, and whether that is not all of it. Git changes nothing, asks nobody
-/// and fetches nothing.
+/// Runs git and returns its output up to the limit, and true where that is not all of it. Git changes nothing, prompts
+/// nobody and fetches nothing.
 fn git(folder: &Path, arguments: &[&str]) -> Option<(String, bool)> {
     let mut child = Command::new("git")
         .arg("--no-optional-locks")
@@ -171,7 +172,7 @@ fn git(folder: &Path, arguments: &[&str]) -> Option<(String, bool)> {
         .take(LIMIT as u64 + 1)
         .read_to_end(&mut bytes);
     let cut = bytes.len() > LIMIT;
-    // Its output is closed: it ends now at the latest.
+    // Its output is closed, so git ends now at the latest.
     let ended = child.wait().ok()?;
     read.ok()?;
     bytes.truncate(LIMIT);

@@ -1,5 +1,5 @@
-//! The packages that an interpreter would import, read from the folders that installers leave beside them: as
-//! `importlib.metadata` does, without holding the interpreter up.
+//! The packages that an interpreter would import, read from the folders that installers leave beside them.
+//! `importlib.metadata` reads the same folders; this does it without stopping the interpreter.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::secrets::masked_url;
 
-/// The packages in these folders as `pip freeze` lists them, by name.
-pub fn list(folders: &[PathBuf]) -> String {
+/// Lists the packages in these folders as `pip freeze` does, by name.
+pub(crate) fn list(folders: &[PathBuf]) -> String {
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     for folder in folders {
         let folder = if folder.as_os_str().is_empty() {
@@ -24,7 +24,7 @@ pub fn list(folders: &[PathBuf]) -> String {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         for entry in entries {
             if let Some((name, line)) = package(&entry.path()) {
-                // The folder that comes first is imported from.
+                // Python imports from the folder that comes first.
                 lines.entry(name).or_insert(line);
             }
         }
@@ -32,7 +32,7 @@ pub fn list(folders: &[PathBuf]) -> String {
     lines.into_values().map(|line| line + "\n").collect()
 }
 
-/// The normalised name of the package that a folder is about, and its line.
+/// Returns the normalised name of the package that a folder describes, and its line.
 fn package(about: &Path) -> Option<(String, String)> {
     let metadata = match about.extension()?.to_str()? {
         "dist-info" => about.join("METADATA"),
@@ -61,7 +61,7 @@ fn package(about: &Path) -> Option<(String, String)> {
     Some((normalised, line))
 }
 
-/// The line of a package that was not installed from an index.
+/// Returns the line of a package that was not installed from an index.
 fn from_elsewhere(name: &str, version: &str, direct_url: &Path) -> Option<String> {
     let origin: Value = serde_json::from_slice(&fs::read(direct_url).ok()?).ok()?;
     let url = masked_url(origin["url"].as_str()?);

@@ -1,11 +1,11 @@
-//! Who runs what: the tags that MLflow's own client adds to a run.
+//! User and source of a run: the tags that MLflow's own client adds to a run.
 
 use std::process::Command;
 
 use super::{capture::Interpreter, git::source_folder};
 pub(crate) use crate::mlflow::run::RUN_NAME_TAG;
 
-/// Where a run comes from.
+/// The origin of a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunContext {
     /// Login name.
@@ -14,16 +14,16 @@ pub struct RunContext {
     pub source_name: String,
     /// `LOCAL` or `NOTEBOOK`.
     pub source_type: &'static str,
-    /// Commit of the repository that the source is in, where it is in one.
+    /// Commit of the repository that contains the source, if any.
     pub git_commit: Option<String>,
     /// Name of this machine.
     pub hostname: String,
-    /// The interpreter, where what a run was started with is recorded.
+    /// The interpreter, where the environment of a run is recorded.
     pub interpreter: Option<Interpreter>,
 }
 
 impl RunContext {
-    /// The context of a script, or of a notebook. Runs `git` once.
+    /// Returns the context of a script, or of a notebook. Runs `git` once.
     pub fn of(user: String, source_name: String, in_notebook: bool, hostname: String) -> Self {
         Self {
             user,
@@ -35,7 +35,7 @@ impl RunContext {
         }
     }
 
-    /// The tags, by their MLflow keys.
+    /// Returns the tags, by their MLflow keys.
     pub fn tags(&self, run_name: &str) -> Vec<(&'static str, String)> {
         let mut tags = vec![
             (RUN_NAME_TAG, run_name.to_owned()),

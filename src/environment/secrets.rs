@@ -1,15 +1,15 @@
-//! Passwords, tokens and keys, in what people write: masked before anything is recorded.
+//! Passwords, tokens and keys in texts that users write: they are masked before anything is recorded.
 //!
-//! Too much is masked rather than too little: what looks like a secret is one.
+//! Masks too much rather than too little: everything that looks like a secret counts as one.
 
 use std::sync::LazyLock;
 
 use regex_lite::{Captures, Regex};
 
-/// What stands for a secret.
+/// Text that replaces a secret.
 const MASK: &str = "***";
 
-/// Words in the name of a secret. Counted tokens, as language models have them, are `tokens`.
+/// Words in the name of a secret. The plural `tokens` is not among them, because language models count tokens.
 const SECRET_WORDS: [&str; 14] = [
     "auth",
     "authorization",
@@ -26,7 +26,7 @@ const SECRET_WORDS: [&str; 14] = [
     "secret",
     "token",
 ];
-/// Parts of such a name wherever they are in it.
+/// Parts that make a name secret wherever they occur in it.
 const SECRET_PARTS: [&str; 10] = [
     "accesskey",
     "apikey",
@@ -40,13 +40,13 @@ const SECRET_PARTS: [&str; 10] = [
     "accesstoken",
 ];
 
-/// Built once; the patterns are constants.
+/// Compiles a pattern, once; the patterns are constants.
 #[expect(clippy::expect_used, reason = "a test compiles each of them")]
 fn pattern(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the pattern is valid")
 }
 
-/// `scheme://user:password@host`: a password may have `/` and `@` in it, so all up to the last `@` goes.
+/// `scheme://user:password@host`: a password may contain `/` and `@`, so everything up to the last `@` is masked.
 static URL: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"(://)(?:[^\s/?#@:"']*:[^\s"']*|[^\s/?#@"']*)@"#));
 /// `user:password@host`; behind a scheme there are two slashes.
@@ -57,7 +57,7 @@ static ACCOUNT: LazyLock<Regex> = LazyLock::new(|| {
 static HEADER: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r#"(?i)(\bauthorization["']?\s*[:=]\s*["']?\w+|\bbearer)(\s+)[^\s"',;]+"#)
 });
-/// Tokens that can be told by their form.
+/// Tokens that are recognised by their form.
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{16,}|",
@@ -65,19 +65,19 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
         r"dapi[0-9a-f]{32}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
     ))
 });
-/// A private key, to its end or to where the text is cut.
+/// A private key, up to its end or to the place where the text is cut.
 static PRIVATE_KEY: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\z)")
 });
-/// A text in quotes that is given to a name, in code and in JSON.
+/// A text in quotes that is assigned to a name, in code and in JSON.
 static QUOTED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r#"([\w.\-]+)(["']?\]?\s*(?::=|[:=])\s*[rbfuRBFU]{0,2})("[^"\n]*"|'[^'\n]*')"#)
 });
-/// A bare value that is given to a name, in YAML, INI, shell scripts and the queries of URLs.
+/// A bare value that is assigned to a name, in YAML, INI, shell scripts and the queries of URLs.
 static BARE: LazyLock<Regex> = LazyLock::new(|| pattern(r#"([\w.\-]+)(\s*[:=]\s*)([^\s"'&;,]+)"#));
 
-/// Whether a thing of this name is to be kept secret: `--db-password`, `authToken`, `WANDB_API_KEY`.
-pub fn is_secret_name(name: &str) -> bool {
+/// Returns true where a value of this name must be kept secret: `--db-password`, `authToken`, `WANDB_API_KEY`.
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let mut words: Vec<String> = vec![String::new()];
     let mut last_lower = false;
     for c in name.chars() {
@@ -100,8 +100,8 @@ pub fn is_secret_name(name: &str) -> bool {
         || SECRET_PARTS.iter().any(|part| together.contains(part))
 }
 
-/// Arguments of a program, masked. Code given by `-c` may hold anything and is left out.
-pub fn masked_arguments(arguments: &[String]) -> Vec<String> {
+/// Masks the arguments of a program. Leaves out code given by `-c`, which may contain anything.
+pub(crate) fn masked_arguments(arguments: &[String]) -> Vec<String> {
     let mut masked = Vec::with_capacity(arguments.len());
     let mut hide_next = false;
     // Options of the interpreter come before the script.
@@ -145,13 +145,13 @@ fn masked_argument(argument: &str) -> String {
     }
 }
 
-/// A URL without what lets somebody in.
-pub fn masked_url(url: &str) -> String {
+/// Masks the credentials in a URL.
+pub(crate) fn masked_url(url: &str) -> String {
     masked_argument(url)
 }
 
-/// Text, masked. `bare` says that values without quotes are values, not code.
-pub fn masked_text(text: &str, bare: bool) -> String {
+/// Masks a text. With `bare`, values without quotes count as values; otherwise they count as code.
+pub(crate) fn masked_text(text: &str, bare: bool) -> String {
     let of_secret = |found: &Captures<'_>, masked: &str| {
         if is_secret_name(&found[1]) {
             format!("{}{}{masked}", &found[1], &found[2])

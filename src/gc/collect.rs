@@ -35,15 +35,15 @@ use crate::{
 
 /// Folders that are measured, and items that are deleted, at a time.
 pub(crate) const TOGETHER: usize = 8;
-/// What versions point to is asked again when the last answer is older than this.
+/// Age at which the pointers of registered versions are queried again.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// Looks for garbage, and deletes it where the configuration says so.
 ///
 /// # Errors
-/// [`Error::Configuration`] for a configuration that contradicts itself or cannot be carried out by such a store;
-/// [`Error::Invalid`] for a metric that no run has; [`Error::Store`] where the store cannot be asked;
-/// [`Error::Interrupted`], after which what is not deleted stays.
+/// [`Error::Configuration`] for a configuration that contradicts itself or that such a store cannot carry out;
+/// [`Error::Invalid`] for a metric that no run has; [`Error::Store`] where the store cannot be queried;
+/// [`Error::Interrupted`], after which everything that is not deleted stays.
 pub fn collect(config: &CollectConfig, keep_waiting: KeepWaiting<'_>) -> Result<GarbageReport> {
     if config.purge && matches!(config.tracking, Destination::Server(_)) {
         return Err(Error::configuration(
@@ -59,7 +59,7 @@ pub fn collect(config: &CollectConfig, keep_waiting: KeepWaiting<'_>) -> Result<
             "name the experiments that they are for",
         ));
     }
-    // Its runtime, and with it what it is at, ends with this call.
+    // The runtime, with all work on it, ends with this call.
     let background = Runtime::start()?;
     let config = config.clone();
     background.wait(
@@ -68,14 +68,14 @@ pub fn collect(config: &CollectConfig, keep_waiting: KeepWaiting<'_>) -> Result<
     )?
 }
 
-/// A collection at work.
+/// A collection in progress.
 pub(crate) struct Collection {
     pub(crate) config: CollectConfig,
     pub(crate) store: Arc<dyn TrackingStore>,
     artifact_server: Option<Arc<dyn TrackingStore>>,
     registries: Vec<Arc<dyn ModelRegistry>>,
     access: Access,
-    /// Ids of the experiments, for stores that are asked about each.
+    /// Ids of the experiments, for stores that are queried about each.
     experiment_ids: Vec<String>,
     pub(crate) guard: Guard,
     guarded_at: Instant,
@@ -103,7 +103,7 @@ impl Collection {
                 return Err(Error::configuration(
                     "artifact server",
                     &other.uri(),
-                    "it is the http:// or https:// address of a tracking server",
+                    "it must be the http:// or https:// address of a tracking server",
                 ));
             }
             None => None,
@@ -145,8 +145,8 @@ impl Collection {
         let mut runs: HashSet<String> = HashSet::new();
         for experiment in &all {
             let is_wanted = wanted.iter().any(|it| it.id == experiment.id);
-            // Those of others are asked for as well, as locations may be shared: a folder is nobody's where no
-            // experiment has its run.
+            // Other experiments are queried as well, because experiments may share a location: a folder is an orphan
+            // only where no experiment has its run.
             let rows = self.store.run_rows(&experiment.id).await?;
             runs.extend(rows.iter().map(|row| row.run.run_id.clone()));
             if is_wanted {
@@ -174,7 +174,7 @@ impl Collection {
         Ok(report)
     }
 
-    /// What must not be touched, as it is now.
+    /// Returns the guard of everything that must not be touched, as of now.
     async fn guard_now(&self) -> Result<Guard> {
         let mut guard = Guard::new(journaled(&self.config.heimdall_dir)?);
         for registry in &self.registries {
@@ -200,7 +200,8 @@ impl Collection {
         self.artifacts(uri)?.usage().await
     }
 
-    /// Deletes some items side by side, those that still may go. The reason for each that has not gone.
+    /// Deletes some items concurrently, if they may still be deleted. Returns a reason for each item that was not
+    /// deleted.
     async fn carry_out_all(&mut self, items: &[GarbageItem]) -> Vec<Result<(), String>> {
         if self.guarded_at.elapsed() > FRESH {
             match self.guard_now().await {
@@ -253,7 +254,7 @@ impl Collection {
             .artifacts(&item.uri)
             .map_err(|error| error.to_string())?;
         store.clear().await.map_err(|error| error.to_string())?;
-        // The rows last: as long as they are there, what is left of the files is found.
+        // The database rows are deleted last: as long as they exist, a later collection finds the rest of the files.
         if item.purges && !self.store.purge_run(run_id).await.map_err(said)? {
             return Err("it has changed since it was found".to_owned());
         }
@@ -261,7 +262,7 @@ impl Collection {
     }
 }
 
-/// A collection makes no database.
+/// Refuses a database that does not exist, because a collection creates none.
 fn refuse_new(destination: &Destination) -> Result<()> {
     match destination {
         Destination::Sqlite(path) if !path.exists() => Err(Error::configuration(

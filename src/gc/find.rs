@@ -56,7 +56,7 @@ impl Collection {
                     &item,
                     "the store does not say when its run was deleted".to_owned(),
                 )),
-                // What is not due yet is no news.
+                // An item that is not due yet is not reported.
                 (false, Some(_)) => {}
             }
         }
@@ -107,7 +107,7 @@ impl Collection {
         Ok(())
     }
 
-    /// Sorts runs by whether they may go, and measures those that may.
+    /// Divides runs by whether they may be deleted, and measures the ones that may.
     async fn measure(&self, items: Vec<GarbageItem>, found: &mut Findings) {
         let mut due = Vec::new();
         for item in items {
@@ -119,9 +119,10 @@ impl Collection {
         let measured: Vec<_> = stream::iter(due)
             .map(|item| async move {
                 // A run that is marked as deleted keeps its files until it is collected.
-                let usage = match item.kind == Kind::Unkept && item.purges {
-                    true => Ok(Usage::default()),
-                    false => self.usage(&item.uri).await,
+                let usage = if item.kind == Kind::Unkept && item.purges {
+                    Ok(Usage::default())
+                } else {
+                    self.usage(&item.uri).await
                 };
                 (item, usage)
             })
@@ -130,7 +131,7 @@ impl Collection {
             .await;
         for (mut item, usage) in measured {
             match usage {
-                // Nothing is left to do about it.
+                // Nothing is left to delete.
                 Ok(Usage { files: 0, .. }) if !item.purges => {}
                 Ok(Usage { files, bytes }) => {
                     (item.files, item.bytes) = (files, bytes);
@@ -141,7 +142,7 @@ impl Collection {
         }
     }
 
-    /// Why nothing may be deleted of a run; `None` where it may.
+    /// Returns the reason why nothing of a run may be deleted; `None` where it may be deleted.
     pub(crate) fn held(&self, item: &GarbageItem) -> Option<String> {
         let held = self
             .guard
@@ -162,7 +163,7 @@ impl Collection {
         held.or_else(is_elsewhere)
     }
 
-    /// Finds what lies at the artifact locations themselves: uploads that were not finished, folders of no run.
+    /// Finds garbage at the artifact locations themselves: unfinished uploads, and folders of no run.
     pub(crate) async fn find_beside(
         &self,
         experiments: &[&Experiment],
@@ -220,14 +221,14 @@ impl Collection {
             if folder.size.is_some() || !is_run_id(run_id) || runs.contains(run_id) {
                 continue;
             }
-            // What has more than artifacts is a run of MLflow's file store.
+            // A folder with more than artifacts is a run of MLflow's file store.
             let children = store.list(&folder.path).await?;
             if !matches!(children.as_slice(), [child]
                 if child.size.is_none() && child.path.as_str() == format!("{run_id}/artifacts"))
             {
                 continue;
             }
-            // One that was created since, or in another workspace.
+            // The run may have been created meanwhile, or belong to another workspace.
             if !self.is_unknown(run_id).await? {
                 continue;
             }
@@ -243,7 +244,7 @@ impl Collection {
         let before = found.items.len();
         self.measure(items, found).await;
         if !self.config.orphans {
-            // Another store may have the same location: that is for people to know.
+            // Another store may have the same location, which the user must decide about.
             let kept = found.items.split_off(before);
             found.spared.extend(kept.iter().map(|item| {
                 let reason = format!(

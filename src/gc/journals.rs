@@ -7,11 +7,11 @@ use crate::{
     journal::{abandoned, layout, reader},
 };
 
-/// Runs that the journals below a folder have records of or hold open, and whether the journal's process lives. Waits
-/// on the disk.
+/// Returns the runs that the journals below a folder have records of or hold open, each with whether the journal's
+/// process is alive. Waits on the disk.
 ///
 /// # Errors
-/// [`Error::Configuration`] where one cannot be read: it may be of any run.
+/// [`Error::Configuration`] where a journal cannot be read, because it may have records of any run.
 pub(crate) fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
     let unreadable = |dir: &Path, reason: String| {
         Error::configuration(
@@ -33,7 +33,7 @@ pub(crate) fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
                     *runs.entry(run).or_default() |= is_alive;
                 }
             }
-            // Delivered meanwhile.
+            // The journal has been delivered meanwhile.
             Err(_) if layout::is_none(&dir) => {}
             Err(reason) => return Err(unreadable(&dir, reason)),
         }
@@ -41,14 +41,15 @@ pub(crate) fn journaled(heimdall_dir: &Path) -> Result<BTreeMap<String, bool>> {
     Ok(runs)
 }
 
-/// As below; looks again for a while, as whoever delivers a journal removes what another reads.
+/// Calls [`runs_of`], and tries again for a while, because a process that delivers a journal removes files that another
+/// process is reading.
 fn runs_of_steadily(dir: &Path) -> Result<Vec<String>, String> {
     const LOOKS: usize = 20;
     const PAUSE: Duration = Duration::from_millis(50);
 
     for number in 0..LOOKS {
         let seen = runs_of(dir);
-        // Whoever delivered it may just have ended.
+        // The process that delivered the journal may just have ended.
         if seen.is_ok() || (number > 0 && !abandoned::is_alive(dir)) {
             return seen;
         }
@@ -57,7 +58,7 @@ fn runs_of_steadily(dir: &Path) -> Result<Vec<String>, String> {
     runs_of(dir)
 }
 
-/// Runs that a journal has records of or holds open; the reason where it cannot be read.
+/// Returns the runs that a journal has records of or holds open, or the reason why it cannot be read.
 fn runs_of(dir: &Path) -> Result<Vec<String>, String> {
     let manifest = layout::manifest(dir).ok_or("its manifest.json is damaged or forbidden")?;
     let mut runs = Vec::new();

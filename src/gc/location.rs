@@ -1,19 +1,19 @@
-//! Where an artifact URI leads, so that two of them can be compared whatever they are spelled like.
+//! Places that artifact URIs lead to, so that two URIs can be compared whatever their spelling.
 
 use std::path::{Component, Path};
 
 use crate::config::uri::{ArtifactUri, Cloud};
 
-/// A folder or file: a disk, a bucket or a server, and the names that lead to it there.
+/// A folder or file: a disk, a bucket or a server, and the path to it there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Location {
+pub(crate) struct Location {
     root: String,
     names: Vec<String>,
 }
 
 impl Location {
-    /// Where a URI leads; `None` for one that is not understood.
-    pub fn of(uri: &str) -> Option<Self> {
+    /// Returns the location that a URI leads to; `None` for a URI that is not understood.
+    pub(crate) fn of(uri: &str) -> Option<Self> {
         match ArtifactUri::parse(uri).ok()? {
             ArtifactUri::Local(path) => Some(Self::of_path(&path)),
             ArtifactUri::Object(place) => {
@@ -30,7 +30,8 @@ impl Location {
             }
             ArtifactUri::Server(uri) => {
                 let path = uri.strip_prefix("mlflow-artifacts:")?;
-                // With the server's address or without: the proxy that is asked is the one that has it.
+                // The URI may have the server's address or not: the proxy that is queried is the one that has the
+                // files.
                 let path = match path.strip_prefix("//") {
                     Some(rest) => rest.split_once('/').map_or("", |(_, path)| path),
                     None => path,
@@ -45,8 +46,9 @@ impl Location {
         }
     }
 
-    /// Where a URI leads, and where links on a local disk make it lead. Waits on the disk.
-    pub fn all_of(uri: &str) -> Vec<Self> {
+    /// Returns the location that a URI leads to, and the location after following links on a local disk. Waits on the
+    /// disk.
+    pub(crate) fn all_of(uri: &str) -> Vec<Self> {
         let mut places: Vec<Self> = Self::of(uri).into_iter().collect();
         if let Ok(ArtifactUri::Local(path)) = ArtifactUri::parse(uri)
             && let Ok(path) = path.canonicalize()
@@ -70,24 +72,25 @@ impl Location {
         }
     }
 
-    /// What lies below it by a path.
-    pub fn join(&self, path: &str) -> Self {
+    /// Returns the location of a path below this one.
+    pub(crate) fn join(&self, path: &str) -> Self {
         let mut place = self.clone();
         place.names.extend(names(path));
         place
     }
 
-    /// Itself and all that it lies below, the root last.
-    pub fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
+    /// Iterates over the location and all folders above it, the root last.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
         (0..=self.names.len()).rev().map(|length| Self {
             root: self.root.clone(),
             names: self.names[..length].to_vec(),
         })
     }
 
-    /// Whether one is the other or lies below it: what a guard answers for many places at once.
+    /// Returns true where one location is the other or lies below it. The guard answers the same question for many
+    /// locations at once.
     #[cfg(test)]
-    pub fn relates_to(&self, other: &Self) -> bool {
+    pub(crate) fn relates_to(&self, other: &Self) -> bool {
         let common = self.names.len().min(other.names.len());
         self.root == other.root && self.names[..common] == other.names[..common]
     }
@@ -100,17 +103,17 @@ fn names(path: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a name is that of a run's folder: 32 hexadecimal digits, in small letters as MLflow writes them.
-pub fn is_run_id(name: &str) -> bool {
+/// Returns true where a name is that of a run's folder: 32 hexadecimal digits, in lower case as MLflow writes them.
+pub(crate) fn is_run_id(name: &str) -> bool {
     name.len() == 32
         && name
             .bytes()
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// Whether the artifacts of a run are where those of its experiment's runs are by MLflow's rule, in a folder that is
-/// theirs alone: below the location, by the run's id.
-pub fn is_folder_of_run(uri: &str, location: &str, run_id: &str) -> bool {
+/// Returns true where the artifacts of a run are at the place that MLflow gives the runs of an experiment, in a folder
+/// of this run alone: below the location, by the run's id.
+pub(crate) fn is_folder_of_run(uri: &str, location: &str, run_id: &str) -> bool {
     match (Location::of(uri), Location::of(location)) {
         (Some(place), Some(location)) => {
             is_run_id(run_id) && place == location.join(&format!("{run_id}/artifacts"))
@@ -119,9 +122,9 @@ pub fn is_folder_of_run(uri: &str, location: &str, run_id: &str) -> bool {
     }
 }
 
-/// Whether a link on the way from the location of an experiment to a folder below it leads elsewhere. Waits on the
+/// Returns true where a link between the location of an experiment and a folder below it leads elsewhere. Waits on the
 /// disk.
-pub fn is_led_elsewhere(uri: &str, location: &str) -> bool {
+pub(crate) fn is_led_elsewhere(uri: &str, location: &str) -> bool {
     let (Ok(ArtifactUri::Local(path)), Ok(ArtifactUri::Local(location))) =
         (ArtifactUri::parse(uri), ArtifactUri::parse(location))
     else {
@@ -131,7 +134,7 @@ pub fn is_led_elsewhere(uri: &str, location: &str) -> bool {
         (Ok(led), Ok(root)) => path
             .strip_prefix(&location)
             .map_or(true, |below| led != root.join(below)),
-        // What is not there leads nowhere.
+        // A path that does not exist leads nowhere.
         _ => false,
     }
 }
@@ -211,7 +214,7 @@ mod tests {
         assert!(!is_led_elsewhere(&format!("{root}/own/artifacts"), &root));
         assert!(!is_led_elsewhere(&format!("{root}/none/artifacts"), &root));
         assert!(is_led_elsewhere(&format!("{root}/led/artifacts"), &root));
-        // A location that is a link itself is what the experiment says.
+        // An experiment's location may itself be a link, because the experiment says so.
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&location, &link).unwrap();
         let root = link.display().to_string();

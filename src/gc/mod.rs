@@ -1,15 +1,15 @@
-//! The end of what nobody needs any more: artifacts of deleted runs, uploads that never finished, folders that belong
-//! to no run, and runs that no rule keeps.
+//! Garbage collection: artifacts of deleted runs, uploads that never finished, folders that belong to no run, and runs
+//! that no rule keeps.
 //!
-//! A collection first makes a plan, which is all that a dry run does, and then carries it out, item by item, each
-//! checked once more. What it promises: nothing goes that a registered version or a logged model points to, nothing
-//! outside of the artifact location of an experiment, nothing of a run that a journal of this machine has records of.
-//! What can be told is told: everything that looked like garbage and stays is in the report with the reason.
+//! A collection first makes a plan, and a dry run stops there. It then carries the plan out item by item, and checks
+//! each item once more. It never deletes anything that a registered version or a logged model points to, anything
+//! outside of the artifact location of an experiment, or anything of a run that a journal of this machine has records
+//! of. The report names, with the reason, everything that looked like garbage and stays.
 
-pub mod collect;
-pub mod find;
-pub mod journals;
-pub mod location;
-pub mod report;
-pub mod rules;
-pub mod uploads;
+pub(crate) mod collect;
+pub(crate) mod find;
+pub(crate) mod journals;
+pub(crate) mod location;
+pub(crate) mod report;
+pub(crate) mod rules;
+pub(crate) mod uploads;

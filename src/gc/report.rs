@@ -1,4 +1,4 @@
-//! What a collection is asked to do, and what it reports.
+//! Configuration and report of a collection.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,50 +8,50 @@ use crate::{
     config::{s3::S3Config, uri::Destination},
 };
 
-/// What a collection is to look for, and whether it is to delete that.
+/// Configuration of a collection: the garbage to look for, and whether to delete it.
 #[derive(Clone, Debug)]
 pub struct CollectConfig {
     /// The store of the runs.
     pub tracking: Destination,
     /// The tracking server that keeps the artifacts of a database's experiments (`mlflow-artifacts:`).
     pub artifact_server: Option<Destination>,
-    /// Where models are registered, if elsewhere.
+    /// The model registry, if it is another store.
     pub registry: Option<Destination>,
     /// Settings for S3 artifacts.
     pub s3: S3Config,
     /// Folder of the journals.
     pub heimdall_dir: PathBuf,
-    /// Names of experiments, active or deleted; all of the store where there are none.
+    /// Names of experiments, active or deleted; if empty, all experiments of the store.
     pub experiments: Vec<String>,
-    /// How long ago a run must have been deleted.
+    /// Shortest time since a run was deleted.
     pub older_than: Duration,
-    /// How long ago an upload must have been begun.
+    /// Shortest time since an upload was begun.
     pub uploads_older_than: Duration,
-    /// Whether folders go that belong to no run.
+    /// True where folders that belong to no run are deleted.
     pub orphans: bool,
-    /// Which runs of the experiments are kept; all where there are no rules.
+    /// Rules by which runs of the experiments are kept; without rules, all are kept.
     pub retention: Option<Retention>,
-    /// Whether deleted runs are removed from the database for good.
+    /// True where deleted runs are removed from the database for good.
     pub purge: bool,
-    /// Whether what is found is deleted.
+    /// True where the garbage is deleted; false for a dry run.
     pub delete: bool,
 }
 
-/// Why something goes.
+/// Kind of garbage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Its run is deleted.
+    /// Files of a deleted run.
     DeletedRun,
-    /// No rule keeps its run.
+    /// A run that no rule keeps.
     Unkept,
-    /// An upload that was not finished.
+    /// An unfinished upload.
     Upload,
-    /// It belongs to no run of the store.
+    /// A folder that belongs to no run of the store.
     Orphan,
 }
 
 impl Kind {
-    /// The word for it.
+    /// Returns the word for the kind.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DeletedRun => "deleted run",
@@ -62,28 +62,28 @@ impl Kind {
     }
 }
 
-/// Something that goes, or has gone.
+/// An item that is to be deleted, or has been.
 #[derive(Clone, Debug)]
 pub struct GarbageItem {
-    /// Why it goes.
+    /// Kind of the item.
     pub kind: Kind,
     /// Name of the experiment.
     pub experiment: String,
-    /// The run it is of, or seems to be of.
+    /// Id of the run that the item belongs to, or seems to belong to.
     pub run_id: Option<String>,
-    /// Where it is.
+    /// URI of the item.
     pub uri: String,
-    /// Files that go.
+    /// Number of files to delete.
     pub files: u64,
-    /// Bytes of them.
+    /// Bytes of the files.
     pub bytes: u64,
-    /// Why, in words.
+    /// Reason for the deletion, in words.
     pub reason: String,
-    /// Whether the run itself goes: for a deleted one for good, for another one to the deleted.
+    /// True where the run itself is deleted: a deleted run is removed for good, any other run is marked as deleted.
     pub purges: bool,
-    /// Whether it has gone.
+    /// True where the item has been deleted.
     pub deleted: bool,
-    /// Why it has not, though it was to.
+    /// Error that prevented the deletion.
     pub error: Option<String>,
     pub(crate) location: String,
     pub(crate) upload: Option<Unfinished>,
@@ -98,18 +98,18 @@ impl GarbageItem {
     }
 }
 
-/// Something that looked like garbage and stays.
+/// An item that looked like garbage and stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SparedItem {
-    /// What it would have gone as.
+    /// Kind of garbage that it looked like.
     pub kind: Kind,
     /// Name of the experiment.
     pub experiment: String,
-    /// The run it is of, or seems to be of.
+    /// Id of the run that the item belongs to, or seems to belong to.
     pub run_id: Option<String>,
-    /// Where it is.
+    /// URI of the item.
     pub uri: String,
-    /// Why it stays.
+    /// Reason for which the item stays.
     pub reason: String,
 }
 
@@ -125,7 +125,7 @@ impl SparedItem {
     }
 }
 
-/// What a collection has found.
+/// Findings of a collection.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) items: Vec<GarbageItem>,
@@ -133,13 +133,13 @@ pub(crate) struct Findings {
     pub(crate) failures: Vec<(String, String)>,
 }
 
-/// What a collection has found and done.
+/// Findings and results of a collection.
 #[derive(Clone, Debug, Default)]
 pub struct GarbageReport {
-    /// What goes, or has gone.
+    /// Items to delete, or already deleted.
     pub items: Vec<GarbageItem>,
-    /// What stays although it looked like garbage.
+    /// Items that stay although they looked like garbage.
     pub spared: Vec<SparedItem>,
-    /// Places that could not be looked into, and why.
+    /// Places that could not be searched, each with the reason.
     pub failures: Vec<(String, String)>,
 }

@@ -1,4 +1,4 @@
-//! What may go and what must stay: pure functions of what the store, the registry and the journals say.
+//! Rules for deleting and keeping: pure functions of the answers of the store, the registry and the journals.
 
 use std::{
     cmp::Ordering,
@@ -12,30 +12,30 @@ use crate::{
     store::{registry::VersionFiles, tracking::LoggedModelFiles},
 };
 
-/// What nothing may be deleted of: what registered versions and logged models point to, and runs in journals.
+/// Everything that must not be deleted: the targets of registered versions and logged models, and runs in journals.
 #[derive(Clone, Debug, Default)]
-pub struct Guard {
-    /// Where something points to, and what does.
+pub(crate) struct Guard {
+    /// Locations that something points to, with a description of the pointer.
     pointed: HashMap<Location, String>,
-    /// All that these lie below.
+    /// All folders above the pointed locations.
     above: HashMap<Location, String>,
-    /// Runs that something names, and what does.
+    /// Ids of runs that something names, with a description of the pointer.
     runs: HashMap<String, String>,
-    /// Runs that a journal has records of or holds open, and whether its process lives.
+    /// Runs that a journal has records of or holds open; the flag is true where the journal's process is alive.
     journaled: BTreeMap<String, bool>,
 }
 
 impl Guard {
-    /// A guard of runs that are in journals; the flag says whether the journal's process lives.
-    pub fn new(journaled: BTreeMap<String, bool>) -> Self {
+    /// Makes a guard of runs that are in journals; the flag is true where the journal's process is alive.
+    pub(crate) fn new(journaled: BTreeMap<String, bool>) -> Self {
         Self {
             journaled,
             ..Self::default()
         }
     }
 
-    /// Adds what a registered version points to. Waits on the disk.
-    pub fn add_version(&mut self, version: &VersionFiles) {
+    /// Adds the target of a registered version. Waits on the disk.
+    pub(crate) fn add_version(&mut self, version: &VersionFiles) {
         let what = format!("version {} of model {:?}", version.version, version.name);
         if let Some(run_id) = &version.run_id {
             self.runs.insert(run_id.to_lowercase(), what.clone());
@@ -46,8 +46,8 @@ impl Guard {
         }
     }
 
-    /// Adds what a logged model of MLflow 3 points to. Waits on the disk.
-    pub fn add_logged_model(&mut self, model: &LoggedModelFiles) {
+    /// Adds the target of a logged model of MLflow 3. Waits on the disk.
+    pub(crate) fn add_logged_model(&mut self, model: &LoggedModelFiles) {
         self.add(
             &model.artifact_location,
             &format!("logged model {}", model.model_id),
@@ -55,7 +55,7 @@ impl Guard {
     }
 
     fn add(&mut self, uri: &str, what: &str) {
-        // Also where the URI is not understood (`runs:/…`, a scheme of a plugin), a run's id in it is.
+        // A URI that is not understood (`runs:/…`, a scheme of a plugin) may still contain a run's id.
         for name in uri.split(|c: char| !c.is_ascii_hexdigit()) {
             if name.len() == 32 {
                 self.runs.insert(name.to_lowercase(), what.to_owned());
@@ -69,9 +69,9 @@ impl Guard {
         }
     }
 
-    /// Why nothing may be deleted of a run, by its id or another one that it is known by, or at these places; `None`
-    /// where it may.
-    pub fn holds<'a>(
+    /// Returns the reason why nothing of a run may be deleted, for the run's ids and for the given places; `None` where
+    /// it may be deleted.
+    pub(crate) fn holds<'a>(
         &self,
         mut run_ids: impl Iterator<Item = &'a str> + Clone,
         places: &[Location],
@@ -101,47 +101,51 @@ impl Guard {
     }
 }
 
-/// Which runs of an experiment are kept; those that none of the rules keeps go.
+/// Rules by which runs of an experiment are kept; runs that no rule keeps are deleted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Retention {
-    /// The best runs are kept.
+    /// Keeps the best runs.
     pub best: Option<KeepBest>,
-    /// Runs that ended within this time are kept.
+    /// Keeps runs that ended within this time.
     pub newer_than: Option<Duration>,
-    /// Registered runs are kept, which they are by any rules: alone it is the rule by which all others go.
+    /// Keeps only registered runs. Other rules keep them as well; this one is for when no other rule is given.
     pub registered: bool,
-    /// What goes of the others.
+    /// Part of the other runs that is deleted.
     pub what: What,
 }
 
-/// How many runs are kept by the latest value of a metric.
+/// Keeps the best runs by the latest value of a metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeepBest {
-    /// So many.
+    /// Number of runs to keep.
     pub count: usize,
-    /// The metric.
+    /// Key of the metric.
     pub metric: String,
-    /// Which end of it is good.
+    /// Direction in which the metric is better.
     pub best: Best,
 }
 
-/// What goes of a run that no rule keeps.
+/// Part of a run that is deleted when no rule keeps the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum What {
-    /// Its artifacts; the run with its params and metrics stays.
+    /// Only the artifacts; the run with its params and metrics stays.
     #[default]
     Artifacts,
-    /// The run: it is marked as deleted, as MLflow does, and can be restored.
+    /// The whole run: it is marked as deleted, as MLflow does, and can be restored.
     Runs,
 }
 
-/// Whether a run has ended.
-pub fn has_ended(run: &RunInfo) -> bool {
+/// Returns true where a run has ended.
+pub(crate) fn has_ended(run: &RunInfo) -> bool {
     matches!(run.status.as_str(), "FINISHED" | "FAILED" | "KILLED")
 }
 
-/// The ended runs that no rule keeps, and why, in the order they were given.
-pub fn unkept<'a>(runs: &'a [RunInfo], rules: &Retention, now: i64) -> Vec<(&'a RunInfo, String)> {
+/// Returns the ended runs that no rule keeps, each with the reason, in the given order.
+pub(crate) fn unkept<'a>(
+    runs: &'a [RunInfo],
+    rules: &Retention,
+    now: i64,
+) -> Vec<(&'a RunInfo, String)> {
     let ended: Vec<&RunInfo> = runs.iter().filter(|run| has_ended(run)).collect();
     let best = rules.best.as_ref().map(|rule| (rule, best(&ended, rule)));
     let mut unkept = Vec::new();
@@ -158,7 +162,7 @@ pub fn unkept<'a>(runs: &'a [RunInfo], rules: &Retention, now: i64) -> Vec<(&'a 
             });
         }
         if let Some(newer_than) = rules.newer_than {
-            // One whose time is not known counts as new.
+            // A run whose time is not known counts as new.
             let Some(at) = run.end_time.or(run.start_time) else {
                 continue;
             };
@@ -171,7 +175,7 @@ pub fn unkept<'a>(runs: &'a [RunInfo], rules: &Retention, now: i64) -> Vec<(&'a 
         if reasons.is_empty() && rules.registered {
             reasons.push("no registered version is of it".to_owned());
         }
-        // Where there is no rule, nothing goes.
+        // Without rules, nothing is deleted.
         if !reasons.is_empty() {
             unkept.push((run, reasons.join(", ")));
         }
@@ -179,7 +183,8 @@ pub fn unkept<'a>(runs: &'a [RunInfo], rules: &Retention, now: i64) -> Vec<(&'a 
     unkept
 }
 
-/// Ids of the best runs. One without a number for the metric is none of them; of equals the earlier one is better.
+/// Returns the ids of the best runs. A run without a number for the metric is never among them; of equal runs, the
+/// earlier one is better.
 fn best<'a>(runs: &[&'a RunInfo], rule: &KeepBest) -> Vec<&'a str> {
     let mut ranked: Vec<(f64, &RunInfo)> = runs
         .iter()
@@ -199,8 +204,8 @@ fn best<'a>(runs: &[&'a RunInfo], rule: &KeepBest) -> Vec<&'a str> {
     best.map(|(_, run)| run.run_id.as_str()).collect()
 }
 
-/// Whether something is older than it has to be; what is as old as that is. An unknown time is not.
-pub fn is_older(at: Option<i64>, than: Duration, now: i64) -> bool {
+/// Returns true where something has at least the age `than`. Returns false for an unknown time.
+pub(crate) fn is_older(at: Option<i64>, than: Duration, now: i64) -> bool {
     at.is_some_and(|at| now.saturating_sub(at) >= millis(than))
 }
 
@@ -208,8 +213,8 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A time span as people say it.
-pub fn shown(ms: i64) -> String {
+/// Formats a time span for people.
+pub(crate) fn shown(ms: i64) -> String {
     let seconds = ms.max(0) / 1_000;
     for (unit, length) in [("d", 86_400), ("h", 3_600), ("min", 60)] {
         if seconds >= length {
@@ -219,8 +224,8 @@ pub fn shown(ms: i64) -> String {
     format!("{seconds} s")
 }
 
-/// The run that a path below an experiment's artifact location belongs to, if to one.
-pub fn run_of(path: &str) -> Option<&str> {
+/// Returns the run that a path below an experiment's artifact location belongs to; `None` where it belongs to no run.
+pub(crate) fn run_of(path: &str) -> Option<&str> {
     let (run_id, rest) = path.split_once('/')?;
     let is_below = rest == "artifacts" || rest.starts_with("artifacts/");
     (is_below && is_run_id(run_id)).then_some(run_id)
@@ -384,7 +389,7 @@ mod tests {
         }
     }
 
-    /// A URI in a small world, so that some meet.
+    /// Generates URIs from few names, so that some of them are equal or nested.
     fn uri() -> impl Strategy<Value = String> {
         let root = prop_oneof![
             Just("s3://b"),
@@ -486,7 +491,7 @@ mod tests {
             let better = |a: f64, b: f64| if maximize { a > b } else { a < b };
             for run in runs.iter().filter(|run| is_gone(run)) {
                 if let Some(mine) = value(run) {
-                    // As many as are kept are at least as good.
+                    // As many runs as are kept must be at least as good.
                     let ahead = runs.iter().filter(|other| {
                         has_ended(other) && !better(mine, value(other).unwrap_or(f64::NAN))
                             && value(other).is_some() && other.run_id != run.run_id

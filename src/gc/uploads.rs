@@ -9,8 +9,8 @@ use super::{
 };
 use crate::artifacts::store::Unfinished;
 
-/// Sorts the unfinished uploads below the artifact location of an experiment. `seen` has those of other locations,
-/// which may lie below each other.
+/// Sorts the unfinished uploads below the artifact location of an experiment. `seen` has the uploads of other
+/// locations, because locations may be nested.
 pub(crate) fn sort(
     uploads: Vec<Unfinished>,
     (experiment, location): (&str, &str),
@@ -31,13 +31,14 @@ pub(crate) fn sort(
         }
         let run_id = run_of(upload.path.as_str()).map(str::to_owned);
         let age = upload.begun.map(|begun| shown(now.saturating_sub(begun)));
-        let held = match is_older(upload.begun, older_than, now) {
-            true => guard.holds(run_id.as_deref().into_iter(), &places),
-            // Somebody may be at it.
-            false => Some(match &age {
+        let held = if is_older(upload.begun, older_than, now) {
+            guard.holds(run_id.as_deref().into_iter(), &places)
+        } else {
+            // A process may still be working on the upload.
+            Some(match &age {
                 Some(age) => format!("it was begun {age} ago only"),
                 None => "the store does not say when it was begun".to_owned(),
-            }),
+            })
         };
         let item = GarbageItem {
             kind: Kind::Upload,

@@ -1,4 +1,4 @@
-//! Journals that dead processes have left.
+//! Journals of processes that have died.
 
 use std::{
     fs::{self, File},
@@ -15,41 +15,41 @@ use super::{
 };
 use crate::os::file_lock::FileLock;
 
-/// A folder that is half made for so long is never finished.
+/// Age at which a half-made folder counts as abandoned.
 const HALF_MADE: Duration = Duration::from_secs(10);
 
-/// A journal whose process is gone, locked by this one.
+/// A journal whose process is dead, locked by this process.
 #[derive(Debug)]
-pub struct Abandoned {
-    /// What it is for.
+pub(crate) struct Abandoned {
+    /// Owner and destinations of the journal.
     pub manifest: Manifest,
-    /// Its folder.
+    /// Folder of the journal.
     pub dir: PathBuf,
-    /// Where it ends.
+    /// End of the journal.
     pub end: Position,
     ledger: Arc<Ledger>,
     _lock: FileLock,
 }
 
 impl Abandoned {
-    /// A reader for one of its destinations.
-    pub fn reader(&self, destination: usize) -> Reader {
+    /// Returns a reader for one of the destinations.
+    pub(crate) fn reader(&self, destination: usize) -> Reader {
         Reader::folder(&self.dir, Arc::clone(&self.ledger), destination)
     }
 
-    /// Whether all is delivered to all of its destinations.
-    pub fn is_done(&self) -> bool {
+    /// Returns true where everything is delivered to all destinations.
+    pub(crate) fn is_done(&self) -> bool {
         (0..self.manifest.destinations.len()).all(|it| self.reader(it).is_done(self.end))
     }
 
-    /// Removes it.
-    pub fn remove(&self) {
+    /// Removes the journal.
+    pub(crate) fn remove(&self) {
         layout::remove(&self.dir);
     }
 }
 
-/// Removes what is left of journals whose process died while it made or removed them: nothing in them is promised to
-/// anybody.
+/// Removes the rest of journals whose process died while it made or removed them: nobody was told that anything in them
+/// is kept.
 fn sweep(heimdall_dir: &Path) {
     let folders = fs::read_dir(root(heimdall_dir));
     for folder in folders.into_iter().flatten().filter_map(Result::ok) {
@@ -63,7 +63,7 @@ fn sweep(heimdall_dir: &Path) {
             .file_name()
             .as_encoded_bytes()
             .starts_with(GONE.as_bytes());
-        // One without a manifest may be about to be locked by the process that makes it.
+        // A folder without a manifest may belong to a process that is just making it and will lock it.
         let is_dead = match File::open(dir.join(LOCK)) {
             Ok(lock) => (is_old || dir.join(MANIFEST).exists()) && lock.try_lock().is_ok(),
             Err(_) => is_old,
@@ -76,8 +76,8 @@ fn sweep(heimdall_dir: &Path) {
     }
 }
 
-/// The journals below `heimdall_dir` whose processes are gone and that `wanted` wants, oldest first.
-pub fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec<Abandoned> {
+/// Returns the journals below `heimdall_dir` whose processes are dead and that `wanted` accepts, oldest first.
+pub(crate) fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec<Abandoned> {
     sweep(heimdall_dir);
     folders(heimdall_dir)
         .unwrap_or_default()
@@ -86,15 +86,15 @@ pub fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec
         .collect()
 }
 
-/// Whether the process of the journal in `dir` lives.
-pub fn is_alive(dir: &Path) -> bool {
+/// Returns true where the process of the journal in `dir` is alive.
+pub(crate) fn is_alive(dir: &Path) -> bool {
     File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
 }
 
 fn take(dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Option<Abandoned> {
     let found = manifest(dir).filter(wanted)?;
     let lock = FileLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
-    // Another process may have delivered and removed it between the listing and the lock.
+    // Another process may have delivered and removed the journal between the listing and the lock.
     let manifest = manifest(dir).filter(|manifest| *manifest == found)?;
     let places = (0..manifest.destinations.len()).map(|destination| {
         let saved = reader::saved(dir, destination);

@@ -23,20 +23,20 @@ const MAX_TOGETHER: usize = 16 << 20;
 /// Bytes that the records of a run's start may take.
 const RUN_START_ROOM: usize = 4096;
 
-/// Whether a batch is subject to the limits of the journal.
+/// Rule by which a batch is subject to the limits of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// The batch is refused with [`JournalError::NoRoom`] while the journal is at its limits.
     Bounded,
-    /// The batch is taken beyond the limits: it completes something that was accepted before, such as the end of a run
-    /// or the record of a staged file.
+    /// The batch is accepted beyond the limits: it completes something that was accepted before, such as the end of a
+    /// run or the record of a staged file.
     Always,
 }
 
-/// Records to append together, encoded. After a kill all of them are in the journal or none, up to some megabytes.
+/// Records to append together, encoded. After a kill, the journal has either all of them or none, up to some megabytes.
 #[derive(Debug)]
 pub(crate) enum Batch<'a> {
-    /// A frame in a buffer of the caller's.
+    /// A frame in the caller's buffer.
     Draft(Draft<'a>),
     /// Frames, each with its number of entries.
     Frames(Vec<(Vec<u8>, u32)>),
@@ -56,13 +56,13 @@ pub(crate) struct Appended {
 pub(crate) enum Place {
     /// The entries are on disk.
     Disk,
-    /// The disk would not take the entries: they are in memory, and lost if the process dies.
+    /// The disk refused the entries: they are in memory, and lost if the process dies.
     Memory(io::Error),
-    /// Earlier entries are in memory already, and these wait behind them.
+    /// Earlier entries are in memory already, and these entries wait behind them.
     BehindMemory,
 }
 
-/// Why a frame is not on the disk.
+/// The reason for which a frame is not on the disk.
 pub(crate) enum NotWritten {
     Limit,
     NoFolder,
@@ -74,7 +74,7 @@ impl Batch<'static> {
     ///
     /// # Errors
     /// [`JournalError::Encode`] for a record beyond the limits of the format.
-    pub fn of(records: Vec<Record>) -> Result<Self, JournalError> {
+    pub(crate) fn of(records: Vec<Record>) -> Result<Self, JournalError> {
         let at = now_ms();
         let mut frames = Vec::with_capacity(1);
         let mut buffer = Vec::with_capacity(256);
@@ -98,10 +98,14 @@ impl Journal {
     /// Appends a batch. When this returns, its records survive the end of the process.
     ///
     /// # Errors
-    /// [`JournalError::NoRoom`] for a bounded batch when neither the disk nor memory takes more,
-    /// [`JournalError::Sealed`] after the journal's end, [`JournalError::Frozen`] when the process is about to die. None
-    /// of the records is kept then.
-    pub fn append(&self, batch: Batch<'_>, admission: Admission) -> Result<Appended, JournalError> {
+    /// [`JournalError::NoRoom`] for a bounded batch when neither the disk nor memory accepts more,
+    /// [`JournalError::Sealed`] after the journal's end, [`JournalError::Frozen`] when the process is about to die.
+    /// None of the records is kept then.
+    pub(crate) fn append(
+        &self,
+        batch: Batch<'_>,
+        admission: Admission,
+    ) -> Result<Appended, JournalError> {
         let mut writer = self.writer();
         match batch {
             Batch::Draft(mut draft) => self.append_frame(&mut writer, &mut draft, admission),
@@ -160,7 +164,8 @@ impl Journal {
             self.in_memory.fetch_add(entries, Ordering::Release);
         }
         writer.appended += entries;
-        // A full barrier: whoever looks for sleepers after this is seen by whoever looks at this before sleeping.
+        // This is a full barrier. A thread that looks for sleepers after this line is seen by a thread that looks at
+        // this counter before it sleeps.
         self.appended.fetch_add(entries, Ordering::SeqCst);
         Ok(Appended {
             numbers: number..number + entries,
@@ -197,7 +202,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Goes on in the next segment, which takes a frame of `least` bytes.
+    /// Continues in the next segment, which has room for a frame of `least` bytes.
     fn rotate(
         &self,
         disk: &mut Disk,
@@ -207,7 +212,7 @@ impl Journal {
         let Some(folder) = &disk.folder else {
             return Err(NotWritten::NoFolder);
         };
-        // There may always be two segments: one that is delivered and one that is written.
+        // Two segments are always allowed: one that is delivered and one that is written.
         if admission == Admission::Bounded
             && disk.segments.len() > 1
             && self.on_disk(disk) + self.config.segment_length() > self.config.disk_limit
@@ -215,7 +220,7 @@ impl Journal {
             return Err(NotWritten::Limit);
         }
         let path = layout::segment_path(&folder.dir, disk.segment + 1);
-        // A spare segment that is too short for this frame is left for the next.
+        // A spare segment that is too short for this frame is kept for the next frame.
         let spare = disk
             .spare
             .take_if(|spare| spare.takes(least))
@@ -271,7 +276,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::NoRoom`] where the journal has no room for the records of a run's start.
-    pub fn check_room(&self) -> Result<(), JournalError> {
+    pub(crate) fn check_room(&self) -> Result<(), JournalError> {
         let (writer, room) = (self.writer(), Room::Frame(RUN_START_ROOM));
         if self.has_room(&writer, room) {
             Ok(())
@@ -281,7 +286,7 @@ impl Journal {
     }
 
     /// Waits until delivery has made room, or the journal is closed.
-    pub async fn wait_for_room(&self, room: Room) {
+    pub(crate) async fn wait_for_room(&self, room: Room) {
         loop {
             let removed = self.room.notified();
             tokio::pin!(removed);

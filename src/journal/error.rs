@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-/// Every failure of the journal on local disk.
+/// A failure of the journal on local disk.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// A file to upload cannot be read.
@@ -24,7 +24,7 @@ pub enum JournalError {
     /// The tracker of the journal is closed.
     #[error("this tracker is closed: create a new one")]
     Sealed,
-    /// The process is about to die of a signal: the call must not return.
+    /// The process is about to die from a signal: the call must not return.
     #[error("this process is about to end")]
     Frozen,
     /// The record itself cannot be kept.
@@ -43,8 +43,8 @@ pub enum JournalError {
 /// Room that a frame or a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// Room for a frame of so many bytes.
+    /// Room for a frame of this many bytes.
     Frame(usize),
-    /// Room for the copy of a file of so many bytes.
+    /// Room for the copy of a file of this many bytes.
     File(u64),
 }

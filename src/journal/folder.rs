@@ -1,4 +1,4 @@
-//! The folder of a journal, from its making to its removal.
+//! The folder of a journal, from its creation to its removal.
 
 use std::{
     fs::{self, File},
@@ -21,8 +21,8 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder under a hidden name, and locks it, so that no other process takes it for abandoned.
-    pub fn begin(config: &JournalConfig, created: i64) -> io::Result<Self> {
+    /// Makes a folder under a hidden name and locks it, so that no other process takes it for abandoned.
+    pub(crate) fn begin(config: &JournalConfig, created: i64) -> io::Result<Self> {
         let root = root(&config.heimdall_dir);
         fs::create_dir_all(&root)?;
         let pid = std::process::id();
@@ -54,8 +54,8 @@ impl Folder {
         })
     }
 
-    /// Gives it its name, whole as it is now.
-    pub fn shown(mut self, config: &JournalConfig) -> io::Result<Self> {
+    /// Gives the folder its final name, once its content is complete.
+    pub(crate) fn shown(mut self, config: &JournalConfig) -> io::Result<Self> {
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
         let dir = self.dir.with_file_name(name.trim_start_matches('.'));
         if config.durability == Durability::Power {
@@ -65,15 +65,15 @@ impl Folder {
         self.dir = dir;
         if config.durability == Durability::Power {
             for folder in [&root(&config.heimdall_dir), &config.heimdall_dir] {
-                // It is there, and what it holds is: only its name may be lost with the power.
+                // The folder and its content exist. Only its name may be lost in a power cut.
                 let _ = sync_folder(folder);
             }
         }
         Ok(self)
     }
 
-    /// Whether somebody has deleted it.
-    pub fn is_gone(&self) -> bool {
+    /// Returns true where somebody has deleted the folder.
+    pub(crate) fn is_gone(&self) -> bool {
         let same = |one: &fs::Metadata, other: &fs::Metadata| {
             (one.dev(), one.ino()) == (other.dev(), other.ino())
         };

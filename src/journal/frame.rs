@@ -1,33 +1,33 @@
-//! How records lie in a segment: marker, checksum, length, number, payload.
+//! Layout of a record in a segment: marker, checksum, length, number, payload.
 //!
 //! ```text
 //! frame = marker (4 bytes) crc32 (u32 LE, over all that follows) length (u32 LE, of the payload)
 //!         number (u64 LE) payload
 //! ```
 //!
-//! The payload is one entry or several that belong together: all of them are read, or none. The number is that
-//! of the first entry, counted from the journal's beginning, so that a reader can tell what it has seen and what
-//! is missing. The marker is written last and lets a reader find the next frame behind damaged bytes; the
-//! checksum decides whether what it found is one.
+//! The payload is one entry, or several entries that belong together: a reader gets all of them or none. The number is
+//! that of the first entry, counted from the journal's beginning, so that a reader can tell which entries it has seen
+//! and which are missing. The marker is written last, and lets a reader find the next frame behind damaged bytes. The
+//! checksum decides whether the bytes found there are a frame.
 
 use super::record::Entry;
 use crate::mlflow::{invalid::Invalid, key::Key, run::RunId};
 
 /// Bytes before the payload.
-pub const HEADER_LEN: usize = 20;
+pub(crate) const HEADER_LEN: usize = 20;
 /// Bytes of the marker.
-pub const MARKER_LEN: usize = 4;
-/// Longest payload that is written or believed.
-pub const MAX_PAYLOAD: usize = 64 << 20;
+pub(crate) const MARKER_LEN: usize = 4;
+/// Longest payload that is written, and that a reader accepts.
+pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 
-/// Where what the checksum is of begins.
+/// Offset of the first byte that the checksum covers.
 const CHECKED: usize = 8;
-/// Not UTF-8 and not a small number, so it is rare in what people record.
+/// Bytes that begin a frame. They are neither UTF-8 nor a small number, so they are rare in recorded data.
 const MARKER: [u8; MARKER_LEN] = [0xF1, 0x4A, 0xC3, 0xD7];
 /// Place of `Record::Metrics` among the variants of a record.
 const METRICS_VARIANT: u8 = 1;
 
-/// A frame in the making: its payload is there, its number is not. Made in a buffer that is used again.
+/// An unfinished frame: it has its payload, but no number yet. It is made in a buffer that is used again.
 #[derive(Debug)]
 pub struct Draft<'a> {
     bytes: &'a mut Vec<u8>,
@@ -35,7 +35,7 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// A frame without entries, in an empty buffer.
+    /// Returns a frame without entries, in an empty buffer.
     pub fn new(bytes: &'a mut Vec<u8>) -> Self {
         bytes.clear();
         bytes.extend_from_slice(&MARKER);
@@ -46,7 +46,7 @@ impl<'a> Draft<'a> {
     /// Adds an entry.
     ///
     /// # Errors
-    /// A message when the entry cannot be encoded or makes the payload longer than [`MAX_PAYLOAD`].
+    /// A message when the entry cannot be encoded, or when it makes the payload longer than [`MAX_PAYLOAD`].
     pub fn push(&mut self, entry: &Entry) -> Result<(), String> {
         let taken = std::mem::take(self.bytes);
         *self.bytes = postcard::to_extend(entry, taken).map_err(|error| error.to_string())?;
@@ -60,8 +60,8 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Adds an entry of metrics, of which as many are pushed as `count` says. Encodes what [`Draft::push`] would,
-    /// without making the record: this is the call that training loops make most.
+    /// Adds an entry of metrics, to which exactly `count` values are pushed. Encodes the same bytes as [`Draft::push`],
+    /// without making the record: training loops make this call most often.
     pub fn metrics(
         mut self,
         at: i64,
@@ -82,32 +82,32 @@ impl<'a> Draft<'a> {
         MetricsDraft { draft: self }
     }
 
-    /// Goes on with a frame that was [taken](Draft::taken).
+    /// Continues a frame that was [taken](Draft::taken).
     pub(crate) fn of(bytes: &'a mut Vec<u8>, entries: u32) -> Self {
         Self { bytes, entries }
     }
 
-    /// The frame's bytes and its number of entries; what is left is a frame without entries.
+    /// Takes the frame's bytes and its number of entries out, and leaves a frame without entries.
     pub(crate) fn taken(&mut self) -> (Vec<u8>, u32) {
         let empty = self.bytes[..HEADER_LEN].to_vec();
         let bytes = std::mem::replace(self.bytes, empty);
         (bytes, std::mem::take(&mut self.entries))
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     pub fn entries(&self) -> u32 {
         self.entries
     }
 
-    /// Its length in bytes.
+    /// Returns the length of the frame in bytes.
     pub(crate) fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The whole frame, whose first entry has that number.
+    /// Returns the whole frame, with `number` as the number of its first entry.
     pub(crate) fn sealed(&mut self, number: u64) -> &[u8] {
         let length = self.bytes.len() - HEADER_LEN;
-        // `push` has refused longer ones.
+        // `push` has refused longer payloads.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         self.bytes[8..12].copy_from_slice(&length.to_le_bytes());
         self.bytes[12..20].copy_from_slice(&number.to_le_bytes());
@@ -117,7 +117,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The values of an entry of metrics in the making.
+/// The values of an unfinished entry of metrics.
 #[derive(Debug)]
 pub struct MetricsDraft<'a> {
     draft: Draft<'a>,
@@ -132,10 +132,10 @@ impl<'a> MetricsDraft<'a> {
         bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// The frame.
+    /// Returns the frame.
     ///
     /// # Errors
-    /// A message when its payload is longer than [`MAX_PAYLOAD`].
+    /// A message when the payload is longer than [`MAX_PAYLOAD`].
     pub fn finish(self) -> Result<Draft<'a>, String> {
         let length = self.draft.bytes.len() - HEADER_LEN;
         if length > MAX_PAYLOAD {
@@ -147,7 +147,7 @@ impl<'a> MetricsDraft<'a> {
     }
 }
 
-/// A key that [`Key::check`] has found right, not copied.
+/// A borrowed key that [`Key::check`] has accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct Checked<'a>(&'a str);
 
@@ -155,35 +155,35 @@ impl<'a> Checked<'a> {
     /// Checks a key.
     ///
     /// # Errors
-    /// Those of [`Key::parse`].
+    /// The errors of [`Key::parse`].
     pub fn parse(what: &'static str, text: &'a str) -> Result<Self, Invalid> {
         Key::check(what, text)?;
         Ok(Self(text))
     }
 }
 
-/// What stands at the front of some bytes of a segment.
+/// The content at the front of some bytes of a segment.
 #[derive(Debug, PartialEq)]
-pub enum Decoded {
+pub(crate) enum Decoded {
     /// An intact frame.
     Frame {
         /// Number of its first entry.
         number: u64,
         /// Its entries, one or more.
         entries: Vec<Entry>,
-        /// Its length in bytes.
+        /// Length of the frame in bytes.
         length: usize,
     },
     /// The beginning of a frame: more bytes may complete it.
     Incomplete,
-    /// Space that nothing has been written to, as long as this.
+    /// Blank space of this length, to which nothing has been written.
     Blank(usize),
-    /// Bytes that are no frame. The next one can begin after this many.
+    /// Bytes that are no frame. The next frame can begin after this many bytes.
     Damaged(usize),
 }
 
-/// Decodes the front of `bytes`, which are some.
-pub fn decode(bytes: &[u8]) -> Decoded {
+/// Decodes the front of `bytes`, which must not be empty.
+pub(crate) fn decode(bytes: &[u8]) -> Decoded {
     let blank = blank(bytes);
     if blank > 0 {
         return Decoded::Blank(blank);
@@ -218,7 +218,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
                 entries.push(entry);
                 payload = rest;
             }
-            // Whole, but of a kind that this version does not know.
+            // The frame is whole, but of a kind that this version does not know.
             Err(_) => return Decoded::Damaged(total),
         }
     }
@@ -232,11 +232,11 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     }
 }
 
-/// How many bytes at the front are zero.
-pub fn blank(bytes: &[u8]) -> usize {
+/// Returns the number of zero bytes at the front.
+pub(crate) fn blank(bytes: &[u8]) -> usize {
     const PAGE: [u8; 4096] = [0; 4096];
     let mut rest = bytes;
-    // Most of a segment that was being written is blank.
+    // Most of a segment that is still written is blank.
     while let Some(next) = rest.strip_prefix(&PAGE) {
         rest = next;
     }
@@ -244,12 +244,12 @@ pub fn blank(bytes: &[u8]) -> usize {
     bytes.len() - rest.len() + zeros
 }
 
-/// Whether bytes begin with a marker.
-pub fn has_marker(bytes: &[u8]) -> bool {
+/// Returns true where the bytes begin with a marker.
+pub(crate) fn has_marker(bytes: &[u8]) -> bool {
     bytes.starts_with(&MARKER)
 }
 
-/// Distance to the next marker behind the first byte, or to the end.
+/// Returns the distance to the next marker behind the first byte, or to the end.
 fn to_next_marker(bytes: &[u8]) -> usize {
     (1..bytes.len())
         .find(|&at| {
@@ -259,7 +259,7 @@ fn to_next_marker(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// A whole number as postcard writes it, seven bits a byte, the lowest first.
+/// Writes a whole number as postcard does: seven bits a byte, the lowest first.
 fn varint(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
@@ -268,7 +268,7 @@ fn varint(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-/// Small numbers of either sign as small numbers.
+/// Maps small numbers of either sign to small numbers without a sign.
 fn zigzag(number: i64) -> u64 {
     ((number << 1) ^ (number >> 63)) as u64
 }
@@ -313,7 +313,7 @@ mod tests {
                     bytes = &bytes[length..];
                 }
                 Decoded::Damaged(length) | Decoded::Blank(length) => bytes = &bytes[length..],
-                // A length that damage made too long hides the frames behind it from this point only.
+                // A damaged length that is too large hides the frames behind it only from this point on.
                 Decoded::Incomplete => bytes = &bytes[1..],
             }
         }

@@ -1,13 +1,13 @@
-//! A segment in words, for people.
+//! Describes a segment in words, for people.
 
 use std::{fs::File, path::Path};
 
 use super::{error::JournalError, record::Record, segment};
 
-/// Longest value that is shown.
+/// Longest value that is shown, in characters.
 const SHOWN: usize = 200;
 
-/// Calls `line` with each line that describes the segment at `path`; false stops. Waits on the disk.
+/// Calls `line` with each line that describes the segment at `path`, until it returns false. Waits on the disk.
 ///
 /// # Errors
 /// [`JournalError::Io`] for a file that cannot be read or is no segment.
@@ -50,7 +50,7 @@ pub fn inspect(path: &Path, line: &mut dyn FnMut(&str) -> bool) -> Result<(), Jo
     }
 }
 
-/// What a record says, its values shortened.
+/// Describes a record, its values shortened.
 fn described(record: &Record) -> String {
     match record {
         Record::Metrics {
@@ -83,7 +83,7 @@ fn pairs(values: &[(crate::mlflow::key::Key, String)]) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-/// Milliseconds since 1970 as a time in UTC. The calendar is that of Howard Hinnant's `civil_from_days`.
+/// Formats milliseconds since 1970 as a time in UTC, with the calendar of Howard Hinnant's `civil_from_days`.
 fn utc(ms: i64) -> String {
     let (days, of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     let z = days + 719_468;

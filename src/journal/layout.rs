@@ -30,47 +30,47 @@ pub(crate) struct Manifest {
     pub created: i64,
 }
 
-/// Folder of all journals below `heimdall_dir`.
+/// Returns the folder of all journals below `heimdall_dir`.
 pub(crate) fn root(heimdall_dir: &Path) -> PathBuf {
     heimdall_dir.join("journal")
 }
 
-/// Path of segment `number` in a journal's folder.
+/// Returns the path of segment `number` in a journal's folder.
 pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}.segment"))
 }
 
-/// Number of the segment at `path`; `None` for any other file.
+/// Returns the number of the segment at `path`; `None` for any other file.
 pub(crate) fn segment_number(path: &Path) -> Option<u64> {
     (path.extension()? == "segment")
         .then(|| path.file_stem()?.to_str()?.parse().ok())
         .flatten()
 }
 
-/// Staging folder of the journal in `journal`.
+/// Returns the staging folder of the journal in `journal`.
 pub(crate) fn staging_folder(journal: &Path) -> PathBuf {
     journal.join("staging")
 }
 
-/// Path of a staged file. It lies in the staging folder, whatever name a record has for it.
+/// Returns the path of a staged file. It lies in the staging folder, whatever name a record has for it.
 pub(crate) fn staged_path(journal: &Path, name: &str) -> PathBuf {
     staging_folder(journal).join(Path::new(name).file_name().unwrap_or_default())
 }
 
-/// Path of the note that says why a destination takes nothing.
+/// Returns the path of the note with the reason why a destination accepts nothing.
 pub(crate) fn trouble_path(dir: &Path, destination: usize) -> PathBuf {
     dir.join(format!("trouble-{destination}.txt"))
 }
 
-/// Path of the saved position of a destination.
+/// Returns the path of the saved position of a destination.
 pub(crate) fn position_path(dir: &Path, destination: usize) -> PathBuf {
     dir.join(format!("position-{destination}.json"))
 }
 
-/// Lists the folders of all journals below `heimdall_dir`, oldest first, whether their processes live or not.
+/// Lists the folders of all journals below `heimdall_dir`, oldest first, of live and dead processes alike.
 ///
 /// # Errors
-/// Those of the file system, except for a folder that does not exist: it has no journals.
+/// Errors of the file system. A folder that does not exist is no error: it has no journals.
 pub(crate) fn folders(heimdall_dir: &Path) -> io::Result<Vec<PathBuf>> {
     let folders = match fs::read_dir(root(heimdall_dir)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -87,13 +87,13 @@ pub(crate) fn folders(heimdall_dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(dirs)
 }
 
-/// Returns true where `dir` has no journal, or one that is half made or half removed. A folder that cannot be read
-/// counts as a journal.
+/// Returns true where `dir` has no journal, or a journal that is half made or half removed. A folder that cannot be
+/// read counts as a journal.
 pub(crate) fn is_none(dir: &Path) -> bool {
     matches!(dir.join(MANIFEST).try_exists(), Ok(false))
 }
 
-/// Reads the manifest of the journal in `dir`; `None` where it is damaged or may not be read.
+/// Reads the manifest of the journal in `dir`; returns `None` where the manifest is damaged or cannot be read.
 pub(crate) fn manifest(dir: &Path) -> Option<Manifest> {
     serde_json::from_slice(&fs::read(dir.join(MANIFEST)).ok()?).ok()
 }
@@ -101,7 +101,7 @@ pub(crate) fn manifest(dir: &Path) -> Option<Manifest> {
 /// Finds the end of the journal in `dir`.
 ///
 /// # Errors
-/// Those of the file system, except for a segment that is removed meanwhile: it has been delivered.
+/// Errors of the file system. A segment that is removed meanwhile is no error: it has been delivered.
 pub(crate) fn end(dir: &Path) -> io::Result<Position> {
     let mut last = None;
     for file in fs::read_dir(dir)? {
@@ -117,7 +117,7 @@ pub(crate) fn end(dir: &Path) -> io::Result<Position> {
     Ok(Position { segment, offset })
 }
 
-/// Replaces a file so that a reader, or a kill, sees the old or the new content.
+/// Replaces a file so that a reader sees either the old or the new content, also after a kill.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), JournalError> {
     let write = || -> io::Result<()> {
         let new = path.with_extension("new");
@@ -136,7 +136,8 @@ pub(crate) fn sync_folder(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Removes the folder of a journal. It is hidden first, so that no process finds half of it, whenever this one dies.
+/// Removes the folder of a journal. Hides it first, so that no process finds half a journal if this process dies
+/// meanwhile.
 pub(crate) fn remove(dir: &Path) {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let hidden = dir.with_file_name(format!("{GONE}{name}"));

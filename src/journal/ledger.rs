@@ -1,31 +1,36 @@
-//! Who has delivered how much, and what nobody needs any more.
+//! Progress of each destination, and the parts of a journal that no destination needs any more.
 //!
-//! A journal can have several destinations, each of which goes through it at its own pace. A segment is removed
-//! when the slowest is past it, and a staged file when the last one has taken it.
+//! A journal can have several destinations, and each reads it at its own pace. A segment is removed once the slowest
+//! destination is past it, and a staged file once the last destination has stored it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::position::Position;
 
-/// A position, and the number of the first entry behind it that is not delivered.
-pub type Place = (Position, u64);
+/// A position, and the number of the first undelivered entry behind it.
+pub(crate) type Place = (Position, u64);
 
-/// How far each destination of a journal is.
+/// Progress of each destination of a journal.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     places: Mutex<Vec<Place>>,
 }
 
 impl Ledger {
-    /// The places of as many destinations, in the manifest's order.
-    pub fn new(places: Vec<Place>) -> Self {
+    /// Makes a ledger with the place of each destination, in the manifest's order.
+    pub(crate) fn new(places: Vec<Place>) -> Self {
         Self {
             places: Mutex::new(places),
         }
     }
 
-    /// Notes how far a destination has come, and returns the least of all places before and after.
-    pub fn advance(&self, destination: usize, position: Position, next: u64) -> (Place, Place) {
+    /// Notes the progress of a destination. Returns the least of all places before and after.
+    pub(crate) fn advance(
+        &self,
+        destination: usize,
+        position: Position,
+        next: u64,
+    ) -> (Place, Place) {
         let mut places = self.places();
         let before = least(&places);
         if let Some(place) = places.get_mut(destination) {
@@ -34,8 +39,9 @@ impl Ledger {
         (before, least(&places))
     }
 
-    /// The number up to which all other destinations have delivered; the greatest where there is no other.
-    pub fn others(&self, destination: usize) -> u64 {
+    /// Returns the number up to which all other destinations have delivered; the greatest number where there is no
+    /// other destination.
+    pub(crate) fn others(&self, destination: usize) -> u64 {
         let places = self.places();
         let others = places.iter().enumerate();
         others
@@ -45,13 +51,13 @@ impl Ledger {
             .unwrap_or(u64::MAX)
     }
 
-    /// How far a destination has come.
-    pub fn place(&self, destination: usize) -> Option<Place> {
+    /// Returns the place of a destination.
+    pub(crate) fn place(&self, destination: usize) -> Option<Place> {
         self.places().get(destination).copied()
     }
 
-    /// The least of all places.
-    pub fn least(&self) -> Place {
+    /// Returns the least of all places.
+    pub(crate) fn least(&self) -> Place {
         least(&self.places())
     }
 

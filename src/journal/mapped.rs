@@ -1,9 +1,9 @@
-//! A file's pages as memory, so that an append costs no system call.
+//! Maps a file's pages into memory, so that an append costs no system call.
 //!
-//! The pages belong to the kernel: what is copied into them outlives the process from that instruction on. The
-//! file's blocks are reserved before it is mapped, because writing to a page that the disk has no block for ends
-//! the process (SIGBUS). Where they cannot be reserved (another system than Linux, a file system that cannot), an
-//! append is a `pwrite`.
+//! The pages belong to the kernel: bytes that are copied into them outlive the process from that instruction on. The
+//! file's blocks are reserved before the file is mapped, because writing to a page for which the disk has no block ends
+//! the process (SIGBUS). Where blocks cannot be reserved (on another system than Linux, or a file system without that
+//! call), an append is a `pwrite`.
 
 use std::{fs::File, io};
 
@@ -24,13 +24,13 @@ pub(crate) struct Map {
 }
 
 impl Map {
-    /// Maps the first `length` bytes of a file after reserving their blocks. `None` where that is not possible
-    /// here at all.
+    /// Maps the first `length` bytes of a file after reserving their blocks. Returns `None` where this system or file
+    /// system cannot do that.
     ///
     /// # Errors
-    /// Those of the file system: no room, above all.
+    /// Errors of the file system, mostly a lack of room.
     #[cfg(target_os = "linux")]
-    pub fn new(file: &File, length: u64) -> io::Result<Option<Self>> {
+    pub(crate) fn new(file: &File, length: u64) -> io::Result<Option<Self>> {
         use rustix::{fs::FallocateFlags, io::Errno};
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
             Ok(()) => {}
@@ -38,31 +38,31 @@ impl Map {
             Err(error) => return Err(error.into()),
         }
         let length = usize::try_from(length).map_err(io::Error::other)?;
-        // SAFETY: nobody else writes to the file, whose folder is locked; who reads it, reads through the file and
-        // checks what it reads. Were it cut short by somebody, writing to it would end the process.
-        #[allow(unsafe_code)]
+        // SAFETY: nobody else writes to the file, because its folder is locked. Readers read through the file and check
+        // the bytes that they get. If somebody cut the file short, writing to it would end the process.
+        #[expect(unsafe_code, reason = "a mapping and its marker have no safe form")]
         let pages = unsafe { memmap2::MmapOptions::new().len(length).map_mut(file) };
         Ok(pages.ok().map(|pages| Self { pages }))
     }
 
-    /// As above, where a file's blocks cannot be reserved.
+    /// Returns `None`: this system cannot reserve a file's blocks.
     #[cfg(not(target_os = "linux"))]
     pub fn new(_file: &File, _length: u64) -> io::Result<Option<Self>> {
         Ok(None)
     }
 
-    /// Has the kernel make the pages now, so that no append waits for it to.
-    pub fn populate(&self) {
+    /// Makes the kernel load the pages now, so that no append waits for that.
+    pub(crate) fn populate(&self) {
         #[cfg(target_os = "linux")]
-        // An older kernel makes them one by one as they are written to.
+        // An older kernel loads the pages one by one when they are written to.
         let _ = self.pages.advise(memmap2::Advice::PopulateWrite);
     }
 
-    /// Copies a frame to `at`, its marker last: a frame that has its marker is whole.
+    /// Copies a frame to `at`, its marker last: a frame with a marker is whole.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WriteZero`] for a frame that does not fit behind `at`; nothing of it is written.
-    pub fn put(&mut self, at: usize, frame: &[u8]) -> io::Result<()> {
+    /// [`io::ErrorKind::WriteZero`] for a frame that does not fit behind `at`; no part of it is written.
+    pub(crate) fn put(&mut self, at: usize, frame: &[u8]) -> io::Result<()> {
         let place = at
             .checked_add(frame.len())
             .and_then(|end| self.pages.get_mut(at..end));
@@ -74,11 +74,11 @@ impl Map {
             ));
         };
         place[MARKER_LEN..].copy_from_slice(&frame[MARKER_LEN..]);
-        // The compiler must not move the marker before the rest, nor write it twice.
+        // The compiler must neither move the marker before the rest of the frame nor write it twice.
         std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
         for (to, byte) in place[..MARKER_LEN].iter_mut().zip(frame) {
             // SAFETY: `to` is a byte of the mapped pages that nobody else writes to.
-            #[allow(unsafe_code)]
+            #[expect(unsafe_code, reason = "a mapping and its marker have no safe form")]
             unsafe {
                 std::ptr::write_volatile(to, *byte);
             }
@@ -89,8 +89,8 @@ impl Map {
     /// Waits until these bytes are on the disk itself.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn sync(&self, at: usize, length: usize) -> io::Result<()> {
+    /// Errors of the file system.
+    pub(crate) fn sync(&self, at: usize, length: usize) -> io::Result<()> {
         self.pages.flush_range(at, length)
     }
 }

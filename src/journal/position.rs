@@ -11,7 +11,7 @@ use super::{
 
 /// A place between two frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
+pub(crate) struct Position {
     /// Number of the segment.
     pub segment: u64,
     /// Byte in the segment.
@@ -20,38 +20,33 @@ pub struct Position {
 
 impl Position {
     /// The place before every frame.
-    pub const START: Self = Self {
+    pub(crate) const START: Self = Self {
         segment: 1,
         offset: segment::HEADER_LEN,
     };
-    /// A place behind every frame.
-    pub const END: Self = Self {
-        segment: u64::MAX,
-        offset: u64::MAX,
-    };
 }
 
-/// How far a journal is delivered to one destination.
+/// Progress of the delivery to one destination.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Everything before it has been committed by the destination.
+pub(crate) struct Progress {
+    /// Position before which the destination has committed everything.
     pub position: Position,
-    /// Number of the first entry that has not.
+    /// Number of the first entry that the destination has not committed.
     pub next: u64,
-    /// Runs that had started and not ended there, with the time of their last record (ms since 1970).
+    /// Runs that had started and not ended at the position, with the time of their last record (ms since the epoch).
     pub open_runs: BTreeMap<String, i64>,
 }
 
 impl Progress {
-    /// Nothing delivered.
-    pub const START: Self = Self {
+    /// The progress of a destination to which nothing is delivered.
+    pub(crate) const START: Self = Self {
         position: Position::START,
         next: 0,
         open_runs: BTreeMap::new(),
     };
 
-    /// Notes what an entry says about open runs.
-    pub fn observe(&mut self, entry: &Entry) {
+    /// Updates the open runs by an entry.
+    pub(crate) fn observe(&mut self, entry: &Entry) {
         let run = entry.record.run().to_string();
         match &entry.record {
             Record::RunStarted(_) | Record::RunResumed { .. } | Record::RunCreating { .. } => {

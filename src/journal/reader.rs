@@ -1,4 +1,4 @@
-//! Reading a journal back, for one destination: while it is written, and after its process died.
+//! Reads a journal back for one destination: while the journal is written, and after its process died.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,11 @@ use super::{
 
 /// An entry and its place.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Placed {
-    /// Its number in the journal.
+pub(crate) struct Placed {
+    /// Number of the entry in the journal.
     pub number: u64,
-    /// Where those behind it begin: behind its frame, or before it where others of it follow.
+    /// The position to save once this entry is delivered: the end of its frame if it is the frame's last entry,
+    /// otherwise the frame's start.
     pub behind: Position,
     /// The entry.
     pub entry: Entry,
@@ -31,45 +32,45 @@ pub struct Placed {
 
 /// Entries behind a reader's position.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The entries, in order.
     pub entries: Vec<Placed>,
-    /// What was damaged and passed over, in words; empty where all was intact.
+    /// Descriptions of damaged parts that were skipped; empty where everything was intact.
     pub damage: Vec<String>,
 }
 
-/// What is read.
+/// The journal that is read.
 #[derive(Debug)]
 enum Source {
-    /// This process' own journal.
+    /// The journal of this process.
     Live(Arc<Journal>),
     /// The folder of a dead process.
     Folder { dir: PathBuf, ledger: Arc<Ledger> },
 }
 
-/// Reads a journal for one of its destinations, from that one's saved position on.
+/// Reads a journal for one of its destinations, from the saved position of that destination on.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     source: Source,
     destination: usize,
-    /// Delivered so far, as on disk.
+    /// Progress of the delivery, as saved on disk.
     saved: Progress,
-    /// Behind what [`Reader::read`] has handed out, and the number of the entry that is next there.
+    /// Position behind the entries that [`Reader::read`] has handed out.
     ahead: Position,
     next: u64,
-    /// Changes nothing on the disk.
+    /// True for a reader that changes nothing on the disk.
     peeks: bool,
 }
 
 impl Reader {
-    /// A reader of this process' own journal, from its beginning.
-    pub fn live(journal: Arc<Journal>, destination: usize) -> Self {
+    /// Returns a reader of this process' own journal, from its beginning.
+    pub(crate) fn live(journal: Arc<Journal>, destination: usize) -> Self {
         Self::at(Source::Live(journal), destination, Progress::START)
     }
 
-    /// When the first record was recorded that a destination of this process' own journal does not have, in
-    /// milliseconds since 1970. Waits on the disk.
-    pub fn oldest(journal: &Arc<Journal>, destination: usize) -> Option<i64> {
+    /// Returns the time at which the oldest record that waits for a destination of this process' own journal was logged
+    /// (ms since the epoch). Waits on the disk.
+    pub(crate) fn oldest(journal: &Arc<Journal>, destination: usize) -> Option<i64> {
         let (position, next) = journal.ledger.place(destination)?;
         let from = Progress {
             position,
@@ -83,8 +84,8 @@ impl Reader {
         Some(first.entry.at)
     }
 
-    /// A reader of the journal in `dir`, whose process is dead, at its saved position.
-    pub fn folder(dir: &Path, ledger: Arc<Ledger>, destination: usize) -> Self {
+    /// Returns a reader of the journal in `dir`, whose process is dead, at the saved position.
+    pub(crate) fn folder(dir: &Path, ledger: Arc<Ledger>, destination: usize) -> Self {
         let source = Source::Folder {
             dir: dir.to_owned(),
             ledger,
@@ -92,7 +93,7 @@ impl Reader {
         Self::at(source, destination, saved(dir, destination))
     }
 
-    /// A reader that only looks at the journal in `dir`.
+    /// Returns a reader that only looks at the journal in `dir`.
     fn peeking(dir: &Path, destination: usize) -> Self {
         let mut reader = Self::folder(dir, Arc::new(Ledger::new(Vec::new())), destination);
         reader.peeks = true;
@@ -110,26 +111,26 @@ impl Reader {
         }
     }
 
-    /// The journal's folder.
-    pub fn dir(&self) -> PathBuf {
+    /// Returns the journal's folder.
+    pub(crate) fn dir(&self) -> PathBuf {
         match &self.source {
             Source::Live(journal) => journal.dir(),
             Source::Folder { dir, .. } => dir.clone(),
         }
     }
 
-    /// Progress as of the last [`Reader::advance`].
-    pub fn progress(&self) -> &Progress {
+    /// Returns the progress as of the last [`Reader::advance`].
+    pub(crate) fn progress(&self) -> &Progress {
         &self.saved
     }
 
-    /// Number of the first entry that is not delivered.
-    pub fn next(&self) -> u64 {
+    /// Returns the number of the first entry that is not delivered.
+    pub(crate) fn next(&self) -> u64 {
         self.saved.next
     }
 
-    /// A staged file's path.
-    pub fn staged(&self, name: &str) -> PathBuf {
+    /// Returns the path of a staged file.
+    pub(crate) fn staged(&self, name: &str) -> PathBuf {
         layout::staged_path(&self.dir(), name)
     }
 
@@ -149,11 +150,12 @@ impl Reader {
         }
     }
 
-    /// Entries before `end` that have not been handed out; empty when there are none. Waits on the disk.
+    /// Returns entries before `end` that have not been handed out; the batch is empty when there are none. Waits on the
+    /// disk.
     ///
     /// # Errors
     /// [`JournalError::Io`] when a segment cannot be read.
-    pub fn read(&mut self, end: Position) -> Result<Batch, JournalError> {
+    pub(crate) fn read(&mut self, end: Position) -> Result<Batch, JournalError> {
         let mut batch = Batch::default();
         while batch.entries.is_empty() && self.ahead < end {
             let number = self.ahead.segment;
@@ -172,7 +174,7 @@ impl Reader {
             match found {
                 Some((file, _)) if self.ahead.offset < length => {
                     match segment::read(&*file, self.ahead.offset, length) {
-                        // Somebody has cut it off.
+                        // Somebody has cut the segment short.
                         Ok(chunk) if chunk.offset <= self.ahead.offset => {
                             batch
                                 .damage
@@ -202,7 +204,7 @@ impl Reader {
     fn take(&mut self, chunk: segment::Chunk, path: &Path, batch: &mut Batch) {
         let mut missing = 0;
         for (number, entry, offset) in chunk.entries {
-            // What was delivered from memory before it came to the disk.
+            // This entry was delivered from memory before it was moved to the disk.
             if number < self.next {
                 continue;
             }
@@ -229,7 +231,7 @@ impl Reader {
         }
     }
 
-    /// Keeps a segment that not everything could be read of, before it is removed with what was.
+    /// Keeps a copy of a segment with unreadable parts, before it is removed with the delivered parts.
     fn put_aside(&self, path: &Path, reason: &str) -> String {
         if self.peeks {
             return format!("{}: {reason}", path.display());
@@ -255,25 +257,25 @@ impl Reader {
         }
     }
 
-    /// Entries of this process' journal that are in memory only, behind everything on its disk.
-    pub fn in_memory(&self) -> Vec<Placed> {
+    /// Returns the entries of this process' journal that are in memory only, behind everything on its disk.
+    pub(crate) fn in_memory(&self) -> Vec<Placed> {
         match &self.source {
             Source::Live(journal) => journal.read_memory(self.next, self.ahead),
             Source::Folder { .. } => Vec::new(),
         }
     }
 
-    /// Saves that all up to the last of `entries` is delivered, and removes what nobody needs any more. Without any,
-    /// that is all that was handed out.
+    /// Saves that everything up to the last of `entries` is delivered, and removes the parts that no destination needs
+    /// any more. If `entries` is empty, everything that was handed out counts as delivered.
     ///
     /// # Errors
     /// [`JournalError::Io`] when the position cannot be saved.
-    pub fn advance(&mut self, entries: &[Placed]) -> Result<(), JournalError> {
+    pub(crate) fn advance(&mut self, entries: &[Placed]) -> Result<(), JournalError> {
         for placed in entries {
             self.saved.observe(&placed.entry);
             self.next = self.next.max(placed.number + 1);
         }
-        // What was passed over, behind the last entry that was handed out, is delivered with it.
+        // Damage that was skipped behind the last entry that was handed out counts as delivered with that entry.
         let (position, next) = match entries.last() {
             Some(last) if last.number + 1 < self.next => (last.behind, last.number + 1),
             _ => (self.ahead, self.next),
@@ -294,7 +296,7 @@ impl Reader {
                 ledger.others(self.destination)
             }
         };
-        // The last destination to take a staged file removes it.
+        // The last destination to store a staged file removes it.
         for placed in entries.iter().filter(|placed| placed.number < before) {
             if let Record::Artifact { staged, size, .. } = &placed.entry.record {
                 match &self.source {
@@ -305,22 +307,23 @@ impl Reader {
                 }
             }
         }
-        // On a full disk there is room for the position once what was delivered is gone.
+        // On a full disk there is room for the position only once the delivered segments are removed.
         saved.or_else(|_| self.save())
     }
 
-    /// Whether nothing but what was passed over lies behind what is delivered.
-    pub fn has_passed_over(&self) -> bool {
+    /// Returns true where nothing but skipped damage lies behind the delivered entries.
+    pub(crate) fn has_passed_over(&self) -> bool {
         self.ahead > self.saved.position
     }
 
-    /// The file in which whoever looks at the journal later finds why this destination takes nothing.
-    pub fn trouble_note(&self) -> PathBuf {
+    /// Returns the path of the note with the reason why this destination accepts nothing. A later reader of the journal
+    /// finds it there.
+    pub(crate) fn trouble_note(&self) -> PathBuf {
         trouble_path(&self.dir(), self.destination)
     }
 
-    /// Whether no other destination reads this journal.
-    pub fn is_alone(&self) -> bool {
+    /// Returns true where no other destination reads this journal.
+    pub(crate) fn is_alone(&self) -> bool {
         let ledger = match &self.source {
             Source::Live(journal) => &journal.ledger,
             Source::Folder { ledger, .. } => ledger,
@@ -328,11 +331,11 @@ impl Reader {
         ledger.others(self.destination) == u64::MAX
     }
 
-    /// Saves that the runs a dead process left open are closed.
+    /// Saves that the runs which the dead process left open are closed.
     ///
     /// # Errors
-    /// [`JournalError::Io`] when that cannot be saved.
-    pub fn runs_closed(&mut self) -> Result<(), JournalError> {
+    /// [`JournalError::Io`] when the progress cannot be saved.
+    pub(crate) fn runs_closed(&mut self) -> Result<(), JournalError> {
         self.saved.open_runs = BTreeMap::new();
         self.save()
     }
@@ -341,13 +344,13 @@ impl Reader {
         save(&self.dir(), self.destination, &self.saved)
     }
 
-    /// Whether all before `end` is delivered and every run is closed.
-    pub fn is_done(&self, end: Position) -> bool {
+    /// Returns true where everything before `end` is delivered and every run is closed.
+    pub(crate) fn is_done(&self, end: Position) -> bool {
         self.saved.position >= end && self.saved.open_runs.is_empty()
     }
 }
 
-/// Saves how far a destination is in the journal in `dir`.
+/// Saves the progress of a destination in the folder `dir` of a journal.
 pub(crate) fn save(
     dir: &Path,
     destination: usize,
@@ -358,20 +361,20 @@ pub(crate) fn save(
     replace(&position_path(dir, destination), &json)
 }
 
-/// How far a destination is, as the journal in `dir` has it.
-pub fn saved(dir: &Path, destination: usize) -> Progress {
-    // An unreadable position only means that records are delivered again, which changes nothing.
+/// Returns the saved progress of a destination of the journal in `dir`.
+pub(crate) fn saved(dir: &Path, destination: usize) -> Progress {
+    // An unreadable position only means that records are delivered again, and a second delivery changes nothing.
     fs::read(position_path(dir, destination))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or(Progress::START)
 }
 
-/// Shows what waits in the journal in `dir` for a destination, and takes none of it.
+/// Shows the entries of the journal in `dir` that wait for a destination, and removes none of them.
 ///
 /// # Errors
-/// [`JournalError::Io`] when the folder or a segment cannot be read; what is before it has been shown.
-pub fn peek(
+/// [`JournalError::Io`] when the folder or a segment cannot be read; the entries before that place have been shown.
+pub(crate) fn peek(
     dir: &Path,
     destination: usize,
     mut each: impl FnMut(&Batch),
@@ -390,7 +393,8 @@ pub fn peek(
     }
 }
 
-/// Why a destination of the journal in `dir` has taken nothing, as far as that was noted.
-pub fn trouble(dir: &Path, destination: usize) -> Option<String> {
+/// Returns the noted reason for which a destination of the journal in `dir` has accepted nothing; `None` where none was
+/// noted.
+pub(crate) fn trouble(dir: &Path, destination: usize) -> Option<String> {
     fs::read_to_string(trouble_path(dir, destination)).ok()
 }

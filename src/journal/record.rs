@@ -1,7 +1,7 @@
-//! What can be recorded, and MLflow's rules for it.
+//! Things that can be recorded, and MLflow's rules for them.
 //!
-//! A key or a value that has passed through here is one that every MLflow store takes; what breaks a rule
-//! is refused before anything is written. The rules and limits are those of MLflow's `utils/validation.py`.
+//! A key or a value that has passed these checks is accepted by every MLflow store; anything that breaks a rule is
+//! refused before it is written. The rules and limits are those of MLflow's `utils/validation.py`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,46 +11,46 @@ use crate::mlflow::{
     run::{DatasetInput, RunId, RunStatus},
 };
 
-/// A record and when it was recorded.
+/// A record and the time at which it was recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Milliseconds since 1970.
+    /// Time of the call, in milliseconds since 1970.
     pub at: i64,
     /// The record.
     pub record: Record,
 }
 
-/// One thing to deliver, as the journal keeps it.
+/// One item to deliver, as the journal keeps it.
 ///
-/// The order of the variants and of their fields is the journal's format: a new variant goes to the end,
-/// any other change raises [`super::segment::FORMAT_VERSION`].
+/// The order of the variants and of their fields is the journal's format: a new variant goes to the end, and any other
+/// change raises [`super::segment::FORMAT_VERSION`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// A run begins.
     RunStarted(RunStart),
-    /// Values of one step.
+    /// Metric values of one step.
     Metrics {
         /// The run.
         run: RunId,
         /// Step (any integer; the epoch, by custom).
         step: i64,
-        /// Milliseconds since 1970.
+        /// Time of the values, in milliseconds since 1970.
         timestamp: i64,
-        /// Key and value; NaN and infinities are allowed.
+        /// Keys and values; NaN and infinities are allowed.
         values: Vec<(Key, f64)>,
     },
     /// Params of a run.
     Params {
         /// The run.
         run: RunId,
-        /// Key and value.
+        /// Keys and values.
         values: Vec<(Key, String)>,
     },
     /// Tags of a run.
     Tags {
         /// The run.
         run: RunId,
-        /// Key and value.
+        /// Keys and values.
         values: Vec<(Key, String)>,
     },
     /// A file for the run's artifacts.
@@ -59,94 +59,96 @@ pub enum Record {
         run: RunId,
         /// Name of the copy in the journal's staging folder.
         staged: String,
-        /// Where it goes, below the run's artifact URI.
+        /// Path of the file below the run's artifact URI.
         path: ArtifactPath,
-        /// Its length in bytes.
+        /// Length of the file in bytes.
         size: u64,
     },
     /// A run ends.
     RunEnded {
         /// The run.
         run: RunId,
-        /// How.
+        /// Final status of the run.
         status: RunStatus,
-        /// Milliseconds since 1970.
+        /// Time of the end, in milliseconds since 1970.
         end_time: i64,
     },
-    /// A tag of a run is removed; a tag that is not there is no error.
+    /// A tag of a run is deleted; a tag that does not exist is no error.
     TagDeleted {
         /// The run.
         run: RunId,
-        /// The tag's key.
+        /// Key of the tag.
         key: Key,
     },
-    /// A run is given a dataset.
+    /// A dataset is added to a run's inputs.
     Input {
         /// The run.
         run: RunId,
         /// The dataset.
         dataset: Box<DatasetInput>,
     },
-    /// A run that has ended goes on: RUNNING, without an end time.
+    /// A run that has ended is active again: its status is RUNNING and it has no end time.
     RunResumed {
         /// The run.
         run: RunId,
     },
-    /// Records of a run follow that another process has started and will end. Nothing to deliver.
+    /// Records follow of a run that another process has started and will end. This record itself is not delivered.
     RunAttached {
         /// The run.
         run: RunId,
     },
-    /// A file for the run's artifacts that could not be copied: it is read where it is, as it is then.
+    /// A file for the run's artifacts that could not be copied: it is read at its own place, with the content it has at
+    /// that time.
     ArtifactInPlace {
         /// The run.
         run: RunId,
-        /// The file's own absolute path.
+        /// Absolute path of the file itself.
         source: String,
-        /// Where it goes, below the run's artifact URI.
+        /// Path of the file below the run's artifact URI.
         path: ArtifactPath,
     },
     /// A small file for the run's artifacts, with its content.
     ArtifactInline {
         /// The run.
         run: RunId,
-        /// Its content.
+        /// Content of the file.
         content: Vec<u8>,
-        /// Where it goes, below the run's artifact URI.
+        /// Path of the file below the run's artifact URI.
         path: ArtifactPath,
     },
-    /// A run is about to be created at a server, which chooses its id; this is ours, which the server's run has as a
-    /// tag. Nothing to deliver; where the process dies before [`Record::RunNamed`], the run is found by it.
+    /// A run is about to be created at a server, which chooses the run's id; `run` is our own id, which the server's
+    /// run has as a tag. This record itself is not delivered. If the process dies before [`Record::RunNamed`], the run
+    /// is found by that tag.
     RunCreating {
-        /// Our id.
+        /// Our own id of the run.
         run: RunId,
     },
-    /// That run has the server's id now, under which the other records have it.
+    /// The run of a [`Record::RunCreating`] has the server's id now, under which the other records have it.
     RunNamed {
-        /// Our id.
+        /// Our own id of the run.
         run: RunId,
     },
 }
 
-/// The beginning of a run.
+/// The start of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunStart {
-    /// Its id, chosen here so that a second delivery finds the first.
+    /// Id of the run, chosen here so that a second delivery finds the run of the first.
     pub run: RunId,
-    /// Name of the experiment it belongs to.
+    /// Name of the experiment of the run.
     pub experiment: String,
-    /// Artifact location of that experiment, should it have to be created.
+    /// Artifact location of the experiment, in case the experiment has to be created.
     pub artifact_location: Option<String>,
     /// Name of the run.
     pub name: String,
-    /// Who runs it.
+    /// Name of the user who runs it.
     pub user: String,
-    /// Milliseconds since 1970.
+    /// Start time, in milliseconds since 1970.
     pub start_time: i64,
 }
 
 impl Record {
-    /// The run it belongs to.
+    /// Returns the run that the record belongs to.
     pub fn run(&self) -> RunId {
         match self {
             Self::RunStarted(start) => start.run,
@@ -166,17 +168,17 @@ impl Record {
         }
     }
 
-    /// True for what is noted of a run's creation, under an id that the store may not know.
+    /// Returns true for a note about a run's creation, whose id the store may not know.
     pub fn is_about_creation(&self) -> bool {
         matches!(self, Self::RunCreating { .. } | Self::RunNamed { .. })
     }
 
-    /// True for a file, which goes to the store of artifacts.
+    /// Returns true for a file, which goes to the artifact store.
     pub fn is_artifact(&self) -> bool {
         self.artifact_path().is_some()
     }
 
-    /// Where a file goes among the artifacts of its run.
+    /// Returns the path of a file among the artifacts of its run.
     pub fn artifact_path(&self) -> Option<&ArtifactPath> {
         match self {
             Self::Artifact { path, .. }
@@ -186,7 +188,7 @@ impl Record {
         }
     }
 
-    /// One line for people: what it is, without its values.
+    /// Describes the record in one line for people, without its values.
     pub fn summary(&self) -> String {
         let keys = |keys: &mut dyn Iterator<Item = &Key>| {
             keys.map(Key::as_str).collect::<Vec<_>>().join(", ")

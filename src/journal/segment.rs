@@ -1,4 +1,4 @@
-//! One file of the journal: a header that names the format, then frames, then blank space.
+//! One file of the journal: a header with the format's version, then frames, then blank space.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,21 +15,21 @@ use super::{
     record::Entry,
 };
 
-/// Version of the frames and their content; a reader takes no other.
-pub const FORMAT_VERSION: u32 = 2;
+/// Version of the frames and their content; a reader accepts no other version.
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// Bytes before the first frame.
-pub const HEADER_LEN: u64 = 12;
-/// What is tried where the disk has no room for a whole one.
+pub(crate) const HEADER_LEN: u64 = 12;
+/// Shorter lengths that are tried where the disk has no room for a whole segment.
 const SHORT: [u64; 2] = [1 << 20, 1 << 17];
 
 const MAGIC: [u8; 8] = *b"HEIMDALJ";
-/// How much is read at a time; a longer frame is read whole.
+/// Bytes that are read at a time; a longer frame is read whole.
 const READ_CHUNK: u64 = 1 << 20;
 
-/// The end of a segment that is being written.
+/// The end of a segment that is still written.
 #[derive(Debug)]
-pub struct Tail {
+pub(crate) struct Tail {
     file: Arc<File>,
     map: Option<Map>,
     length: u64,
@@ -37,12 +37,12 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Creates an empty segment of `length` bytes, or less on a disk that is nearly full, that can take at least
-    /// `least` bytes of frames.
+    /// Creates an empty segment of `length` bytes, or a shorter one on a disk that is nearly full, with room for at
+    /// least `least` bytes of frames.
     ///
     /// # Errors
-    /// Those of the file system, also when the segment is there already.
-    pub fn create(path: &Path, length: u64, least: u64) -> io::Result<Self> {
+    /// Errors of the file system, also when the segment exists already.
+    pub(crate) fn create(path: &Path, length: u64, least: u64) -> io::Result<Self> {
         let least = least + HEADER_LEN;
         let shorter = SHORT.into_iter().filter(|short| *short < length);
         let mut lengths = std::iter::once(length).chain(shorter);
@@ -71,7 +71,7 @@ impl Tail {
         header[..8].copy_from_slice(&MAGIC);
         header[8..].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
         let mapped = Map::new(&file, length).and_then(|map| {
-            // Where nothing can be reserved it has its length all the same: readers go by that.
+            // If no blocks can be reserved, the file still gets its length, because readers depend on the length.
             map.is_none().then(|| file.set_len(length)).transpose()?;
             file.write_all_at(&header, 0).map(|()| map)
         });
@@ -83,62 +83,62 @@ impl Tail {
                 offset: HEADER_LEN,
             }),
             Err(error) => {
-                // On a full disk a file still gets its name, which must be free for the next attempt.
+                // A full disk still creates the file's name, and the name must be free for the next attempt.
                 let _ = std::fs::remove_file(path);
                 Err(error)
             }
         }
     }
 
-    /// A copy of this segment at another path, to go on with.
+    /// Copies this segment to another path, where writing continues.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn copied(&self, path: &Path) -> io::Result<Self> {
+    /// Errors of the file system.
+    pub(crate) fn copied(&self, path: &Path) -> io::Result<Self> {
         let mut copy = Self::try_create(path, self.length)?;
         copy_bytes(&self.file, &copy.file, self.offset)?;
         copy.offset = self.offset;
         Ok(copy)
     }
 
-    /// Where the next frame will begin.
-    pub fn offset(&self) -> u64 {
+    /// Returns the offset at which the next frame will begin.
+    pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Bytes that it takes on the disk.
-    pub fn length(&self) -> u64 {
+    /// Returns the number of bytes that the segment occupies on the disk.
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
-    /// The file, to read from.
-    pub fn file(&self) -> &Arc<File> {
+    /// Returns the file, to read from.
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Whether it has room for a frame of that length.
-    pub fn takes(&self, length: usize) -> bool {
+    /// Returns true where the segment has room for a frame of `length` bytes.
+    pub(crate) fn takes(&self, length: usize) -> bool {
         self.offset + length as u64 <= self.length
     }
 
-    /// Has the kernel make its pages now.
-    pub fn populate(&self) {
+    /// Makes the kernel load the segment's pages now.
+    pub(crate) fn populate(&self) {
         if let Some(map) = &self.map {
             map.populate();
         }
     }
 
-    /// Appends a frame. When this returns the kernel has it, so the end of the process leaves it; with
-    /// [`Durability::Power`] it is on the disk.
+    /// Appends a frame. When this returns, the kernel has the frame, so it survives the end of the process; with
+    /// [`Durability::Power`] the frame is on the disk.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WriteZero`] for a frame that the segment does not [take](Self::takes), and those of the file
-    /// system. The offset then stays, and the next append overwrites the torn frame.
-    pub fn append(&mut self, frame: &[u8], durability: Durability) -> io::Result<()> {
+    /// [`io::ErrorKind::WriteZero`] for a frame that does not [fit](Self::takes) into the segment, and errors of the
+    /// file system. The offset then stays, and the next append overwrites the torn frame.
+    pub(crate) fn append(&mut self, frame: &[u8], durability: Durability) -> io::Result<()> {
         if !self.takes(frame.len()) {
             return Err(does_not_fit(frame.len(), self.offset, self.length));
         }
-        // Below the length of the mapping, which is a usize.
+        // The offset is below the length of the mapping, which is a usize.
         let at = usize::try_from(self.offset).map_err(io::Error::other)?;
         match &mut self.map {
             Some(map) => map.put(at, frame)?,
@@ -155,11 +155,11 @@ impl Tail {
     }
 }
 
-/// Copies the first `length` bytes of a file, which may have no name any more.
+/// Copies the first `length` bytes of a file that may have no name any more.
 ///
 /// # Errors
-/// Those of the file system.
-pub fn copy_bytes(from: &File, to: &File, length: u64) -> io::Result<()> {
+/// Errors of the file system.
+pub(crate) fn copy_bytes(from: &File, to: &File, length: u64) -> io::Result<()> {
     let mut bytes = vec![0; 1 << 20];
     let mut at = 0;
     while at < length {
@@ -174,12 +174,12 @@ pub fn copy_bytes(from: &File, to: &File, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a segment is read from.
-pub trait ReadAt {
-    /// Reads some bytes from `offset` on; none at the end.
+/// A source from which a segment is read.
+pub(crate) trait ReadAt {
+    /// Reads some bytes from `offset` on; reads none at the end.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     fn read_some(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
@@ -199,21 +199,21 @@ impl ReadAt for [u8] {
 
 /// Frames read from one segment.
 #[derive(Debug, Default)]
-pub struct Chunk {
-    /// Entries of the intact frames, in order, each with its number and the place where those behind it begin: behind
-    /// its frame, or before it where others of it follow.
+pub(crate) struct Chunk {
+    /// Entries of the intact frames, in order, each with its number and the position to save once it is delivered: the
+    /// end of its frame if it is the frame's last entry, otherwise the frame's start.
     pub entries: Vec<(u64, Entry, u64)>,
-    /// Where the next read begins.
+    /// Offset at which the next read begins.
     pub offset: u64,
-    /// Bytes that were whole frames once, or lie before others that are, and have been passed over.
+    /// Number of skipped bytes that were whole frames once, or that lie before other whole frames.
     pub skipped: u64,
 }
 
 /// Reads some frames of a segment, from `offset` and before `end`.
 ///
 /// # Errors
-/// Those of the file system, and [`io::ErrorKind::InvalidData`] for a file of another kind or version.
-pub fn read(file: &(impl ReadAt + ?Sized), offset: u64, end: u64) -> io::Result<Chunk> {
+/// Errors of the file system, and [`io::ErrorKind::InvalidData`] for a file of another kind or version.
+pub(crate) fn read(file: &(impl ReadAt + ?Sized), offset: u64, end: u64) -> io::Result<Chunk> {
     if offset == HEADER_LEN {
         check_header(file)?;
     }
@@ -254,7 +254,8 @@ pub fn read(file: &(impl ReadAt + ?Sized), offset: u64, end: u64) -> io::Result<
                     damage.add(without_blank_end(&bytes[at..at + length]));
                     length
                 }
-                // What no more bytes can complete is a torn tail, or a damaged length: look behind it.
+                // If no further bytes can complete the frame, it is a torn tail or has a damaged length. The search
+                // continues behind it.
                 Decoded::Incomplete if all => {
                     damage.add(&bytes[at..]);
                     damage.bytes -= (bytes.len() - at - 1) as u64;
@@ -279,8 +280,8 @@ pub fn read(file: &(impl ReadAt + ?Sized), offset: u64, end: u64) -> io::Result<
 #[derive(Default)]
 struct Damage {
     bytes: u64,
-    /// A marker is written last, so what has one was whole; what has none was being written when its process died,
-    /// and nobody was told that it is kept.
+    /// True where the bytes were a whole frame. The marker is written last, so bytes with a marker were whole. Bytes
+    /// without a marker were being written when the process died, and nobody was told that they are kept.
     was_whole: bool,
 }
 
@@ -296,7 +297,7 @@ fn without_blank_end(bytes: &[u8]) -> &[u8] {
     &bytes[..end.map_or(0, |last| last + 1)]
 }
 
-/// Whether nothing has been written from `offset` to `end`.
+/// Returns true where nothing has been written from `offset` to `end`.
 fn is_blank(file: &(impl ReadAt + ?Sized), mut offset: u64, end: u64) -> io::Result<bool> {
     while offset < end {
         let bytes = bytes_at(file, offset, (end - offset).min(READ_CHUNK))?;

@@ -1,8 +1,8 @@
 //! Copies of the files that artifact records name.
 //!
-//! What a caller logs must arrive as it was at the call, and training scripts overwrite and delete their
-//! checkpoints right after it. So the file is copied (as a reflink where the file system can) into the
-//! journal's folder before the record is appended.
+//! A logged file must arrive with the content that it had at the call, and training scripts overwrite and delete their
+//! checkpoints right after the call. So the file is copied (as a reflink where the file system can) into the journal's
+//! folder before the record is appended.
 
 use std::{
     fs::{self, File},
@@ -20,42 +20,48 @@ use super::{
 };
 use crate::os::copy_file;
 
-/// What has become of a file to upload.
+/// The result of staging a file.
 #[derive(Debug)]
-pub enum Staged {
-    /// A copy of it is in the staging folder.
+pub(crate) enum Staged {
+    /// A copy of the file is in the staging folder.
     Copied {
-        /// Its name there.
+        /// Name of the copy there.
         name: String,
-        /// Its length in bytes.
+        /// Length of the copy in bytes.
         size: u64,
     },
-    /// The disk takes no copy.
+    /// The disk accepts no copy.
     Refused(io::Error),
 }
 
 impl Journal {
-    /// Copies a file, beyond the limits where others of its call have been copied. Waits on the disk.
+    /// Copies a file. Goes beyond the limits where other files of the same call have been copied already. Waits on the
+    /// disk.
     ///
     /// # Errors
-    /// [`JournalError::Stage`] where the file cannot be read, [`JournalError::NoRoom`].
-    pub fn stage_file(&self, file: &Path, admission: Admission) -> Result<Staged, JournalError> {
+    /// [`JournalError::Stage`] where the file cannot be read, [`JournalError::NoRoom`] where the journal is at its
+    /// limits.
+    pub(crate) fn stage_file(
+        &self,
+        file: &Path,
+        admission: Admission,
+    ) -> Result<Staged, JournalError> {
         let unreadable = |source| unreadable(file, source);
         let size = length(file).map_err(unreadable)?;
         let staged = self.stage(size, admission, |target| copy_file::copy(file, target))?;
         match &staged {
-            // It is the file that cannot be read, then.
+            // The copy may have failed because the file itself cannot be read: this line checks for that.
             Staged::Refused(_) => File::open(file).map(|_| staged).map_err(unreadable),
             Staged::Copied { .. } => Ok(staged),
         }
     }
 
-    /// Keeps a file that nobody changes, under a second name: it costs no room, so there are no limits. Refused where
-    /// the journal is on another disk.
+    /// Keeps a file that nobody changes under a second name. The second name costs no room, so there are no limits.
+    /// Refuses where the journal is on another disk.
     ///
     /// # Errors
     /// [`JournalError::Stage`] where the file cannot be read.
-    pub fn stage_link(&self, file: &Path) -> Result<Staged, JournalError> {
+    pub(crate) fn stage_link(&self, file: &Path) -> Result<Staged, JournalError> {
         let unreadable = |source| unreadable(file, source);
         let file = file.canonicalize().map_err(unreadable)?;
         let size = length(&file).map_err(unreadable)?;
@@ -64,11 +70,11 @@ impl Journal {
         })
     }
 
-    /// Writes `content` as a file of its own. Waits on the disk.
+    /// Writes `content` as a staged file. Waits on the disk.
     ///
     /// # Errors
-    /// [`JournalError::NoRoom`].
-    pub fn stage_bytes(&self, content: &[u8]) -> Result<Staged, JournalError> {
+    /// [`JournalError::NoRoom`] where the journal is at its limits.
+    pub(crate) fn stage_bytes(&self, content: &[u8]) -> Result<Staged, JournalError> {
         let size = content.len() as u64;
         self.stage(size, Admission::Bounded, |target| {
             fs::write(target, content).map(|()| size)
@@ -105,7 +111,7 @@ impl Journal {
                     self.staged.fetch_sub(size, Ordering::AcqRel);
                     return Ok(Staged::Refused(error));
                 }
-                // It may have grown or shrunk in between.
+                // The file may have grown or shrunk meanwhile.
                 self.staged.fetch_add(copied, Ordering::AcqRel);
                 self.staged.fetch_sub(size, Ordering::AcqRel);
                 Ok(Staged::Copied { name, size: copied })
@@ -119,14 +125,14 @@ impl Journal {
     }
 
     /// Removes a copy that no record names any more.
-    pub fn discard(&self, name: &str, size: u64) {
+    pub(crate) fn discard(&self, name: &str, size: u64) {
         let _ = fs::remove_file(staged_path(&self.dir(), name));
         self.staged.fetch_sub(size, Ordering::AcqRel);
         self.room.notify_waiters();
     }
 }
 
-/// Length of a file that can be read.
+/// Returns the length of a file that can be read.
 fn length(file: &Path) -> io::Result<u64> {
     Ok(File::open(file)?.metadata()?.len())
 }

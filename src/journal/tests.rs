@@ -54,7 +54,7 @@ fn append_all(journal: &Journal, records: Vec<Record>) -> Result<Appended, Journ
     journal.append(super::append::Batch::of(records)?, Admission::Bounded)
 }
 
-/// Whether a caller that waits for room would go on at once.
+/// Returns true where a caller that waits for room would continue at once.
 fn has_room(journal: &Journal, room: Room) -> bool {
     futures_util::FutureExt::now_or_never(journal.wait_for_room(room)).is_some()
 }
@@ -75,7 +75,7 @@ fn journal(dir: &Path) -> Arc<Journal> {
     Arc::new(Journal::create(config(dir)))
 }
 
-/// What the journal says once it has looked whether its folder is there.
+/// Returns the message of the journal after it has checked its folder.
 fn maintained(journal: &Journal) -> String {
     loop {
         if let Some(told) = journal.maintain() {
@@ -204,7 +204,7 @@ fn what_was_being_written_at_the_end_is_no_damage() {
     let path = layout::segment_path(&journal.dir(), 1);
     drop(journal);
     let whole = fs::read(&path).unwrap();
-    // Every state that a kill can leave: the marker comes last, byte by byte.
+    // The loop tries every state that a kill can leave: the marker comes last, byte by byte.
     for written in begin + 4..=end {
         let mut bytes = whole.clone();
         bytes[begin..begin + 4].fill(0);
@@ -659,7 +659,7 @@ fn files_wait_for_as_much_room_as_they_need() {
     assert!(!has_room(&journal, room));
     journal.discard(&name, size);
     assert!(has_room(&journal, room));
-    // A file of its own is never too large, and the others of a call follow the first.
+    // A file that is alone is never too large, and the other files of a call follow the first.
     let huge = dir.path().join("huge");
     fs::write(&huge, vec![0; 2_000_000]).unwrap();
     copied(journal.stage_file(&huge, Admission::Bounded).unwrap());

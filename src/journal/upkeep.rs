@@ -22,11 +22,12 @@ use super::{
 const FOLDER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Journal {
-    /// Finds the journal a new folder where its own is gone, moves frames from memory to the disk, and makes the next
-    /// segment ahead of the need. Waits on the disk. Returns the change that the user should know of.
-    pub fn maintain(&self) -> Option<String> {
+    /// Makes a new folder for the journal where the old one is gone, moves frames from memory to the disk, and makes
+    /// the next segment before it is needed. Waits on the disk. Returns the change that the user should know of.
+    pub(crate) fn maintain(&self) -> Option<String> {
         let mut writer = self.writer();
-        // What is in memory after the end is for a destination that is slower than the one that has sealed it.
+        // Frames that are in memory after the end are for a slower destination than the one that has sealed the
+        // journal.
         if writer.gate == Gate::Sealed && writer.memory.frames.is_empty() {
             return None;
         }
@@ -84,7 +85,7 @@ impl Journal {
         if writer.health.is_lost || writer.memory.frames.is_empty() {
             return;
         }
-        // Once nobody adds any more there is nobody who could wait for room.
+        // Once nobody adds entries any more, nobody waits for room either.
         let admission = match writer.gate {
             Gate::Sealed => Admission::Always,
             Gate::Open | Gate::Frozen => Admission::Bounded,
@@ -134,7 +135,7 @@ impl Journal {
         Ok(dir)
     }
 
-    /// Fills a folder that nobody sees yet, and shows it.
+    /// Fills a folder that is still hidden, and then shows it.
     fn fill_folder(&self, folder: Folder, disk: &mut Disk) -> io::Result<PathBuf> {
         let needed = self.ledger.least().0.segment;
         let mut segments = BTreeMap::new();
@@ -187,7 +188,7 @@ impl Journal {
 }
 
 impl Writer {
-    /// Forgets the trouble where everything is on the disk again. Returns the sentence for the user.
+    /// Forgets the trouble where everything is on the disk again. Returns the message for the user.
     fn take_back_trouble(&mut self) -> Option<String> {
         let is_over = self.is_well() && self.health.trouble.take().is_some();
         is_over.then(|| "the journal is on the disk again".to_owned())

@@ -68,9 +68,9 @@ pub(crate) struct Disk {
     pub segment: u64,
     /// The end of the newest segment.
     pub tail: Option<Tail>,
-    /// The next segment, made ahead of the need.
+    /// The next segment, made before it is needed.
     pub spare: Option<Tail>,
-    /// Segments that some destination has not delivered, the newest among them. They are read through these files, so
+    /// Segments that some destination has not delivered, including the newest. They are read through these files, so
     /// that nothing is lost where somebody deletes the folder.
     pub segments: BTreeMap<u64, Segment>,
 }
@@ -79,11 +79,11 @@ pub(crate) struct Disk {
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub file: Arc<File>,
-    /// Bytes that it takes on the disk.
+    /// Bytes that the segment occupies on the disk.
     pub length: u64,
 }
 
-/// Frames that the disk would not take. All of them are later than those on the disk.
+/// Frames that the disk refused. All of them are later than the frames on the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     pub frames: VecDeque<InMemory>,
@@ -93,7 +93,7 @@ pub(crate) struct Memory {
 /// A frame in memory.
 #[derive(Debug)]
 pub(crate) struct InMemory {
-    /// Number of its first entry.
+    /// Number of the frame's first entry.
     pub number: u64,
     pub entries: u64,
     pub frame: Box<[u8]>,
@@ -104,19 +104,19 @@ pub(crate) struct InMemory {
 pub(crate) struct Health {
     /// Time of the last check that the folder exists.
     pub checked: Instant,
-    /// True where that check did not find the folder and no new one could be made.
+    /// True where the last check did not find the folder and no new folder could be made.
     pub is_lost: bool,
-    /// Error of the disk while it takes nothing.
+    /// Error of the disk while it accepts nothing.
     pub trouble: Option<String>,
 }
 
-/// Whether calls are accepted.
+/// State of the journal for calls: open, sealed or frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
     /// The tracker is closed: calls are refused.
     Sealed,
-    /// The process is about to die of a signal: no call returns.
+    /// The process is about to die from a signal: no call returns.
     Frozen,
 }
 
@@ -132,8 +132,9 @@ pub(crate) struct End {
 }
 
 impl Journal {
-    /// Begins a journal. Where its folder cannot be made, it begins in memory, and [`Journal::trouble`] says why.
-    pub fn create(config: JournalConfig) -> Self {
+    /// Begins a journal. Where its folder cannot be made, the journal begins in memory, and [`Journal::trouble`]
+    /// returns the reason.
+    pub(crate) fn create(config: JournalConfig) -> Self {
         let ledger = Ledger::new(vec![(Position::START, 0); config.destinations.len()]);
         let progress = Mutex::new(vec![None; config.destinations.len()]);
         let journal = Self {
@@ -174,7 +175,7 @@ impl Journal {
     }
 
     /// Returns the folder, or the folder above where there is none.
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.dir_of(&self.writer().disk)
     }
 
@@ -185,18 +186,18 @@ impl Journal {
         }
     }
 
-    /// Returns the error of the disk while it takes nothing.
-    pub fn trouble(&self) -> Option<String> {
+    /// Returns the error of the disk while it accepts nothing.
+    pub(crate) fn trouble(&self) -> Option<String> {
         let writer = self.writer();
-        // A trouble that nobody has taken back yet is over where everything is on the disk.
+        // A trouble that nobody has cleared yet is over once everything is on the disk.
         (!writer.is_well())
             .then(|| writer.health.trouble.clone())
             .flatten()
     }
 
     /// Returns the end of the journal.
-    pub fn end(&self) -> End {
-        // In this order: an entry that is counted first is on the disk or in memory before the others are read.
+    pub(crate) fn end(&self) -> End {
+        // The order matters: an entry that is counted first is on the disk or in memory before the others are read.
         let appended = self.appended.load(Ordering::SeqCst);
         let in_memory = self.in_memory.load(Ordering::Acquire);
         End {
@@ -215,18 +216,19 @@ impl Journal {
     }
 
     /// Returns the number of entries appended since the journal was begun.
-    pub fn appended(&self) -> u64 {
+    pub(crate) fn appended(&self) -> u64 {
         self.appended.load(Ordering::SeqCst)
     }
 
-    /// Lets no call return any more: the process is about to die, and whatever a call has accepted must be delivered.
-    pub fn freeze(&self) {
+    /// Lets no call return any more: the process is about to die, and every record that a call has accepted must be
+    /// delivered.
+    pub(crate) fn freeze(&self) {
         self.writer().gate = Gate::Frozen;
         self.room.notify_waiters();
     }
 
     /// Closes the journal for good, unless more than `appended` entries have come in. Returns true where it is closed.
-    pub fn seal(&self, appended: u64) -> bool {
+    pub(crate) fn seal(&self, appended: u64) -> bool {
         let mut writer = self.writer();
         if writer.appended != appended {
             return false;
@@ -240,7 +242,7 @@ impl Journal {
 
     /// Reads frames that are in memory only, from entry `next` on, at most some megabytes of them. There are none while
     /// frames on the disk behind `position` come first.
-    pub fn read_memory(&self, next: u64, position: Position) -> Vec<Placed> {
+    pub(crate) fn read_memory(&self, next: u64, position: Position) -> Vec<Placed> {
         let mut placed = Vec::new();
         let mut bytes = 0;
         let writer = self.writer();
@@ -268,12 +270,12 @@ impl Journal {
     }
 
     /// Returns a segment, if some destination still needs it.
-    pub fn segment(&self, number: u64) -> Option<Segment> {
+    pub(crate) fn segment(&self, number: u64) -> Option<Segment> {
         self.writer().disk.segments.get(&number).cloned()
     }
 
     /// Notes the progress of a destination, and removes the segments and frames that no destination needs any more.
-    pub fn delivered(&self, destination: usize, progress: &Progress) {
+    pub(crate) fn delivered(&self, destination: usize, progress: &Progress) {
         let (position, next) = (progress.position, progress.next);
         if let Some(slot) = self.progress().get_mut(destination) {
             *slot = Some(progress.clone());
@@ -295,7 +297,7 @@ impl Journal {
     }
 
     /// Removes the journal: everything is delivered to all destinations.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let mut writer = self.writer();
         if let Some(folder) = &writer.disk.folder {
             remove(&folder.dir);
@@ -308,21 +310,21 @@ impl Journal {
     }
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic while appending leaves the offset behind the last whole frame, so going on is sound.
+        // A panic while appending leaves the offset behind the last whole frame, so it is safe to continue.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Writer {
-    /// Returns true where the disk has everything and takes more.
-    pub fn is_well(&self) -> bool {
+    /// Returns true where everything is on the disk and the disk accepts more.
+    pub(crate) fn is_well(&self) -> bool {
         !self.health.is_lost && self.disk.tail.is_some() && self.memory.frames.is_empty()
     }
 }
 
 impl Memory {
     /// Adds a frame behind the others.
-    pub fn push(&mut self, number: u64, entries: u64, frame: &[u8]) {
+    pub(crate) fn push(&mut self, number: u64, entries: u64, frame: &[u8]) {
         self.bytes += frame.len();
         self.frames.push_back(InMemory {
             number,
@@ -332,7 +334,7 @@ impl Memory {
     }
 
     /// Removes the first frame. Returns its number of entries.
-    pub fn pop(&mut self) -> u64 {
+    pub(crate) fn pop(&mut self) -> u64 {
         let first = self.frames.pop_front();
         first.map_or(0, |first| {
             self.bytes -= first.frame.len();

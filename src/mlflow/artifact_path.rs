@@ -4,22 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use super::invalid::{Invalid, shorten};
 
-/// True for a relative path that `posixpath.normpath` leaves as it is and that does not climb.
+/// Returns true for a relative path that `posixpath.normpath` does not change and that has no leading `..`.
 pub(crate) fn is_normalised(path: &str) -> bool {
     path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.starts_with("..")
 }
 
-/// Path of an artifact below its run's artifact URI: relative, normalised, never climbing out.
+/// Path of an artifact below the artifact URI of its run: relative, normalised, and never outside of the URI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct ArtifactPath(String);
 
 impl ArtifactPath {
-    /// The root of the run's artifacts.
+    /// Returns the root of the run's artifacts.
     pub fn root() -> Self {
         Self(String::new())
     }
 
-    /// Checks a folder path as `log_artifact(…, artifact_path)` takes it; empty means the root.
+    /// Checks a folder path as `log_artifact(…, artifact_path)` takes it; an empty path means the root.
     ///
     /// # Errors
     /// [`Invalid::Value`] for absolute paths, `..`, `.`, empty parts, backslashes and control characters.
@@ -39,7 +39,7 @@ impl ArtifactPath {
         Ok(Self(text.to_owned()))
     }
 
-    /// This folder's child.
+    /// Returns the path of a child of this folder.
     ///
     /// # Errors
     /// [`Invalid::Value`] if the child breaks the rules of [`ArtifactPath::parse`].
@@ -52,17 +52,17 @@ impl ArtifactPath {
         })
     }
 
-    /// Its last part; nothing for the root.
+    /// Returns the last part of the path; an empty text for the root.
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The path with `/` between its parts.
+    /// Returns the path with `/` between its parts.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is that folder, or below it.
+    /// Returns true where the path is `folder` or lies below `folder`.
     pub fn is_within(&self, folder: &Self) -> bool {
         let rest = self.0.strip_prefix(&folder.0);
         rest.is_some_and(|rest| folder.0.is_empty() || rest.is_empty() || rest.starts_with('/'))

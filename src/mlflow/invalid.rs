@@ -10,7 +10,7 @@ pub enum Invalid {
         what: &'static str,
         /// The value as it was given, shortened.
         value: String,
-        /// The rule it breaks and what would be right.
+        /// The rule that the value breaks, and what would be right.
         reason: String,
     },
 
@@ -21,9 +21,9 @@ pub enum Invalid {
         what: &'static str,
         /// Key of the value.
         key: String,
-        /// The type it must have.
+        /// The type that the value must have.
         expected: &'static str,
-        /// The type it has.
+        /// The type that the value has.
         found: String,
     },
 
@@ -32,7 +32,7 @@ pub enum Invalid {
     Setting {
         /// Name of the setting.
         what: &'static str,
-        /// Its value, without credentials.
+        /// Value of the setting, without credentials.
         value: String,
         /// The cause, and what to do.
         reason: String,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{artifact_path::is_normalised, invalid::Invalid};
 
 /// Longest key of a param, metric or tag, in characters.
-pub const MAX_KEY_LENGTH: usize = 250;
+pub(crate) const MAX_KEY_LENGTH: usize = 250;
 
 /// Key of a metric, param or tag that MLflow takes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ impl Key {
     /// Checks a key without keeping it.
     ///
     /// # Errors
-    /// Those of [`Key::parse`].
+    /// The errors of [`Key::parse`].
     pub fn check(what: &'static str, text: &str) -> Result<(), Invalid> {
-        // Nearly every key is some ASCII words with slashes between them, which one pass finds out.
+        // Nearly every key is some ASCII words with slashes between them; one pass recognises such a key.
         if is_plain_key(text.as_bytes()) {
             return Ok(());
         }
@@ -38,19 +38,19 @@ impl Key {
                 "a key needs at least one character",
             ));
         }
-        // Every byte limit is a character limit for the ASCII keys that people use.
+        // The number of bytes is checked first: it is never smaller than the number of characters.
         if text.len() > MAX_KEY_LENGTH && text.chars().count() > MAX_KEY_LENGTH {
             return Err(Invalid::value(
                 what,
                 text,
-                "a key has at most 250 characters",
+                "a key must have at most 250 characters",
             ));
         }
         if !text.chars().all(is_key_char) {
             return Err(Invalid::value(
                 what,
                 text,
-                "a key has letters, digits, underscores, dashes, dots, slashes, colons and blanks only",
+                "a key may have letters, digits, underscores, dashes, dots, slashes, colons and blanks only",
             ));
         }
         if !is_normalised(text) {
@@ -63,14 +63,14 @@ impl Key {
         Ok(())
     }
 
-    /// The key itself.
+    /// Returns the key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// True for a key of ASCII letters, digits and `_ - :` and blanks, with single slashes inside. Dots, which may make a
-/// part that climbs, are left to the whole check.
+/// Returns true for a key of ASCII letters, digits, `_ - :` and blanks, with single slashes inside. Keys with dots,
+/// which may have a part `..`, are left to the complete check.
 fn is_plain_key(text: &[u8]) -> bool {
     if text.is_empty() || text.len() > MAX_KEY_LENGTH {
         return false;

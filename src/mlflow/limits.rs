@@ -4,18 +4,18 @@
 
 use super::{invalid::Invalid, key::Key, run::DatasetInput};
 
-/// Longest param value; a longer one is cut, as MLflow does by default.
-pub const MAX_PARAM_VALUE_LENGTH: usize = 6_000;
+/// Longest param value, in characters; a longer one is cut, as MLflow does by default.
+pub(crate) const MAX_PARAM_VALUE_LENGTH: usize = 6_000;
 
-/// Longest tag value; a longer one is cut, as MLflow does by default.
-pub const MAX_TAG_VALUE_LENGTH: usize = 8_000;
+/// Longest tag value, in characters; a longer one is cut, as MLflow does by default.
+pub(crate) const MAX_TAG_VALUE_LENGTH: usize = 8_000;
 
 /// Longest run name and experiment name: the width of the columns in the store.
 const MAX_RUN_NAME_LENGTH: usize = 250;
 
 const MAX_EXPERIMENT_NAME_LENGTH: usize = 256;
 
-/// Widths of a dataset's columns, and of those of an input's tags.
+/// Widths of the columns of a dataset and of the tags of an input.
 const MAX_DATASET_NAME_LENGTH: usize = 500;
 
 const MAX_DATASET_DIGEST_LENGTH: usize = 36;
@@ -32,8 +32,8 @@ const MAX_INPUT_TAG_KEY_LENGTH: usize = 255;
 
 const MAX_INPUT_TAG_VALUE_LENGTH: usize = 500;
 
-/// A value cut to the characters that the store keeps.
-pub fn cut(mut value: String, limit: usize) -> String {
+/// Cuts a value to `limit` characters.
+pub(crate) fn cut(mut value: String, limit: usize) -> String {
     if value.len() > limit
         && let Some((end, _)) = value.char_indices().nth(limit)
     {
@@ -45,8 +45,8 @@ pub fn cut(mut value: String, limit: usize) -> String {
 /// Checks a text that a store is to keep under `key`.
 ///
 /// # Errors
-/// [`Invalid::Value`], naming `what` and the key, for a text with a NUL, which PostgreSQL has no form for.
-pub fn text(what: &'static str, key: &str, value: String) -> Result<String, Invalid> {
+/// [`Invalid::Value`], naming `what` and the key, for a text with a NUL, which PostgreSQL cannot store.
+pub(crate) fn text(what: &'static str, key: &str, value: String) -> Result<String, Invalid> {
     if value.contains('\0') {
         return Err(Invalid::value(
             what,
@@ -61,7 +61,7 @@ pub fn text(what: &'static str, key: &str, value: String) -> Result<String, Inva
 ///
 /// # Errors
 /// [`Invalid::Value`], naming the metric, for a time before 1970.
-pub fn timestamp(key: &str, timestamp: i64) -> Result<i64, Invalid> {
+pub(crate) fn timestamp(key: &str, timestamp: i64) -> Result<i64, Invalid> {
     if timestamp < 0 {
         let reason = format!("its timestamp {timestamp} is negative: give milliseconds since 1970");
         return Err(Invalid::value("metric", key, reason));
@@ -69,12 +69,12 @@ pub fn timestamp(key: &str, timestamp: i64) -> Result<i64, Invalid> {
     Ok(timestamp)
 }
 
-/// Checks the dataset that a run is given.
+/// Checks a dataset that is logged to a run.
 ///
 /// # Errors
-/// [`Invalid::Value`] for a dataset without a name or a digest, and where something is longer than MLflow
-/// takes or has a NUL.
-pub fn dataset(dataset: DatasetInput) -> Result<DatasetInput, Invalid> {
+/// [`Invalid::Value`] for a dataset without a name or a digest, and where a text is longer than MLflow takes or has a
+/// NUL.
+pub(crate) fn dataset(dataset: DatasetInput) -> Result<DatasetInput, Invalid> {
     let name = &dataset.name;
     if name.is_empty() || dataset.digest.is_empty() {
         return Err(Invalid::value(
@@ -126,14 +126,14 @@ pub fn dataset(dataset: DatasetInput) -> Result<DatasetInput, Invalid> {
 /// Checks the name of a run.
 ///
 /// # Errors
-/// [`Invalid::Value`] when it is longer than the store's column or has a NUL.
-pub fn run_name(name: &str) -> Result<String, Invalid> {
+/// [`Invalid::Value`] when the name is longer than the store's column or has a NUL.
+pub(crate) fn run_name(name: &str) -> Result<String, Invalid> {
     let text = text("run name", name, name.to_owned())?;
     if text.chars().count() > MAX_RUN_NAME_LENGTH {
         return Err(Invalid::value(
             "run name",
             name,
-            "a run name has at most 250 characters",
+            "a run name must have at most 250 characters",
         ));
     }
     Ok(text)
@@ -142,8 +142,8 @@ pub fn run_name(name: &str) -> Result<String, Invalid> {
 /// Checks the name of an experiment.
 ///
 /// # Errors
-/// [`Invalid::Value`] when it is empty or longer than the store's column.
-pub fn experiment_name(text: &str) -> Result<String, Invalid> {
+/// [`Invalid::Value`] when the name is empty or longer than the store's column.
+pub(crate) fn experiment_name(text: &str) -> Result<String, Invalid> {
     let what = "experiment name";
     if text.trim().is_empty() {
         return Err(Invalid::value(what, text, "an experiment needs a name"));
@@ -152,7 +152,7 @@ pub fn experiment_name(text: &str) -> Result<String, Invalid> {
         return Err(Invalid::value(
             what,
             text,
-            "an experiment name has at most 256 characters",
+            "an experiment name must have at most 256 characters",
         ));
     }
     Ok(text.to_owned())
@@ -162,7 +162,7 @@ pub fn experiment_name(text: &str) -> Result<String, Invalid> {
 ///
 /// # Errors
 /// [`Invalid::Value`] for a key that MLflow refuses, and for a value with a NUL.
-pub fn tags(
+pub(crate) fn tags(
     tags: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<(Key, String)>, Invalid> {
     tags.into_iter()

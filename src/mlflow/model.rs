@@ -8,19 +8,19 @@ use super::invalid::Invalid;
 const MAX_DESCRIPTION_LENGTH: usize = 5_000;
 /// Longest registered model name: the width of the store's column.
 const MAX_NAME_LENGTH: usize = 256;
-/// MLflow's limit of an alias.
+/// MLflow's limit for the length of an alias.
 const MAX_ALIAS_LENGTH: usize = 255;
-/// MLflow's limit of a tag's value; before MLflow 3 it was 5,000.
+/// MLflow's limit for the length of a tag's value; before MLflow 3 the limit was 5,000.
 const MAX_TAG_VALUE_LENGTH: usize = 100_000;
-/// What is always an alias of the newest version.
-pub const LATEST: &str = "latest";
+/// The reserved alias, which always points to the newest version.
+pub(crate) const LATEST: &str = "latest";
 
 /// Name of a registered model that MLflow takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelName(String);
 
 impl ModelName {
-    /// The name itself.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -35,10 +35,10 @@ impl FromStr for ModelName {
             return refuse("a registered model needs a name");
         }
         if text.contains(['/', ':', '\0']) || matches!(text, "." | "..") || text.starts_with("..") {
-            return refuse("a model name has no '/', ':' or NUL and does not begin with '..'");
+            return refuse("a model name must have no '/', ':' or NUL and not begin with '..'");
         }
         if text.chars().count() > MAX_NAME_LENGTH {
-            return refuse("a model name has at most 256 characters");
+            return refuse("a model name must have at most 256 characters");
         }
         Ok(Self(text.to_owned()))
     }
@@ -49,10 +49,10 @@ impl FromStr for ModelName {
 pub struct Alias(String);
 
 impl Alias {
-    /// An alias to set.
+    /// Checks an alias that is to be set.
     ///
     /// # Errors
-    /// [`Invalid::Value`] for what is no alias, and for `latest` and `v<number>`, which MLflow has given a meaning.
+    /// [`Invalid::Value`] for a text that is no alias, and for `latest` and `v<number>`, which MLflow reserves.
     pub fn parse_new(text: &str) -> Result<Self, Invalid> {
         let alias: Self = text.parse()?;
         let is_number = |rest: &str| !rest.is_empty() && rest.chars().all(char::is_numeric);
@@ -63,12 +63,12 @@ impl Alias {
         Ok(alias)
     }
 
-    /// The alias itself.
+    /// Returns the alias.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it always is of the newest version.
+    /// Returns true for the reserved alias of the newest version.
     pub fn is_latest(&self) -> bool {
         self.0.eq_ignore_ascii_case(LATEST)
     }
@@ -80,16 +80,16 @@ impl FromStr for Alias {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let refuse = |reason: &str| Err(Invalid::value("alias", text, reason));
         if text.is_empty() {
-            return refuse("an alias needs a character");
+            return refuse("an alias needs at least one character");
         }
         if !text
             .chars()
             .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
         {
-            return refuse("an alias has letters, digits, underscores and dashes only");
+            return refuse("an alias may have letters, digits, underscores and dashes only");
         }
         if text.chars().count() > MAX_ALIAS_LENGTH {
-            return refuse("an alias has at most 255 characters");
+            return refuse("an alias must have at most 255 characters");
         }
         Ok(Self(text.to_owned()))
     }
@@ -98,13 +98,13 @@ impl FromStr for Alias {
 /// Stage of a model version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// None yet.
+    /// The version has no stage yet.
     None,
-    /// Being tried.
+    /// The version is being tried.
     Staging,
-    /// In use.
+    /// The version is in use.
     Production,
-    /// No longer in use.
+    /// The version is no longer in use.
     Archived,
 }
 
@@ -112,7 +112,7 @@ impl Stage {
     /// All stages.
     pub const ALL: [Self; 4] = [Self::None, Self::Staging, Self::Production, Self::Archived];
 
-    /// The word in the store.
+    /// Returns the word in the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "None",
@@ -122,14 +122,14 @@ impl Stage {
         }
     }
 
-    /// Checks that the versions in this stage can be archived when another one comes into it, where that is asked for.
-    /// Returns `archive`.
+    /// Returns `archive`, after a check that the versions in this stage can be archived when another version moves to
+    /// it, where `archive` is true.
     ///
     /// # Errors
     /// [`Invalid::Value`] for a stage that is neither `Staging` nor `Production`.
     pub fn archives(self, archive: bool) -> Result<bool, Invalid> {
         if archive && !matches!(self, Self::Staging | Self::Production) {
-            let reason = "existing versions are archived when one comes to Staging or Production";
+            let reason = "existing versions can be archived for Staging and Production only";
             return Err(Invalid::value("stage", self.as_str(), reason));
         }
         Ok(archive)
@@ -147,7 +147,7 @@ impl FromStr for Stage {
                 Invalid::value(
                     "stage",
                     text,
-                    "a stage is None, Staging, Production or Archived",
+                    "a stage must be None, Staging, Production or Archived",
                 )
             })
     }
@@ -158,10 +158,10 @@ impl FromStr for Stage {
 pub struct TagValue(String);
 
 impl TagValue {
-    /// A value for the tag `key`.
+    /// Checks a value for the tag `key`.
     ///
     /// # Errors
-    /// [`Invalid::Value`], naming the key, for a value that is too long or has a NUL: unlike those of runs, such
+    /// [`Invalid::Value`], naming the key, for a value that is too long or has a NUL: unlike the tags of runs, these
     /// values are not cut.
     pub fn parse(key: &str, value: String) -> Result<Self, Invalid> {
         let value = super::limits::text("tag", key, value)?;
@@ -172,16 +172,16 @@ impl TagValue {
         Ok(Self(value))
     }
 
-    /// The value itself.
+    /// Returns the value.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Number of a model version, given as text.
+/// Reads the number of a model version.
 ///
 /// # Errors
-/// [`Invalid::Value`] when it is not a whole number from 1 on.
+/// [`Invalid::Value`] when the text is not a whole number of at least 1.
 pub fn parse_version(text: &str) -> Result<i64, Invalid> {
     text.parse()
         .ok()
@@ -190,21 +190,21 @@ pub fn parse_version(text: &str) -> Result<i64, Invalid> {
             Invalid::value(
                 "model version",
                 text,
-                "a version is a whole number from 1 on",
+                "a version must be a whole number of at least 1",
             )
         })
 }
 
-/// A description that fits the store.
+/// Checks that a description fits into the store.
 ///
 /// # Errors
-/// [`Invalid::Value`] when it is too long or has a NUL.
+/// [`Invalid::Value`] when the description is too long or has a NUL.
 pub fn parse_description(text: &str) -> Result<String, Invalid> {
     if text.chars().count() > MAX_DESCRIPTION_LENGTH {
         return Err(Invalid::value(
             "description",
             text,
-            "it has at most 5000 characters",
+            "it must have at most 5000 characters",
         ));
     }
     if text.contains('\0') {
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!("None".parse::<Stage>().unwrap(), Stage::None);
         let error = "Live".parse::<Stage>().unwrap_err().to_string();
         assert!(error.contains("\"Live\""));
-        // MLflow's own word for a deleted version is no stage.
+        // MLflow's own word for a deleted version is not a stage.
         assert!("Deleted_Internal".parse::<Stage>().is_err());
     }
 

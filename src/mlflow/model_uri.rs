@@ -1,4 +1,4 @@
-//! What a model URI names: artifacts of a run, a version of a registered model, a logged model, a location.
+//! Model URIs: they name artifacts of a run, a version of a registered model, a logged model, or a location.
 
 use super::{
     artifact_path::ArtifactPath,
@@ -13,14 +13,14 @@ const WHAT: &str = "model URI";
 const MODELS_FORM: &str = "the forms are models:/<name>/<version>, models:/<name>/<stage>, models:/<name>/latest, \
                            models:/<name>@<alias> and models:/<model id>";
 
-/// What a model URI names.
+/// The source of a model that a model URI names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelSource {
+pub(crate) enum ModelSource {
     /// Artifacts of a run.
     Run {
-        /// The run.
+        /// Id of the run.
         run_id: String,
-        /// Folder or file below its artifact URI.
+        /// Folder or file below the artifact URI of the run.
         path: ArtifactPath,
     },
     /// A registered or a logged model.
@@ -29,32 +29,32 @@ pub enum ModelSource {
     Location(String),
 }
 
-/// What a `models:/` URI names.
+/// The model that a `models:/` URI names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelUri {
+pub(crate) enum ModelUri {
     /// A version of a registered model.
     Version {
-        /// The registered model.
+        /// Name of the registered model.
         name: ModelName,
-        /// Which of its versions.
+        /// The version of the model.
         pick: Pick,
-        /// Folder or file in it; the root for all of it.
+        /// Folder or file in the version; the root for all files.
         path: ArtifactPath,
     },
     /// A model that MLflow 3 has logged.
     Logged(String),
 }
 
-/// Which version of a model.
+/// The choice of a version of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pick {
-    /// The one of this number.
+    /// The version of this number.
     Number(i64),
-    /// The newest in this stage.
+    /// The newest version in this stage.
     Stage(Stage),
-    /// The one of this alias.
+    /// The version that this alias points to.
     Alias(Alias),
-    /// The newest of all.
+    /// The newest version of all stages.
     Latest,
 }
 
@@ -69,12 +69,12 @@ impl From<Alias> for Pick {
 }
 
 impl ModelSource {
-    /// Reads `runs:/<run id>/<path>` (also the mistaken `runs://<run id>/<path>`), a `models:/` URI, a path or
+    /// Reads `runs:/<run id>/<path>` (also the incorrect `runs://<run id>/<path>`), a `models:/` URI, a path or
     /// another artifact URI.
     ///
     /// # Errors
-    /// [`Invalid::Value`] when it is empty, has another form or climbs out of what it names.
-    pub fn parse(uri: &str) -> Result<Self, Invalid> {
+    /// [`Invalid::Value`] when the URI is empty, has another form, or has a path that leads out of the run or model.
+    pub(crate) fn parse(uri: &str) -> Result<Self, Invalid> {
         if uri.trim().is_empty() {
             return Err(Invalid::value(WHAT, uri, "it must name where the model is"));
         }
@@ -140,19 +140,19 @@ impl ModelUri {
     }
 }
 
-/// That files can be somewhere.
+/// Checks that a location can hold the files of a version.
 ///
 /// # Errors
-/// [`Invalid::Value`] for a scheme that is there twice, as in `s3://s3://bucket/model`, a URI without a bucket or
-/// host where it needs one, a NUL, and what is longer than MLflow's column.
-pub fn check_location(uri: &str) -> Result<(), Invalid> {
-    // What is no URI that works may have an account in it all the same.
+/// [`Invalid::Value`] for a URI with two schemes, as `s3://s3://bucket/model`, a URI without a bucket or host where its
+/// scheme needs one, a text with a NUL, and a text that is longer than MLflow's column.
+pub(crate) fn check_location(uri: &str) -> Result<(), Invalid> {
+    // A URI that is not valid may contain credentials too.
     let wrong = |reason: String| Err(Invalid::value(WHAT, &without_credentials(uri), reason));
     if uri.contains('\0') {
         return wrong("it has a NUL character".to_owned());
     }
     if uri.chars().count() > MAX_LOCATION_LENGTH {
-        return wrong("a location has at most 500 characters, as MLflow keeps no more".to_owned());
+        return wrong("a location must have at most 500 characters, MLflow's limit".to_owned());
     }
     let Some((scheme, rest)) = uri
         .split_once("://")
@@ -182,7 +182,7 @@ fn is_scheme(text: &str) -> bool {
         && characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// A path from the root on, as whoever reads it later works in another folder; a URI as it is.
+/// Returns the absolute path of a path, as a later reader works in another folder; returns a URI unchanged.
 fn absolute(uri: &str) -> String {
     let has_scheme = uri
         .split_once(':')

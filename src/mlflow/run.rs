@@ -1,4 +1,4 @@
-//! A run: its id, its name, its status, and what is read back of it.
+//! Runs: id, name, status, and the data that is read from a store.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -9,23 +9,23 @@ use uuid::Uuid;
 use super::invalid::Invalid;
 
 /// Tag that holds the name of a run.
-pub const RUN_NAME_TAG: &str = "mlflow.runName";
-/// Tag that holds the id of the run that a run is nested in.
-pub const PARENT_RUN_TAG: &str = "mlflow.parentRunId";
+pub(crate) const RUN_NAME_TAG: &str = "mlflow.runName";
+/// Tag that holds the id of the parent run.
+pub(crate) const PARENT_RUN_TAG: &str = "mlflow.parentRunId";
 /// Tag that holds the description of a run.
-pub const NOTE_TAG: &str = "mlflow.note.content";
+pub(crate) const NOTE_TAG: &str = "mlflow.note.content";
 
 /// Id of a run: 32 hexadecimal digits, as MLflow makes them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunId(Uuid);
 
 impl RunId {
-    /// A new random id.
+    /// Returns a new random id.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// Its sixteen bytes.
+    /// Returns the sixteen bytes of the id.
     pub(crate) fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -49,25 +49,25 @@ impl FromStr for RunId {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         Uuid::try_parse(text)
             .map(Self)
-            .map_err(|_| Invalid::value("run id", text, "a run id is 32 hexadecimal digits"))
+            .map_err(|_| Invalid::value("run id", text, "a run id must be 32 hexadecimal digits"))
     }
 }
 
 /// Status of a run, as MLflow spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunStatus {
-    /// Still being written to.
+    /// The run is still being written to.
     Running,
-    /// Ended well.
+    /// The run has ended well.
     Finished,
-    /// Ended by an error, or its process died.
+    /// The run has ended by an error, or its process has died.
     Failed,
-    /// Ended by the user or the scheduler.
+    /// The run has been ended by the user or the scheduler.
     Killed,
 }
 
 impl RunStatus {
-    /// The word in the store.
+    /// Returns the word in the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "RUNNING",
@@ -77,7 +77,7 @@ impl RunStatus {
         }
     }
 
-    /// Reads a status that ends a run, in any case.
+    /// Reads a status that ends a run, in upper or lower case.
     ///
     /// # Errors
     /// [`Invalid::Value`] for anything but FINISHED, FAILED and KILLED.
@@ -86,7 +86,11 @@ impl RunStatus {
             .into_iter()
             .find(|status| status.as_str().eq_ignore_ascii_case(text))
             .ok_or_else(|| {
-                Invalid::value("run status", text, "a run ends FINISHED, FAILED or KILLED")
+                Invalid::value(
+                    "run status",
+                    text,
+                    "a run must end FINISHED, FAILED or KILLED",
+                )
             })
     }
 }
@@ -94,17 +98,17 @@ impl RunStatus {
 /// A run to start.
 #[derive(Clone, Debug, Default)]
 pub struct NewRun {
-    /// Its name; a random one when it has none.
+    /// Name of the run; a random name where none is given.
     pub name: Option<String>,
-    /// Its tags; they win over those that every run has.
+    /// Tags of the run; they replace the default tags with the same keys.
     pub tags: Vec<(String, String)>,
-    /// Whether it may start while another run is active, which it is then nested in.
+    /// True where the run may start while another run is active; the active run is then the parent.
     pub nested: bool,
-    /// Id of the run that it is nested in, where no run is active.
+    /// Id of the parent run, where no run is active.
     pub parent: Option<String>,
-    /// What people should know of it.
+    /// Description for people.
     pub description: Option<String>,
-    /// Id or name of the run to go on with; a new run where it is not given.
+    /// Id or name of the run to continue; none for a new run.
     pub run_id: Option<String>,
 }
 
@@ -113,11 +117,11 @@ pub struct NewRun {
 pub struct RunInfo {
     /// Id of the run.
     pub run_id: String,
-    /// Its name.
+    /// Name of the run.
     pub run_name: String,
-    /// Id of its experiment.
+    /// Id of the experiment.
     pub experiment_id: String,
-    /// Who runs it.
+    /// Name of the user that runs it.
     pub user_id: String,
     /// Status word.
     pub status: String,
@@ -127,7 +131,7 @@ pub struct RunInfo {
     pub end_time: Option<i64>,
     /// `active` or `deleted`.
     pub lifecycle_stage: String,
-    /// Where its artifacts are.
+    /// URI of the artifacts.
     pub artifact_uri: String,
     /// Params by key.
     pub params: BTreeMap<String, String>,
@@ -135,14 +139,14 @@ pub struct RunInfo {
     pub metrics: BTreeMap<String, f64>,
     /// Tags by key.
     pub tags: BTreeMap<String, String>,
-    /// Datasets that it was given.
+    /// Datasets that were logged as inputs.
     pub inputs: Vec<DatasetInput>,
 }
 
 /// A point of a metric's history.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MetricPoint {
-    /// Its value; NaN is NaN.
+    /// Value as it was logged, NaN included.
     pub value: f64,
     /// Milliseconds since 1970.
     pub timestamp: i64,
@@ -165,19 +169,19 @@ pub struct DatasetInput {
     pub schema: Option<String>,
     /// Profile, as JSON.
     pub profile: Option<String>,
-    /// Tags of the input; `mlflow.data.context` says what it was for.
+    /// Tags of the input; `mlflow.data.context` names its purpose.
     pub tags: Vec<(String, String)>,
 }
 
-/// Which of runs or experiments are meant.
+/// The runs or experiments that a query includes, by lifecycle stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ViewType {
-    /// Those that are not deleted.
+    /// Runs or experiments that are not deleted.
     #[default]
     ActiveOnly,
-    /// The deleted ones.
+    /// Deleted runs or experiments.
     DeletedOnly,
-    /// All.
+    /// All runs or experiments.
     All,
 }
 
@@ -192,23 +196,23 @@ impl FromStr for ViewType {
             _ => Err(Invalid::value(
                 "view",
                 text,
-                "it is active_only, deleted_only or all",
+                "it must be active_only, deleted_only or all",
             )),
         }
     }
 }
 
-/// Whether a run or an experiment is deleted; MLflow keeps what is deleted until it is collected.
+/// The lifecycle stage of a run or an experiment; MLflow keeps a deleted one until garbage collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifecycleStage {
-    /// Not deleted.
+    /// The run or experiment is not deleted.
     Active,
-    /// Deleted.
+    /// The run or experiment is deleted.
     Deleted,
 }
 
 impl LifecycleStage {
-    /// The word in the store.
+    /// Returns the word in the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -217,16 +221,16 @@ impl LifecycleStage {
     }
 }
 
-/// Which end of a metric is good.
+/// The direction in which a metric is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Best {
-    /// Smallest value.
+    /// The smallest value is the best.
     Min,
-    /// Largest value.
+    /// The largest value is the best.
     Max,
 }
 
-/// A name for a run that was given none: adjective, radio word, number, like MLflow's random names.
+/// Returns a name for a run without one: adjective, radio word and number, like MLflow's random names.
 pub(crate) fn random_name() -> String {
     const ADJECTIVES: [&str; 24] = [
         "amber", "bold", "brisk", "calm", "clear", "coherent", "crisp", "distant", "eager", "fair",

@@ -1,5 +1,5 @@
 //! The network: credentials, TLS and the pauses between attempts.
 
-pub mod retry;
-pub mod secret;
-pub mod tls;
+pub(crate) mod retry;
+pub(crate) mod secret;
+pub(crate) mod tls;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Repeats an attempt until it succeeds, or until `pause` returns `None` for its error. `pause` returns the time to wait
-/// before the next attempt.
+/// Repeats an attempt until it succeeds, or until `pause` returns `None` for its error. `pause` returns the time to
+/// wait before the next attempt.
 ///
 /// # Errors
 /// The error of the last attempt.
@@ -26,7 +26,7 @@ where
     }
 }
 
-/// The pauses between the attempts at one thing.
+/// The pauses between the attempts at one task.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -36,7 +36,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Returns pauses that double from `first` to `longest`.
-    pub fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
             longest,
@@ -45,13 +45,13 @@ impl Backoff {
     }
 
     /// Returns the number of pauses so far.
-    pub fn attempts(&self) -> u32 {
+    pub(crate) fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Returns the next pause: between half of it and all of it, so that many clients of a store that comes back do not
-    /// come at once.
-    pub fn pause(&mut self) -> Duration {
+    /// Returns the next pause: a random time between half of the pause and the whole pause, so that many clients of a
+    /// store that is available again do not connect at the same time.
+    pub(crate) fn pause(&mut self) -> Duration {
         let whole = self
             .first
             .saturating_mul(1 << self.attempts.min(16))
@@ -62,7 +62,7 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// The pauses of a delivery: from 0.1 s to 30 s.
+    /// Returns the pauses of a delivery: from 0.1 s to 30 s.
     fn default() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(30))
     }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// A credential. It has no way to be printed.
+/// A credential. Its `Debug` form does not show it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The credential itself, for the one place that sends it.
+    /// Returns the credential, for the code that sends it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -25,22 +25,23 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An URI as messages and attributes show it: user, password and options replaced.
+/// Returns a URI for messages and attributes, with user, password and options masked.
 pub fn without_credentials(uri: &str) -> String {
     let Some(start) = uri.find("://").map(|at| at + 3) else {
         return uri.to_owned();
     };
     let (scheme, rest) = uri.split_at(start);
-    // A path has neither.
+    // A path has no credentials and no options.
     if rest.starts_with('/') {
         return uri.to_owned();
     }
-    // A password may hold '/', '?' or '@' unescaped: only behind the last '@' can none of it be left.
+    // A password may contain an unescaped '/', '?' or '@': only the text after the last '@' is sure to have no part of
+    // it.
     let (user, place) = match rest.rsplit_once('@') {
         Some((_, place)) => ("***@", place),
         None => ("", rest),
     };
-    // PostgreSQL takes a password among the options, too.
+    // PostgreSQL accepts a password among the options, too.
     match place.split_once('?') {
         Some((place, _)) => format!("{scheme}{user}{place}?***"),
         None => format!("{scheme}{user}{place}"),

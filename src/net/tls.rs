@@ -1,19 +1,19 @@
-//! TLS for everything that talks to a network.
+//! TLS for all network clients.
 
 use std::{fs, path::Path, sync::Once};
 
 use reqwest::Certificate;
 
-/// Names the one implementation of cryptography, before a client is built.
+/// Installs the implementation of cryptography; must be called before a client is built.
 pub(crate) fn install() {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // Fails where the process has one already, which serves as well.
+        // The call fails where the process has an implementation already; that one is used then.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }
 
-/// The certificates of a PEM file, at least one; what is wrong with it, in words that name it.
+/// Returns the certificates of a PEM file, at least one; the error names the file and what is wrong with it.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     let shown = path.display();
     let pem = fs::read(path).map_err(|error| format!("{shown}: {error}"))?;

@@ -1,4 +1,4 @@
-//! A copy of a file, by the cheapest way that its file system has.
+//! Copying of files, in the cheapest way that the file system has.
 
 use std::{
     fs, io,
@@ -6,17 +6,17 @@ use std::{
     path::Path,
 };
 
-/// Copies what a file has, and its permissions, to a path; says how many bytes those are. Copies that share their
-/// blocks are made where the file system has them.
+/// Copies the content and the permissions of a file to a path; returns the number of bytes. The copy shares its blocks
+/// with the file where the file system can do this.
 ///
 /// # Errors
-/// Those of the file system; a disk without room says so before anything is copied.
+/// The errors of the file system; an error for a full disk is returned before anything is copied.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     fs::copy(from, to)
 }
 
-/// As above.
+/// Does the same on Linux.
 #[cfg(target_os = "linux")]
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -38,7 +38,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     }
     let size = metadata.len();
     reserve(&target, size)?;
-    // By `copy_file_range`: nothing comes through this process.
+    // On Linux `io::copy` uses `copy_file_range`: no bytes pass through this process.
     let copied = io::copy(&mut source, &mut target)?;
     if copied < size {
         target.set_len(copied)?;
@@ -47,23 +47,26 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     Ok(copied)
 }
 
-/// Sees to it that what was written arrives. Network file systems tell of a full disk when a descriptor is closed, and
-/// the end of a [`fs::File`] tells nobody; the disks of this machine have said so long before.
+/// Checks that the written data has arrived, by closing a descriptor of the file. Network file systems report a full
+/// disk when a descriptor is closed, and dropping a [`fs::File`] ignores this error; local disks report it earlier.
 ///
 /// # Errors
-/// Those of the file system.
+/// The errors of the file system.
 pub(crate) fn settle(file: &fs::File) -> io::Result<()> {
     let twin = file.as_fd().try_clone_to_owned()?.into_raw_fd();
-    // SAFETY: the descriptor is of this function alone, and is not used again.
-    #[allow(unsafe_code)]
+    // SAFETY: the descriptor belongs to this function, and is not used again.
+    #[expect(
+        unsafe_code,
+        reason = "the result of close() is not in the standard library"
+    )]
     match unsafe { libc::close(twin) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Has the disk find blocks for a whole file at once, which costs it a quarter less than one after another. Left out
-/// where the file system cannot.
+/// Reserves blocks for a whole file, which makes the copy a quarter cheaper. Does nothing where the file system cannot
+/// do this.
 #[cfg(target_os = "linux")]
 fn reserve(file: &fs::File, size: u64) -> io::Result<()> {
     use rustix::{
@@ -71,7 +74,7 @@ fn reserve(file: &fs::File, size: u64) -> io::Result<()> {
         io::Errno,
     };
 
-    /// Shorter files are not worth the call.
+    /// Least size of a file for which the call is worth its cost.
     const WORTH: u64 = 1 << 20;
 
     if size < WORTH {

@@ -1,4 +1,4 @@
-//! File locks that end with this process, whatever forks of it live on.
+//! File locks that end with this process, even while forks of the process still live.
 //!
 //! A lock lasts as long as any process has its descriptor, and a fork has all descriptors of its parent. So the
 //! descriptors of all locks are listed, and a fork replaces each of them right after the fork.
@@ -24,17 +24,17 @@ impl FileLock {
     /// Locks a file without waiting.
     ///
     /// # Errors
-    /// [`TryLockError::WouldBlock`] where another process has locked it, and those of the file system.
-    pub fn take(file: File) -> Result<Self, TryLockError> {
-        // It is listed before it is locked: a fork may come at any time.
+    /// [`TryLockError::WouldBlock`] where another process has locked the file, and the errors of the file system.
+    pub(crate) fn take(file: File) -> Result<Self, TryLockError> {
+        // The descriptor is listed before the file is locked, as a fork may happen at any time.
         list(&file);
         let lock = Self(Arc::new(file));
         lock.0.try_lock()?;
         Ok(lock)
     }
 
-    /// The locked file.
-    pub fn file(&self) -> &Arc<File> {
+    /// Returns the locked file.
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.0
     }
 }
@@ -58,11 +58,11 @@ fn list(file: &File) {
     }
 }
 
-/// Lets go, in a fork, of the locks of its parent: their descriptors lead to `/dev/null` here.
+/// Drops the locks of the parent in a fork: their descriptors lead to `/dev/null` in the fork.
 #[cfg(target_os = "linux")]
 pub(crate) fn release_in_fork() {
-    // SAFETY: these calls are allowed between a fork and whatever comes next; the descriptors stay open, so that
-    // whoever closes them closes these and no others.
+    // SAFETY: these calls are allowed in a fork before it calls `exec`. The descriptors stay open, so that code that
+    // closes them later does not close another file.
     #[allow(unsafe_code, reason = "only these calls are allowed in a fork")]
     unsafe {
         let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);

@@ -15,15 +15,15 @@ static WATCHED: Once = Once::new();
 static HOOK: OnceLock<fn()> = OnceLock::new();
 
 /// Returns a number that differs between a process and its forks. Costs one load.
-pub fn generation() -> u32 {
+pub(crate) fn generation() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// Counts forks from now on, whoever makes them.
+/// Counts forks from now on, those of other libraries too.
 pub(crate) fn watch() {
     WATCHED.call_once(|| {
-        // SAFETY: the handler is a function of this library, which is never unloaded, and calls only what is allowed
-        // between a fork and whatever comes next.
+        // SAFETY: the handler is a function of this library, which is never unloaded, and makes only calls that are
+        // allowed in a fork before it calls `exec`.
         #[cfg(target_os = "linux")]
         #[allow(unsafe_code, reason = "the C library has no safe form of it")]
         unsafe {
@@ -32,7 +32,8 @@ pub(crate) fn watch() {
     });
 }
 
-/// Has `hook` called in every fork. The hook may do only what is allowed in a signal handler; the first one stays.
+/// Registers `hook`, which is called in every fork. The hook may make only calls that are allowed in a signal handler.
+/// The first hook stays; later ones are ignored.
 pub(crate) fn on_fork(hook: fn()) {
     let _ = HOOK.set(hook);
 }

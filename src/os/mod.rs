@@ -1,8 +1,8 @@
 //! The operating system: clock, threads, file locks, forks, SIGTERM and copies of files.
 
-pub mod clock;
-pub mod copy_file;
-pub mod file_lock;
-pub mod fork;
-pub mod run_thread;
-pub mod sigterm;
+pub(crate) mod clock;
+pub(crate) mod copy_file;
+pub(crate) mod file_lock;
+pub(crate) mod fork;
+pub(crate) mod run_thread;
+pub(crate) mod sigterm;

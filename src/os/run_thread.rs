@@ -1,8 +1,8 @@
 //! A thread beside an active run, which ends with it.
 //!
 //! Dropping a [`Companion`] stops the thread, [`Companion::finish`] lets it finish first; both wait for a bounded
-//! time. From then on nothing that the thread does is seen: what it finds goes through [`Presence::hand_over`].
-//! In a fork the thread does not exist, and the end of its owner there does nothing.
+//! time. After that nobody sees the work of the thread, as its results are passed by [`Presence::hand_over`].
+//! In a fork the thread does not exist, and dropping the owner in the fork does nothing.
 
 use std::{
     io, process,
@@ -14,24 +14,26 @@ use std::{
     time::Duration,
 };
 
-/// How long the end of a run waits for a thread that was told to stop: one look at a slow driver.
+/// Longest time that the end of a run waits for a thread that was told to stop: long enough for one call of a slow
+/// driver.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Owner of the thread.
 #[derive(Debug)]
-pub struct Companion {
+pub(crate) struct Companion {
     presence: Presence,
     thread: Option<JoinHandle<()>>,
     pid: u32,
 }
 
-/// What the thread knows of its owner.
+/// The part of the state that the thread shares with its owner.
 #[derive(Clone, Debug)]
-pub struct Presence(Arc<Shared>);
+pub(crate) struct Presence(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Not in the mutex, as the owner may be dropped by what is handed over, under the lock.
+    /// True once the thread must stop. It is outside of the mutex, as the function that is handed over may drop the
+    /// owner while the mutex is locked.
     stopping: AtomicBool,
     ended: Mutex<bool>,
     changed: Condvar,
@@ -41,12 +43,15 @@ impl Companion {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(name: &str, work: impl FnOnce(&Presence) + Send + 'static) -> io::Result<Self> {
+    /// The error of the system where it cannot start a thread.
+    pub(crate) fn start(
+        name: &str,
+        work: impl FnOnce(&Presence) + Send + 'static,
+    ) -> io::Result<Self> {
         let presence = Presence(Arc::default());
         let theirs = presence.clone();
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
-            // Also where the work panics.
+            // The end is reported even where the work panics.
             let _end = End(&theirs);
             work(&theirs);
         })?;
@@ -57,8 +62,8 @@ impl Companion {
         })
     }
 
-    /// Waits for the end of the work, for at most `patience`, and stops it then.
-    pub fn finish(self, patience: Duration) {
+    /// Waits for the end of the work, for at most `patience`, and then stops the work.
+    pub(crate) fn finish(self, patience: Duration) {
         let waits_for_itself =
             |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
         if self.pid == process::id() && !self.thread.as_ref().is_some_and(waits_for_itself) {
@@ -68,8 +73,8 @@ impl Companion {
 }
 
 impl Presence {
-    /// Waits for `pause`; false, at once, when the work is to stop.
-    pub fn wait(&self, pause: Duration) -> bool {
+    /// Waits for `pause`; returns false, without more waiting, when the work must stop.
+    pub(crate) fn wait(&self, pause: Duration) -> bool {
         let shared = &*self.0;
         let (guard, waited) = shared
             .changed
@@ -79,8 +84,9 @@ impl Presence {
         waited.timed_out() && !shared.is_stopping()
     }
 
-    /// Hands over what was found, unless the work is to stop; whether it did. The owner's end waits for it.
-    pub fn hand_over(&self, give: impl FnOnce()) -> bool {
+    /// Calls `give` unless the work must stop; returns true where it has called it. The end of the owner waits for the
+    /// call.
+    pub(crate) fn hand_over(&self, give: impl FnOnce()) -> bool {
         let _guard = self.0.ended();
         if self.0.is_stopping() {
             return false;
@@ -99,7 +105,7 @@ impl Shared {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the end of the work; whether it has come.
+    /// Waits for the end of the work; returns true where the work has ended.
     fn wait_for_end(&self, patience: Duration) -> bool {
         *self
             .changed
@@ -132,10 +138,10 @@ impl Drop for Companion {
         };
         let shared = &*self.presence.0;
         if self.pid != process::id() {
-            // The thread, and maybe the lock that it held, are the parent's.
+            // The thread belongs to the parent, and so does the lock that it may hold.
             std::mem::forget(thread);
         } else if thread.thread().id() == thread::current().id() {
-            // It cannot wait for itself.
+            // A thread cannot wait for itself.
             shared.stopping.store(true, Ordering::Release);
         } else {
             shared.stop();

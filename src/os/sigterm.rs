@@ -1,12 +1,12 @@
-//! SIGTERM: how schedulers (Slurm, Kubernetes) end a training.
+//! SIGTERM, by which schedulers (Slurm, Kubernetes) end a training.
 //!
-//! A thread of ours waits for the signal, does what its caller asks for, and lets the process die of the signal, as it
-//! would have without us. A program that has a handler of its own keeps it.
+//! A thread of this library waits for the signal, calls the function that its caller has given, and then lets the
+//! process die of the signal, as it would without this library. A program that has a handler of its own keeps it.
 
 use std::time::Duration;
 
-/// Called when the signal has come, with the time there is; returns sentences for the user.
-pub type OnTerminate = fn(Duration) -> Vec<String>;
+/// Function that is called after the signal, with the time that is left; it returns sentences for the user.
+pub(crate) type OnTerminate = fn(Duration) -> Vec<String>;
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -28,13 +28,13 @@ mod linux {
     static WAKE: AtomicI32 = AtomicI32::new(-1);
     static WATCHED: Mutex<Option<u32>> = Mutex::new(None);
 
-    /// Called by the kernel, between any two instructions of any thread.
+    /// Wakes the waiting thread. The kernel calls this function between any two instructions of any thread.
     extern "C" fn on_sigterm(_signal: libc::c_int) {
         let wake = WAKE.load(Ordering::Relaxed);
         let byte = 1u8;
-        // SAFETY: `write` is allowed in a signal handler, and the byte lives until it returns. The errno of the code
-        // that was interrupted is put back.
-        #[allow(unsafe_code)]
+        // SAFETY: `write` is allowed in a signal handler, and the byte lives until `write` returns. The errno of the
+        // interrupted code is restored.
+        #[expect(unsafe_code, reason = "signal handlers have no safe form")]
         unsafe {
             let errno = *libc::__errno_location();
             libc::write(wake, ptr::from_ref(&byte).cast(), 1);
@@ -42,7 +42,7 @@ mod linux {
         }
     }
 
-    pub fn watch(grace: Duration, on_terminate: super::OnTerminate) {
+    pub(crate) fn watch(grace: Duration, on_terminate: super::OnTerminate) {
         let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = fork::generation();
         if *watched == Some(generation) || !is(libc::SIG_DFL) {
@@ -65,7 +65,7 @@ mod linux {
         if watcher.is_err() {
             return;
         }
-        // For as long as the process lives.
+        // The pipe stays open for as long as the process lives.
         let wake = mem::ManuallyDrop::new(File::from(std::os::fd::OwnedFd::from(wake)));
         WAKE.store(std::os::fd::AsRawFd::as_raw_fd(&*wake), Ordering::Relaxed);
         fork::on_fork(in_child);
@@ -73,7 +73,7 @@ mod linux {
         *watched = Some(generation);
     }
 
-    /// Takes the handler away in a fork: the waiting thread is the parent's, so SIGTERM ends a fork at once.
+    /// Removes the handler in a fork: the waiting thread belongs to the parent, so SIGTERM ends a fork at once.
     fn in_child() {
         if WAKE.swap(-1, Ordering::Relaxed) >= 0
             && is(on_sigterm as *const () as libc::sighandler_t)
@@ -82,10 +82,10 @@ mod linux {
         }
     }
 
-    /// Whether that is who handles the signal now.
+    /// Returns true where `handler` handles the signal now.
     fn is(handler: libc::sighandler_t) -> bool {
-        // SAFETY: only reads what is set, into a structure of that size.
-        #[allow(unsafe_code)]
+        // SAFETY: the call only reads the current handler into a structure of the right size.
+        #[expect(unsafe_code, reason = "signal handlers have no safe form")]
         unsafe {
             let mut now: libc::sigaction = mem::zeroed();
             libc::sigaction(libc::SIGTERM, ptr::null(), &mut now) == 0
@@ -94,9 +94,9 @@ mod linux {
     }
 
     fn set(handler: Option<extern "C" fn(libc::c_int)>) {
-        // SAFETY: the handler is a function of this library, which is never unloaded, and calls only what a handler
-        // may.
-        #[allow(unsafe_code)]
+        // SAFETY: the handler is a function of this library, which is never unloaded, and makes only calls that are
+        // allowed in a handler.
+        #[expect(unsafe_code, reason = "signal handlers have no safe form")]
         unsafe {
             let mut action: libc::sigaction = mem::zeroed();
             action.sa_sigaction = match handler {
@@ -111,9 +111,9 @@ mod linux {
 
     fn die() {
         set(None);
-        // SAFETY: sends a signal to this process, which it dies of; but for the first process of a container, which
-        // the kernel spares, and which ends as if it had.
-        #[allow(unsafe_code)]
+        // SAFETY: the calls send the signal to this process, which dies of it. The kernel does not end the first
+        // process of a container by a signal; that process exits with the status of such a death.
+        #[expect(unsafe_code, reason = "signal handlers have no safe form")]
         unsafe {
             libc::kill(libc::getpid(), libc::SIGTERM);
             thread::sleep(Duration::from_secs(1));
@@ -122,7 +122,7 @@ mod linux {
     }
 }
 
-/// Watches for SIGTERM from now on, unless somebody else does. `grace` is handed to `on_terminate`.
+/// Watches for SIGTERM from now on, unless the program has a handler of its own. `grace` is passed to `on_terminate`.
 pub fn watch(grace: Duration, on_terminate: OnTerminate) {
     #[cfg(target_os = "linux")]
     linux::watch(grace, on_terminate);
@@ -130,9 +130,10 @@ pub fn watch(grace: Duration, on_terminate: OnTerminate) {
     let _ = (grace, on_terminate);
 }
 
-/// Waits until the process dies of the signal. A call that comes too late to be recorded must not return: its caller
-/// would take it for accepted. The caller may hold locks, the GIL among them: nobody needs them any more.
-pub fn wait_for_death() -> ! {
+/// Waits until the process dies of the signal. A call that is too late to be recorded must not return, as its caller
+/// would believe that the record was accepted. The caller may hold locks, the GIL among them: nobody needs them any
+/// more.
+pub(crate) fn wait_for_death() -> ! {
     loop {
         std::thread::park();
     }

@@ -24,15 +24,15 @@ use crate::{
     tracker::{queries::Search, registry::Registration},
 };
 
-/// Names of the keys of tags in the registry, in errors.
-pub const MODEL_TAG_KEY: &str = "registered model tag key";
-pub const VERSION_TAG_KEY: &str = "model version tag key";
+/// Names of the tag keys in the registry, for errors.
+pub(crate) const MODEL_TAG_KEY: &str = "registered model tag key";
+pub(crate) const VERSION_TAG_KEY: &str = "model version tag key";
 
 /// Returns a text as UTF-8. `what` is the name of the argument in an error.
 ///
 /// # Errors
 /// [`Invalid::Value`] for a text with half a character.
-pub fn utf8<'a>(
+pub(crate) fn utf8<'a>(
     what: &'static str,
     text: &'a Bound<'_, PyString>,
 ) -> Result<Cow<'a, str>, Invalid> {
@@ -40,8 +40,8 @@ pub fn utf8<'a>(
         .map_err(|_| half_character(what, &text.to_string_lossy()))
 }
 
-/// Returns the error for a text that UTF-8 has no form for; `shown` says which text it is.
-pub fn half_character(what: &'static str, shown: &str) -> Invalid {
+/// Returns the error for a text that has no form in UTF-8; `shown` identifies the text.
+pub(crate) fn half_character(what: &'static str, shown: &str) -> Invalid {
     let reason =
         "it has a lone surrogate, half a character, which UTF-8 has no form for: remove it";
     Invalid::value(what, shown, reason)
@@ -52,11 +52,11 @@ fn text(what: &'static str, given: Borrowed<'_, '_, PyAny>) -> PyResult<String> 
     Ok(utf8(what, &text)?.into_owned())
 }
 
-/// Defines a type of argument that is a text, with the name that errors call it by.
+/// Defines a type for an argument that is a text, with its name in errors.
 macro_rules! text_argument {
     ($($(#[$doc:meta])* $name:ident = $what:literal;)*) => {$(
         $(#[$doc])*
-        pub struct $name(pub String);
+        pub(crate) struct $name(pub String);
 
         impl<'py> FromPyObject<'_, 'py> for $name {
             type Error = PyErr;
@@ -86,7 +86,7 @@ text_argument! {
 }
 
 /// URI of a model: a text, or a path object.
-pub struct ModelUri(pub String);
+pub(crate) struct ModelUri(pub String);
 
 impl<'py> FromPyObject<'_, 'py> for ModelUri {
     type Error = PyErr;
@@ -99,7 +99,7 @@ impl<'py> FromPyObject<'_, 'py> for ModelUri {
 
 /// Time that a call may wait, given in seconds; infinity is [`Duration::MAX`].
 #[derive(Clone, Copy)]
-pub struct Seconds(pub Duration);
+pub(crate) struct Seconds(pub Duration);
 
 impl Seconds {
     fn new(what: &'static str, seconds: f64) -> Result<Self, Invalid> {
@@ -124,7 +124,7 @@ impl<'py> FromPyObject<'_, 'py> for Seconds {
 
 /// Number of a model version: an int, or a text of digits.
 #[derive(Clone, Copy)]
-pub struct VersionNumber(pub i64);
+pub(crate) struct VersionNumber(pub i64);
 
 impl<'py> FromPyObject<'_, 'py> for VersionNumber {
     type Error = PyErr;
@@ -135,8 +135,8 @@ impl<'py> FromPyObject<'_, 'py> for VersionNumber {
     }
 }
 
-/// Alias that a version is to have: none that MLflow has given a meaning.
-pub struct NewAlias(pub Alias);
+/// Alias to give to a version; names with a meaning in MLflow are refused.
+pub(crate) struct NewAlias(pub Alias);
 
 impl<'py> FromPyObject<'_, 'py> for NewAlias {
     type Error = PyErr;
@@ -147,7 +147,7 @@ impl<'py> FromPyObject<'_, 'py> for NewAlias {
 }
 
 /// Description of a model or of a version.
-pub struct Description(pub String);
+pub(crate) struct Description(pub String);
 
 impl<'py> FromPyObject<'_, 'py> for Description {
     type Error = PyErr;
@@ -164,7 +164,7 @@ impl<'py> FromPyObject<'_, 'py> for Description {
 macro_rules! tag_key_argument {
     ($($(#[$doc:meta])* $name:ident = $what:expr;)*) => {$(
         $(#[$doc])*
-        pub struct $name(pub Key);
+        pub(crate) struct $name(pub Key);
 
         impl<'py> FromPyObject<'_, 'py> for $name {
             type Error = PyErr;
@@ -207,7 +207,7 @@ parsed_argument! {
 impl<'py> FromPyObject<'_, 'py> for Best {
     type Error = PyErr;
 
-    /// Takes `min` and `max`, the built-ins or the words.
+    /// Accepts `min` and `max`, as the built-in functions or as words.
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let builtins = given.py().import("builtins")?;
         for (name, best) in [("min", Self::Min), ("max", Self::Max)] {
@@ -222,7 +222,7 @@ impl<'py> FromPyObject<'_, 'py> for Best {
 }
 
 /// One text or several.
-pub struct Texts(pub Vec<String>);
+pub(crate) struct Texts(pub Vec<String>);
 
 impl<'py> FromPyObject<'_, 'py> for Texts {
     type Error = PyErr;
@@ -235,8 +235,8 @@ impl<'py> FromPyObject<'_, 'py> for Texts {
     }
 }
 
-/// Greatest number of results of a search.
-pub struct MaxResults(pub usize);
+/// Most results of a search.
+pub(crate) struct MaxResults(pub usize);
 
 impl<'py> FromPyObject<'_, 'py> for MaxResults {
     type Error = PyErr;
@@ -251,16 +251,16 @@ impl<'py> FromPyObject<'_, 'py> for MaxResults {
     }
 }
 
-/// A search of the registry as it is given; the fields it may name are those of what is searched.
-pub struct RegistrySearch {
+/// The arguments of a registry search; the allowed fields are those of the searched objects.
+pub(crate) struct RegistrySearch {
     filter: Option<Filter>,
     max_results: Option<MaxResults>,
     order_by: Option<Texts>,
 }
 
 impl RegistrySearch {
-    /// Returns the search of these arguments.
-    pub fn new(
+    /// Makes a search from these arguments.
+    pub(crate) fn new(
         filter: Option<Filter>,
         max_results: Option<MaxResults>,
         order_by: Option<Texts>,
@@ -273,7 +273,7 @@ impl RegistrySearch {
     }
 
     /// Returns the search for registered models.
-    pub fn of_models(self) -> PyResult<ModelQuery> {
+    pub(crate) fn of_models(self) -> PyResult<ModelQuery> {
         let (filter, order_by, max_results) = self.parse()?;
         Ok(ModelQuery {
             filter,
@@ -283,7 +283,7 @@ impl RegistrySearch {
     }
 
     /// Returns the search for model versions.
-    pub fn of_versions(self) -> PyResult<VersionQuery> {
+    pub(crate) fn of_versions(self) -> PyResult<VersionQuery> {
         let (filter, order_by, max_results) = self.parse()?;
         Ok(VersionQuery {
             filter,
@@ -301,24 +301,24 @@ impl RegistrySearch {
     }
 }
 
-/// Arguments of a function with many of them, by their names: the Python layer documents it, gives it its signature, and
+/// Arguments of a function with many arguments, by name: the Python layer documents them, defines the signature, and
 /// hands them over in a dict.
-pub struct Named<'a, 'py>(Borrowed<'a, 'py, PyDict>);
+pub(crate) struct Named<'a, 'py>(Borrowed<'a, 'py, PyDict>);
 
 impl<'a, 'py> Named<'a, 'py> {
     /// Returns the arguments in a dict.
-    pub fn of(given: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+    pub(crate) fn of(given: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         Ok(Self(given.cast::<PyDict>().map_err(PyErr::from)?))
     }
 
-    /// Returns an argument. One that was left out is `None`.
-    pub fn get<T: FromPyObjectOwned<'py>>(&self, name: &str) -> PyResult<T> {
+    /// Returns an argument. An omitted argument is `None`.
+    pub(crate) fn get<T: FromPyObjectOwned<'py>>(&self, name: &str) -> PyResult<T> {
         let py = self.0.py();
         let given = self.0.get_item(name)?;
         let given = given.unwrap_or_else(|| py.None().into_bound(py));
         given.extract().map_err(|error: T::Error| {
             let error: PyErr = error.into();
-            // As an argument of an extension's function is named by PyO3.
+            // The argument is named as PyO3 names an argument of an extension's function.
             if error.get_type(py).is(py.get_type::<PyTypeError>()) {
                 let named = format!("argument '{name}': {}", error.value(py));
                 PyTypeError::new_err(named)
@@ -329,7 +329,7 @@ impl<'a, 'py> Named<'a, 'py> {
     }
 
     /// Returns a text, or nothing where the argument is `None`. `what` is its name in an error.
-    pub fn text(&self, what: &'static str, name: &str) -> PyResult<Option<String>> {
+    pub(crate) fn text(&self, what: &'static str, name: &str) -> PyResult<Option<String>> {
         let given: Option<Bound<'py, PyString>> = self.get(name)?;
         let text = given
             .as_ref()
@@ -413,7 +413,7 @@ impl<'py> FromPyObject<'_, 'py> for Registration {
 ///
 /// # Errors
 /// [`Invalid`] for a key or a value that MLflow would refuse.
-pub fn model_tags(
+pub(crate) fn model_tags(
     what: &'static str,
     tags: Option<values::Tags>,
 ) -> Result<Vec<(Key, TagValue)>, Invalid> {
@@ -428,8 +428,8 @@ pub fn model_tags(
 /// Checks a tag of a model or of a version.
 ///
 /// # Errors
-/// Those of [`model_tags`].
-pub fn model_tag(
+/// The errors of [`model_tags`].
+pub(crate) fn model_tag(
     what: &'static str,
     key: &Bound<'_, PyString>,
     value: &Bound<'_, PyAny>,

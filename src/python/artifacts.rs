@@ -1,4 +1,4 @@
-//! Files of runs: logged, listed, downloaded.
+//! Logging, listing and downloading the files of runs.
 
 use std::path::PathBuf;
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::tracker::artifacts::{Keep, Logged, file_path};
 
-/// Paths of logged files, and the range of the journal's entries that contains them: the first one, and the one behind
-/// the last.
+/// Paths of logged files, and the range of the journal's entries that contains them: the first entry, and the entry
+/// behind the last.
 type LoggedFiles = (Vec<String>, u64, u64);
 
 #[pymethods]
@@ -107,7 +107,7 @@ fn logged_files(logged: Logged) -> LoggedFiles {
     (logged.paths, logged.numbers.start, logged.numbers.end)
 }
 
-/// Chooses between the file itself and a copy of it, by what the caller says about changes to it.
+/// Chooses between the file itself and a copy, according to what the caller says about later changes.
 fn keep(immutable: bool) -> Keep {
     if immutable {
         Keep::Original

@@ -1,4 +1,4 @@
-//! Calls from Python: the one file that knows the GIL, Ctrl-C and the sentences for the user.
+//! Calls from Python: the only file that handles the GIL, Ctrl-C and messages for the user.
 
 use std::sync::Arc;
 
@@ -17,21 +17,22 @@ use crate::{
 };
 
 /// Ways to call the tracker of this process.
-pub trait Calls {
-    /// Makes a call that records something. Where the journal has no room it waits for room, without the GIL, and makes
-    /// the call again.
+pub(crate) trait Calls {
+    /// Makes a call that records something. If the journal has no room, waits for room without the GIL and makes the
+    /// call again.
     fn record<T>(&self, call: impl FnMut(&Tracker) -> Result<T>) -> PyResult<T>;
 
     /// Makes a call that records something and waits on the disk, without the GIL.
     fn record_on_disk<T: Send>(&self, call: impl Fn(&Tracker) -> Result<T> + Sync) -> PyResult<T>;
 
-    /// Asks the stores and waits for the answer, without the GIL.
+    /// Runs a query and waits for the answer, without the GIL.
     fn ask<T, F>(&self, question: impl FnOnce(Arc<Stores>) -> F + Send) -> PyResult<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static;
 
-    /// Asks as [`Calls::ask`] does, after the delivery of artifacts: a bar shows the progress where that takes long.
+    /// Runs a query as [`Calls::ask`] does, after the delivery of artifacts: a bar shows the progress where that takes
+    /// long.
     fn ask_with_bar<T, F>(&self, question: impl FnOnce(Arc<Stores>) -> F + Send) -> PyResult<T>
     where
         T: Send + 'static,
@@ -75,7 +76,7 @@ impl Calls for Bound<'_, MLflowTracker> {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        // A bar that fails is no reason to fail; Ctrl-C and the end of the process are.
+        // A failing progress bar is no reason to fail; Ctrl-C and the end of the process are.
         let allows = |called: PyResult<_>| match called {
             Err(error) if !error.is_instance_of::<PyException>(self.py()) => Err(error),
             called => Ok(called.ok()),
@@ -108,22 +109,23 @@ fn wait_for_room(tracker: &Bound<'_, MLflowTracker>, room: Room) -> PyResult<()>
     tracker.wait(|tracker, keep_waiting| tracker.wait_for_room(room, keep_waiting))
 }
 
-/// Returns the outcome of a call, after the sentences that the delivery has for the user.
-pub fn answer<T>(py: Python<'_>, tracker: &Tracker, outcome: Result<T>) -> PyResult<T> {
+/// Returns the outcome of a call, after showing the delivery's messages to the user.
+pub(crate) fn answer<T>(py: Python<'_>, tracker: &Tracker, outcome: Result<T>) -> PyResult<T> {
     tell_of(py, tracker)?;
     Ok(outcome?)
 }
 
 /// Makes a call that waits and belongs to no tracker, without the GIL, so that Ctrl-C ends the wait.
-pub fn waiting<T: Send>(
+pub(crate) fn waiting<T: Send>(
     py: Python<'_>,
     call: impl FnOnce(KeepWaiting<'_>) -> Result<T> + Send,
 ) -> PyResult<T> {
     wait_without_gil(py, |py| py.check_signals(), call)
 }
 
-/// Makes a call that waits, and shows its progress: what the call passes on while it waits is what `show` is called with.
-pub fn waiting_with_progress<T: Send>(
+/// Makes a call that waits, and shows its progress: `show` is called with the numbers that the call reports while it
+/// waits.
+pub(crate) fn waiting_with_progress<T: Send>(
     py: Python<'_>,
     show: Option<&Py<PyAny>>,
     call: impl FnOnce(&mut dyn FnMut(Option<&[u64]>) -> bool) -> Result<T> + Send,
@@ -142,7 +144,8 @@ pub fn waiting_with_progress<T: Send>(
     ended(outcome, raised)
 }
 
-/// Calls what shows progress, and returns what Ctrl-C has raised in there. A bar that fails is no reason to stop.
+/// Calls the function that shows progress, and returns an exception from Ctrl-C in it. A failing progress bar is no
+/// reason to stop.
 fn shows(py: Python<'_>, show: &Py<PyAny>, numbers: &[u64]) -> Option<PyErr> {
     let numbers = PyTuple::new(py, numbers).ok()?;
     let failed = show.call1(py, numbers).err()?;
@@ -151,7 +154,8 @@ fn shows(py: Python<'_>, show: &Py<PyAny>, numbers: &[u64]) -> Option<PyErr> {
         .then_some(failed)
 }
 
-/// Makes a call without the GIL. `look` is called, with the GIL, while the call waits; an exception of it ends the wait.
+/// Makes a call without the GIL. Calls `look`, with the GIL, while the call waits; an exception from `look` ends the
+/// wait.
 fn wait_without_gil<T: Send>(
     py: Python<'_>,
     look: impl Fn(Python<'_>) -> PyResult<()> + Sync,
@@ -174,7 +178,7 @@ fn ended<T>(outcome: Result<T>, raised: Option<PyErr>) -> PyResult<T> {
     }
 }
 
-/// Tells the user what the delivery of a tracker has to say.
+/// Shows the messages of a tracker's delivery to the user.
 fn tell_of(py: Python<'_>, tracker: &Tracker) -> PyResult<()> {
     if tracker.has_notices() {
         tell(py, tracker.notices())?;
@@ -182,8 +186,8 @@ fn tell_of(py: Python<'_>, tracker: &Tracker) -> PyResult<()> {
     Ok(())
 }
 
-/// Says sentences to the user: on the logger `heimdall_tracking`, which prints where nothing is configured.
-pub fn tell(py: Python<'_>, sentences: Vec<String>) -> PyResult<()> {
+/// Shows messages to the user: on the logger `heimdall_tracking`, which prints where no logging is configured.
+pub(crate) fn tell(py: Python<'_>, sentences: Vec<String>) -> PyResult<()> {
     if sentences.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Exceptions: the one place where an [`Error`] becomes one of `heimdall_tracking.errors`.
+//! Exceptions: the only place where an [`Error`] becomes an exception of `heimdall_tracking.errors`.
 
 use pyo3::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::{
     store::error::StoreError,
 };
 
-/// The exceptions, as classes that Python has.
+/// The exceptions as Python classes.
 mod classes {
     use pyo3::import_exception;
 
@@ -27,11 +27,11 @@ mod classes {
     import_exception!(heimdall_tracking.errors, WrongTypeError);
 }
 
-/// Imports the module of the exceptions, so that none is imported while the interpreter ends.
+/// Imports the module of the exceptions, so that no import happens while the interpreter ends.
 ///
 /// # Errors
-/// That of the import: an installation without its Python files.
-pub fn import(py: Python<'_>) -> PyResult<()> {
+/// The error of the import, where an installation has no Python files.
+pub(crate) fn import(py: Python<'_>) -> PyResult<()> {
     py.import("heimdall_tracking.errors").map(drop)
 }
 
@@ -88,7 +88,7 @@ fn of_store(error: &StoreError, message: String) -> PyErr {
     }
 }
 
-/// Returns the exception that ended a wait: what the interpreter has pending.
+/// Returns the exception that ended a wait: the one that is pending in the interpreter.
 fn pending(message: String) -> PyErr {
     let checked = Python::attach(|py| py.check_signals());
     checked
@@ -96,7 +96,7 @@ fn pending(message: String) -> PyErr {
         .unwrap_or_else(|| classes::HeimdallError::new_err(message))
 }
 
-/// Returns the exception that code of Python's has raised under a call of ours.
+/// Returns the exception that Python code has raised inside a call from here.
 fn raised_by_python(error: &(dyn std::error::Error + 'static)) -> PyErr {
     match error.downcast_ref::<PyErr>() {
         Some(raised) => Python::attach(|py| raised.clone_ref(py)),

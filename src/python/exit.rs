@@ -9,14 +9,19 @@ use super::calls;
 use crate::os::fork;
 use crate::{delivery::exit as delivery, mlflow::run::RunStatus, tracker::session};
 
-/// An exit that takes longer than this says why.
+/// Time after which an exit tells the user why it takes so long.
 const QUIET_EXIT: Duration = Duration::from_secs(2);
 
 /// Ends active runs with `status` and waits up to `timeout` seconds for delivery; called at exit. While that takes,
-/// `show` is called with what [`progress`] returns.
+/// calls `show` with the result of [`progress`].
 #[pyfunction]
 #[pyo3(signature = (status, timeout, show=None))]
-pub fn finish(py: Python<'_>, status: &str, timeout: f64, show: Option<Py<PyAny>>) -> PyResult<()> {
+pub(crate) fn finish(
+    py: Python<'_>,
+    status: &str,
+    timeout: f64,
+    show: Option<Py<PyAny>>,
+) -> PyResult<()> {
     let begun = Instant::now();
     let status = RunStatus::parse_final(status)?;
     let timeout = match Duration::try_from_secs_f64(timeout) {
@@ -36,10 +41,10 @@ pub fn finish(py: Python<'_>, status: &str, timeout: f64, show: Option<Py<PyAny>
     calls::tell(py, notices)
 }
 
-/// Returns the number of records of this process that wait, the bytes of its files that are on their way, and the bytes
-/// of them that are sent.
+/// Returns the number of records of this process that wait, the bytes of its files in transit, and how many of these
+/// bytes are sent.
 #[pyfunction]
-pub fn progress(py: Python<'_>) -> (u64, u64, u64) {
+pub(crate) fn progress(py: Python<'_>) -> (u64, u64, u64) {
     py.detach(delivery_progress)
 }
 
@@ -48,10 +53,10 @@ fn delivery_progress() -> (u64, u64, u64) {
     (delivery::pending(), uploading, uploaded)
 }
 
-/// Forgets, in a child after a fork, the trackers of its parent.
+/// Forgets, in a child process after a fork, the trackers of the parent.
 #[pyfunction]
-pub fn forget_parent() {
-    // On Linux the library has seen the fork itself, whoever made it.
+pub(crate) fn forget_parent() {
+    // On Linux, the library has noticed the fork itself, whatever code made it.
     #[cfg(not(target_os = "linux"))]
     fork::forked();
     session::forget_parent();

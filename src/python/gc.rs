@@ -1,4 +1,4 @@
-//! The collection of garbage.
+//! Garbage collection.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     net::secret::Secret,
 };
 
-/// What goes, what stays although it looked like garbage, and the places that could not be looked into, each with the
-/// reason.
+/// Deleted items, items that stay although they looked like garbage, and places that could not be searched, each with
+/// the reason.
 type Garbage = (Vec<GarbageItem>, Vec<SparedItem>, Vec<(String, String)>);
 
 /// Looks for garbage in a store, and deletes it where `delete` is true.
 #[pyfunction]
-pub fn collect_garbage(py: Python<'_>, config: CollectConfig) -> PyResult<Garbage> {
+pub(crate) fn collect_garbage(py: Python<'_>, config: CollectConfig) -> PyResult<Garbage> {
     let report = calls::waiting(py, |keep_waiting| collect::collect(&config, keep_waiting))?;
     let items = report.items.into_iter().map(Into::into);
     let spared = report.spared.into_iter().map(Into::into);
@@ -92,7 +92,7 @@ fn age(what: &'static str, seconds: f64) -> Result<Duration, Invalid> {
     })
 }
 
-/// Returns the rules that arguments make; none where they make none.
+/// Returns the rules that the arguments describe; `None` where they describe none.
 fn retention(given: &Named<'_, '_>) -> PyResult<Option<Retention>> {
     let what = match given.get::<String>("what")?.as_str() {
         "artifacts" => What::Artifacts,

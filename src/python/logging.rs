@@ -88,7 +88,7 @@ impl MLflowTracker {
     }
 }
 
-/// Logs metrics of one moment: appends them to a frame directly where they are of the common kind, else checks them first.
+/// Logs metrics of one moment: appends simple values to a frame directly, and checks other values first.
 fn log_metrics(
     tracker: &Bound<'_, MLflowTracker>,
     count: usize,
@@ -108,9 +108,9 @@ fn log_metrics(
     tracker.record(|tracker| tracker.log_metrics(metrics.clone(), step, timestamp))
 }
 
-/// Costs what a call costs that takes the same arguments as `log_metrics` and does nothing with them; for benchmarks.
+/// Does nothing, with the same arguments as `log_metrics`: benchmarks measure the cost of the bare call with it.
 #[pyfunction]
 #[pyo3(name = "_floor", signature = (metrics, step=None))]
-pub fn floor(metrics: &Bound<'_, PyMapping>, step: Option<i64>) {
+pub(crate) fn floor(metrics: &Bound<'_, PyMapping>, step: Option<i64>) {
     let _ = (metrics, step);
 }

@@ -1,4 +1,5 @@
-//! The Python face of the tracker: arguments in, results and exceptions out. No other module of the crate knows Python.
+//! The Python interface of the tracker: arguments in, results and exceptions out. No other module of the crate uses
+//! Python.
 
 mod arguments;
 mod artifacts;
@@ -18,9 +19,9 @@ mod values;
 
 use pyo3::{exceptions::PyImportError, prelude::*};
 
-/// Checks that the main interpreter imports this: what is static here belongs to one interpreter.
+/// Checks that the main interpreter imports this module: its static values belong to one interpreter.
 fn check_interpreter() -> PyResult<()> {
-    // SAFETY: called while attached to the interpreter that imports, which both functions ask for nothing else than.
+    // SAFETY: the thread is attached to the importing interpreter, and both functions require nothing else.
     #[expect(unsafe_code, reason = "PyO3 has no safe form of these")]
     let id = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
     if id == 0 {

@@ -1,4 +1,4 @@
-//! Questions about runs, metrics and experiments, and their deletion.
+//! Queries about runs, metrics and experiments, and their deletion.
 
 use pyo3::{
     prelude::*,

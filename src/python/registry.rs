@@ -22,7 +22,7 @@ use crate::{
     tracker::registry::Registration,
 };
 
-/// Asks the registry with one of its verbs, and waits for the answer.
+/// Calls a method of the registry, and waits for the answer.
 macro_rules! ask_registry {
     ($tracker:expr, $verb:ident($($argument:expr),*)) => {
         $tracker.ask(|stores| async move {
@@ -159,7 +159,7 @@ impl MLflowTracker {
         Ok(found.into_iter().map(ModelVersion).collect())
     }
 
-    /// Versions by their numbers, each with its run.
+    /// Returns versions by their numbers, each with its run.
     fn _versions_with_runs(
         slf: &Bound<'_, Self>,
         name: ModelName,

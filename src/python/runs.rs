@@ -42,22 +42,22 @@ impl MLflowTracker {
         Self::end_run(slf, status)
     }
 
-    /// The active run as it was when it was resumed, if it was.
+    /// Returns the active run as it was when it was resumed; `None` where it was not resumed.
     fn _resumed_from(&self) -> PyResult<Option<Run>> {
         let before = self.of_this_process()?.resumed_from();
         Ok(before.map(|before| Run::from((*before).clone())))
     }
 
-    /// Has `reader` called with the ids of the active runs whenever they change.
+    /// Sets `reader`, which is called with the ids of the active runs whenever they change.
     fn _on_active_runs(&self, reader: Py<PyAny>) {
         let slot = self.on_active_runs.lock();
         let before = slot.unwrap_or_else(PoisonError::into_inner).replace(reader);
-        // Its end may run code of Python's, which may come back here.
+        // Dropping the previous reader may run Python code, which may call this method again.
         drop(before);
     }
 }
 
-/// Tells the reader of the active runs what they are now.
+/// Calls the reader of the active runs with their present ids.
 fn notify_reader(tracker: &Bound<'_, MLflowTracker>) -> PyResult<()> {
     let slot = tracker.get().on_active_runs.lock();
     let reader = slot

@@ -1,4 +1,4 @@
-//! The script or notebook that calls: its user, its interpreter, its environment, its rank.
+//! The calling script or notebook: its user, its interpreter, its environment, its rank.
 
 use std::path::PathBuf;
 
@@ -16,14 +16,14 @@ use crate::{
     tracker::runs::RankExchange,
 };
 
-/// The ranks of a distributed training, which exchange the ids of runs by code of Python's.
-pub const RANKS: RankExchange<'static> = RankExchange {
+/// The ranks of a distributed training, which exchange the ids of runs through Python code.
+pub(crate) const RANKS: RankExchange<'static> = RankExchange {
     run_of_rank_zero: &run_of_rank_zero,
     tell_other_ranks: &tell_other_ranks,
 };
 
 /// Returns the context of the runs of this process. Runs `git` once.
-pub fn context(py: Python<'_>) -> PyResult<RunContext> {
+pub(crate) fn context(py: Python<'_>) -> PyResult<RunContext> {
     let ((source, in_notebook), user) = (source(py)?, user(py)?);
     let hostname = py.import("socket")?.call_method0("gethostname")?;
     Ok(RunContext::of(
@@ -55,16 +55,16 @@ fn raised(error: PyErr) -> Error {
     Error::Ranks(Box::new(error))
 }
 
-/// Returns the login name, found as MLflow finds it.
+/// Returns the login name, found in the same way as in MLflow.
 fn user(py: Python<'_>) -> PyResult<String> {
     match py.import("getpass")?.call_method0("getuser") {
         Ok(user) => user.extract(),
-        // A container's user need not have a name.
+        // The user of a container need not have a name.
         Err(_) => Ok("unknown".to_owned()),
     }
 }
 
-/// Returns the script or notebook that runs, and true for a notebook; told apart as MLflow does.
+/// Returns the running script or notebook, and true for a notebook, distinguished in the same way as in MLflow.
 fn source(py: Python<'_>) -> PyResult<(String, bool)> {
     if in_notebook(py).unwrap_or(false) {
         let name = ["JPY_SESSION_NAME", "__vsc_ipynb_file__", "IPYNB_FILE"]
@@ -81,7 +81,7 @@ fn source(py: Python<'_>) -> PyResult<(String, bool)> {
     Ok((script.unwrap_or_else(|| "python".to_owned()), false))
 }
 
-/// Returns true in a kernel's shell. A script may import `ipykernel` without being in one.
+/// Returns true in the shell of a kernel. A script may import `ipykernel` without running in a kernel.
 fn in_notebook(py: Python<'_>) -> PyResult<bool> {
     let modules = py.import("sys")?.getattr("modules")?;
     if !modules.contains("IPython")? {
@@ -91,9 +91,10 @@ fn in_notebook(py: Python<'_>) -> PyResult<bool> {
     Ok(!shell.is_none() && shell.hasattr("kernel")?)
 }
 
-/// Returns the release that `HEIMDALL_MLFLOW_VERSION` names, else the mlflow that this interpreter would import. Looked
-/// up by the name of its folder, as asking `importlib.metadata` takes longer than all the rest of an import.
-pub fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
+/// Returns the release that `HEIMDALL_MLFLOW_VERSION` names, otherwise that of the mlflow package that this interpreter
+/// would import. The package is found by the name of its folder, because `importlib.metadata` takes longer than the
+/// rest of an import.
+pub(crate) fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
     if let Some(version) = std::env::var("HEIMDALL_MLFLOW_VERSION")
         .ok()
         .filter(|version| !version.is_empty())
@@ -123,9 +124,9 @@ pub fn fresh_schema(py: Python<'_>) -> PyResult<FreshSchema> {
     })
 }
 
-/// Sets the variables that stock MLflow and boto3 in this process read, where they are not set: the tracker's own
-/// places and keys.
-pub fn set_environment(
+/// Sets the variables that stock MLflow and boto3 in this process read, where they are not set: the tracker's own URIs
+/// and keys.
+pub(crate) fn set_environment(
     py: Python<'_>,
     tracking: &Secret,
     registry: &Secret,
@@ -140,7 +141,7 @@ pub fn set_environment(
     if let Some(endpoint) = s3.endpoint_url.as_deref().filter(|url| !url.is_empty()) {
         set("MLFLOW_S3_ENDPOINT_URL", endpoint)?;
     }
-    // A key is of no use with another's secret or token.
+    // A key is useless with the secret or token of another key.
     let names = [
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
@@ -158,8 +159,8 @@ pub fn set_environment(
     Ok(())
 }
 
-/// Returns the interpreter, where runs are to be given what they were started with.
-pub fn interpreter(py: Python<'_>, config: &TrackerConfig) -> PyResult<Option<Interpreter>> {
+/// Returns the interpreter, where the environment of runs is to be recorded.
+pub(crate) fn interpreter(py: Python<'_>, config: &TrackerConfig) -> PyResult<Option<Interpreter>> {
     if config.wants_environment()? {
         this_interpreter(py).map(Some)
     } else {
@@ -170,7 +171,7 @@ pub fn interpreter(py: Python<'_>, config: &TrackerConfig) -> PyResult<Option<In
 fn this_interpreter(py: Python<'_>) -> PyResult<Interpreter> {
     let (sys, platform) = (py.import("sys")?, py.import("platform")?);
     let path = sys.getattr("path")?.try_iter()?;
-    // Something on the path that is not a path is left out.
+    // Entries of the path that are no paths are left out.
     let path: Vec<PathBuf> = path
         .filter_map(|folder| folder.ok()?.extract().ok())
         .collect();

@@ -1,4 +1,4 @@
-//! What the command line does with journals: deliver them, list them, look into them.
+//! The journal commands of the command line: deliver, list and inspect journals.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     journal::inspect as journal,
 };
 
-/// Delivers the journals of dead processes below `heimdall_dir`. `known_uris` have the credentials that journals do
-/// not; all goes to `uri` where it is given. `progress` is called with the number of records that are delivered, of how
-/// many, the bytes of the files that are on their way, and how many of them are sent.
+/// Delivers the journals of dead processes below `heimdall_dir`. `known_uris` have the credentials that journals do not
+/// have; if `uri` is given, everything goes there. Calls `progress` with the number of delivered records, the number of
+/// all records, the bytes of the files in transit, and how many of these bytes are sent.
 #[pyfunction]
 #[pyo3(signature = (heimdall_dir, known_uris, uri=None, timeout=None, progress=None))]
-pub fn sync(
+pub(crate) fn sync(
     py: Python<'_>,
     heimdall_dir: PathBuf,
     known_uris: Vec<String>,
@@ -55,14 +55,14 @@ pub fn sync(
 
 /// Returns the journals below `heimdall_dir`, oldest first.
 #[pyfunction]
-pub fn journals(py: Python<'_>, heimdall_dir: PathBuf) -> Vec<JournalStatus> {
+pub(crate) fn journals(py: Python<'_>, heimdall_dir: PathBuf) -> Vec<JournalStatus> {
     let found = py.detach(|| delivery::journals(&heimdall_dir));
     found.into_iter().map(Into::into).collect()
 }
 
 /// Returns the files of dead letters below `heimdall_dir`, and the number of records in each.
 #[pyfunction]
-pub fn dead_letters(heimdall_dir: PathBuf) -> Vec<(String, usize)> {
+pub(crate) fn dead_letters(heimdall_dir: PathBuf) -> Vec<(String, usize)> {
     let found = delivery::dead_letters(&heimdall_dir);
     let shown = |(path, count): (PathBuf, usize)| (path.display().to_string(), count);
     found.into_iter().map(shown).collect()
@@ -70,7 +70,7 @@ pub fn dead_letters(heimdall_dir: PathBuf) -> Vec<(String, usize)> {
 
 /// Calls `line` with each line that describes the segment in `file`.
 #[pyfunction]
-pub fn inspect(file: PathBuf, line: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn inspect(file: PathBuf, line: &Bound<'_, PyAny>) -> PyResult<()> {
     let mut failed = None;
     let inspected = journal::inspect(&file, &mut |text| match line.call1((text,)) {
         Ok(_) => true,

@@ -1,5 +1,5 @@
-//! `MLflowTracker` as Python sees it: its construction, what it is, and its state. The documentation that users read
-//! stands in `_native.pyi` and in the Python class that adds to this one.
+//! The Python class `MLflowTracker`: its construction, its properties and its state. The user documentation is in
+//! `_native.pyi` and in the Python class that extends this one.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -27,19 +27,19 @@ use crate::{
 };
 
 #[pyclass(frozen, module = "heimdall_tracking", subclass, weakref)]
-pub struct MLflowTracker {
+pub(crate) struct MLflowTracker {
     tracker: Tracker,
     /// The tracker of a fork, and the number of the fork. It lives as long as the process.
     fork: Mutex<Option<(u32, &'static Tracker)>>,
     artifact_uri: Option<String>,
     /// Tracking and registry URI, with credentials, as the stock client reads them.
     uris: (Secret, Secret),
-    /// Called with the ids of the active runs whenever they change.
+    /// Function that is called with the ids of the active runs whenever they change.
     pub on_active_runs: Mutex<Option<Py<PyAny>>>,
 }
 
 /// Arguments of `MLflowTracker`.
-pub struct TrackerArguments {
+pub(crate) struct TrackerArguments {
     config: TrackerConfig,
     set_environment: Option<bool>,
 }
@@ -120,13 +120,13 @@ impl MLflowTracker {
     }
 
     #[getter]
-    pub fn active_run_id(&self) -> PyResult<Option<String>> {
+    pub(crate) fn active_run_id(&self) -> PyResult<Option<String>> {
         let active = self.of_this_process()?.active_run();
         Ok(active.map(|run| run.to_string()))
     }
 
     #[getter]
-    pub fn active_run_ids(&self) -> PyResult<Vec<String>> {
+    pub(crate) fn active_run_ids(&self) -> PyResult<Vec<String>> {
         let active = self.of_this_process()?.active_runs();
         Ok(active.into_iter().map(|run| run.to_string()).collect())
     }
@@ -141,7 +141,7 @@ impl MLflowTracker {
         Ok(Status::of(self.of_this_process()?))
     }
 
-    /// Tracking and registry URI with credentials, for the stock client alone.
+    /// Returns the tracking and the registry URI with credentials, only for the stock client.
     fn _uris(&self) -> (&str, &str) {
         (self.uris.0.reveal(), self.uris.1.reveal())
     }
@@ -158,7 +158,7 @@ impl MLflowTracker {
 }
 
 impl MLflowTracker {
-    /// Opens the tracker, and sets what stock libraries in this process read.
+    /// Opens the tracker, and sets the environment variables that stock libraries in this process read.
     fn open(py: Python<'_>, arguments: &TrackerArguments) -> PyResult<Self> {
         let config = &arguments.config;
         let context = RunContext {
@@ -189,8 +189,8 @@ impl MLflowTracker {
         })
     }
 
-    /// Returns the tracker of this process: in a fork one of its own.
-    pub fn of_this_process(&self) -> PyResult<&Tracker> {
+    /// Returns the tracker of this process; in a fork, the fork's own tracker.
+    pub(crate) fn of_this_process(&self) -> PyResult<&Tracker> {
         if !self.tracker.is_forked() {
             return Ok(&self.tracker);
         }
@@ -201,7 +201,7 @@ impl MLflowTracker {
         {
             return Ok(tracker);
         }
-        // A fork of a fork goes on from its own parent.
+        // A fork of a fork continues from its own parent.
         let parent = fork.map_or(&self.tracker, |(_, tracker)| tracker);
         let tracker: &'static Tracker = Box::leak(Box::new(parent.in_fork()?));
         *fork = Some((generation, tracker));
@@ -209,12 +209,12 @@ impl MLflowTracker {
     }
 }
 
-/// Returns a URI, credentials included, as the stock client takes it.
+/// Returns a URI with credentials in the form that the stock client accepts.
 fn stock_uri(destination: &Destination, given: &str) -> Secret {
     Secret::from(match destination {
-        // Absolute, as the working directory may change.
+        // The path is absolute, because the working directory may change.
         Destination::Sqlite(_) => destination.uri(),
-        // SQLAlchemy knows the scheme by its long name only.
+        // SQLAlchemy knows the scheme only by its long name.
         Destination::Postgres(_) => match given.split_once(':') {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("postgres") => {
                 format!("postgresql:{rest}")
@@ -225,8 +225,8 @@ fn stock_uri(destination: &Destination, given: &str) -> Secret {
     })
 }
 
-/// Returns a URI as it may be shown.
+/// Returns a URI without credentials, so that it may be shown.
 #[pyfunction]
-pub fn without_credentials(uri: &str) -> String {
+pub(crate) fn without_credentials(uri: &str) -> String {
     secret::without_credentials(uri)
 }

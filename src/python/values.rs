@@ -17,18 +17,18 @@ use crate::{
 
 /// Params by their keys, as texts.
 #[derive(Default)]
-pub struct Params(pub Vec<(String, String)>);
+pub(crate) struct Params(pub Vec<(String, String)>);
 
 /// Tags by their keys, as texts.
 #[derive(Default)]
-pub struct Tags(pub Vec<(String, String)>);
+pub(crate) struct Tags(pub Vec<(String, String)>);
 
 /// Metrics by their keys.
-pub struct Metrics(pub Vec<(Key, f64)>);
+pub(crate) struct Metrics(pub Vec<(Key, f64)>);
 
 /// Points of metrics, each with its key.
 #[derive(Default)]
-pub struct Points(pub Vec<(Key, MetricPoint)>);
+pub(crate) struct Points(pub Vec<(Key, MetricPoint)>);
 
 impl<'py> FromPyObject<'_, 'py> for Params {
     type Error = PyErr;
@@ -46,21 +46,27 @@ impl<'py> FromPyObject<'_, 'py> for Tags {
     }
 }
 
-/// Returns key and text of a param: lists and dicts as JSON, everything else as `str()` gives it.
+/// Returns key and text of a param: lists and dicts as JSON, everything else in the form of `str()`.
 ///
 /// # Errors
-/// [`Invalid`] for a text that UTF-8 has no form for, and what the value raises.
-pub fn param(key: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<(String, String)> {
+/// [`Invalid`] for a text that has no form in UTF-8, and the exceptions that the value raises.
+pub(crate) fn param(
+    key: &Bound<'_, PyString>,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<(String, String)> {
     let key = utf8("param key", key)?.into_owned();
     let value = param_text(&key, value)?;
     Ok((key, value))
 }
 
-/// Returns key and text of a tag, as `str()` gives it.
+/// Returns key and text of a tag, in the form of `str()`.
 ///
 /// # Errors
-/// Those of [`param`].
-pub fn tag(key: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<(String, String)> {
+/// The errors of [`param`].
+pub(crate) fn tag(
+    key: &Bound<'_, PyString>,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<(String, String)> {
     let key = utf8("tag key", key)?.into_owned();
     let value = text("tag", &key, value)?;
     Ok((key, value))
@@ -103,7 +109,7 @@ fn texts(
 impl<'py> FromPyObject<'_, 'py> for Points {
     type Error = PyErr;
 
-    /// Takes tuples (key, value, step, timestamp), of which step and timestamp may be left out, and objects such as
+    /// Accepts tuples (key, value, step, timestamp), of which step and timestamp are optional, and objects such as
     /// MLflow's own `Metric`.
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let now = clock::now_ms();
@@ -187,11 +193,12 @@ fn wrong_type(
 impl<'py> FromPyObject<'_, 'py> for Metrics {
     type Error = PyErr;
 
-    /// Takes anything that turns into a float by itself, and arrays and tensors of one element; no bools and no texts.
+    /// Accepts everything that converts to a float by itself, and arrays and tensors of one element; refuses bools and
+    /// texts.
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let given = given.cast::<PyMapping>()?;
         let mut values = Vec::with_capacity(given.len()?);
-        // The common case, without a list of tuples in between.
+        // This is the common case, without a list of tuples in between.
         if let Ok(dict) = given.cast::<PyDict>() {
             for (key, value) in dict.iter() {
                 values.push(metric(&key, &value)?);
@@ -206,8 +213,9 @@ impl<'py> FromPyObject<'_, 'py> for Metrics {
     }
 }
 
-/// Metrics that were not appended: they are not of the common kind, or wrong. [`Metrics`] looks at them and says which.
-pub struct NotAppended;
+/// Error for metrics that were not appended: they are no simple values, or wrong. [`Metrics`] checks them and reports
+/// which.
+pub(crate) struct NotAppended;
 
 impl From<Invalid> for NotAppended {
     fn from(_: Invalid) -> Self {
@@ -221,11 +229,11 @@ impl From<crate::error::Error> for NotAppended {
     }
 }
 
-/// Appends metrics of the common kind, a dict of floats and ints under texts, to a frame. Runs no code of Python's.
+/// Appends simple metrics, a dict of floats and ints under texts, to a frame. Runs no Python code.
 ///
 /// # Errors
-/// [`NotAppended`] where one of them, or the mapping, is of another kind.
-pub fn append_metrics(
+/// [`NotAppended`] where one of the metrics, or the mapping, is of another kind.
+pub(crate) fn append_metrics(
     metrics: &Bound<'_, PyMapping>,
     draft: &mut MetricsDraft<'_>,
 ) -> Result<(), NotAppended> {
@@ -239,8 +247,8 @@ pub fn append_metrics(
 /// Appends one such metric.
 ///
 /// # Errors
-/// Those of [`append_metrics`].
-pub fn append_metric(
+/// The errors of [`append_metrics`].
+pub(crate) fn append_metric(
     key: &Bound<'_, PyAny>,
     value: &Bound<'_, PyAny>,
     draft: &mut MetricsDraft<'_>,
@@ -262,7 +270,7 @@ pub fn append_metric(
 ///
 /// # Errors
 /// [`Invalid`] for a key that MLflow refuses, and for a value that is not a number.
-pub fn metric(key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<(Key, f64)> {
+pub(crate) fn metric(key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<(Key, f64)> {
     let key = Key::parse("metric key", &key_text("metric", key)?)?;
     let number = number(key.as_str(), value)?;
     Ok((key, number))
@@ -273,7 +281,7 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
         return Ok(number.value());
     }
     let wrong = || wrong_type("metric", key, "a number", value);
-    // What NumPy and torch hold in one element, as a number of Python's own; several elements have no such form.
+    // This converts a single element of NumPy or torch to a Python number; several elements have no such form.
     let item = if value.hasattr("item")? {
         match value.call_method0("item") {
             Ok(item) => item,
@@ -289,7 +297,7 @@ fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
         return Err(wrong()?.into());
     }
     item.extract::<f64>().map_err(|error| {
-        // An int beyond a double.
+        // The value is an int beyond the range of a double.
         let raised = error.value(item.py());
         let reason = format!("its value does not turn into a number: {raised}");
         Invalid::value("metric", key, reason).into()
@@ -310,7 +318,7 @@ fn text(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Str
     let text = value.str()?;
     match text.to_cow() {
         Ok(text) => Ok(text.into_owned()),
-        // The key says which one it is.
+        // The error names the value by its key.
         Err(_) => Err(half_character(what, key).into()),
     }
 }
@@ -318,7 +326,7 @@ fn text(what: &'static str, key: &str, value: &Bound<'_, PyAny>) -> PyResult<Str
 fn json(value: &Bound<'_, PyAny>) -> PyResult<String> {
     let py = value.py();
     let options = PyDict::new(py);
-    // What JSON has no form for (a Path, a tensor) is recorded by its text rather than not at all.
+    // A value that JSON has no form for (a Path, a tensor) is recorded by its text rather than not at all.
     options.set_item("default", py.get_type::<PyString>())?;
     py.import("json")?
         .call_method("dumps", (value,), Some(&options))?

@@ -1,7 +1,7 @@
 //! A store that is opened when it is first needed, and again for as long as opening it fails.
 //!
-//! A server that is down when training starts is no reason not to train: whoever needs the store opens it then, and has
-//! the error of opening it.
+//! A server that is down when training starts does not stop the training: the store is opened by the first caller that
+//! needs it, and that caller gets the error where opening fails.
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,7 +23,11 @@ pub(crate) struct DeferredStore {
 
 impl DeferredStore {
     /// Returns a store that is not open yet; an offline one never will be.
-    pub fn new(destination: Destination, fresh_schema: FreshSchema, is_offline: bool) -> Self {
+    pub(crate) fn new(
+        destination: Destination,
+        fresh_schema: FreshSchema,
+        is_offline: bool,
+    ) -> Self {
         Self {
             destination,
             fresh_schema,
@@ -35,7 +39,7 @@ impl DeferredStore {
 
     /// Returns a store that is open.
     #[cfg(test)]
-    pub fn of(
+    pub(crate) fn of(
         destination: Destination,
         store: Arc<dyn TrackingStore>,
         registry: Arc<dyn ModelRegistry>,
@@ -47,23 +51,23 @@ impl DeferredStore {
     }
 
     /// Returns true once the store has been reached.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.opened.get().is_some()
     }
 
     /// Returns the store of runs.
     ///
     /// # Errors
-    /// Those of [`open`]; [`StoreError::Unavailable`] for an offline store.
-    pub async fn tracking(&self) -> Result<&dyn TrackingStore, StoreError> {
+    /// The errors of [`open`]; [`StoreError::Unavailable`] for an offline store.
+    pub(crate) async fn tracking(&self) -> Result<&dyn TrackingStore, StoreError> {
         Ok(self.opened().await?.0.as_ref())
     }
 
     /// Returns the model registry.
     ///
     /// # Errors
-    /// Those of [`DeferredStore::tracking`].
-    pub async fn registry(&self) -> Result<&dyn ModelRegistry, StoreError> {
+    /// The errors of [`DeferredStore::tracking`].
+    pub(crate) async fn registry(&self) -> Result<&dyn ModelRegistry, StoreError> {
         Ok(self.opened().await?.1.as_ref())
     }
 
@@ -80,7 +84,7 @@ impl DeferredStore {
                 retry_after: None,
             });
         }
-        // Of two that ask at once, one opens the store.
+        // One of two callers that ask at the same time opens the store; the other waits.
         let _opening = self.opening.lock().await;
         if let Some(opened) = self.opened.get() {
             return Ok(opened);

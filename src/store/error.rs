@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// What a driver or a server says.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// The error of a driver or a server.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether one side of a connection has refused the other's certificate: waiting does not help.
+/// Returns true where one side of a connection has refused the certificate of the other: waiting does not help.
 pub(crate) fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let of_tls = |error: &rustls::Error| {
         matches!(
@@ -24,7 +24,7 @@ pub(crate) fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) 
         if found.is_some_and(of_tls) {
             return true;
         }
-        // An error of I/O has what it wraps as itself, not as its source.
+        // `io::Error` returns the error that it wraps by `get_ref`, not as its source.
         next = match error.downcast_ref::<std::io::Error>() {
             Some(io) => io
                 .get_ref()
@@ -35,17 +35,17 @@ pub(crate) fn is_certificate_refused(error: &(dyn std::error::Error + 'static)) 
     false
 }
 
-/// What a store can answer but success.
+/// The answers of a store that are not success.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot be reached or cannot take anything now. It may pass.
+    /// The store cannot be reached or cannot take anything now. This may pass.
     #[error("{destination} cannot answer at present: {source}")]
     Unavailable {
         /// URI without credentials.
         destination: String,
-        /// What is the matter.
+        /// Error of the driver or the server.
         source: Cause,
-        /// When to come back, if the store says so.
+        /// Time to wait before the next attempt, if the store gives one.
         retry_after: Option<Duration>,
     },
     /// The store cannot be used at all as it is configured: no such database, a wrong password, no MLflow.
@@ -53,23 +53,23 @@ pub enum StoreError {
     Open {
         /// URI without credentials.
         destination: String,
-        /// Why, and what to do.
+        /// The cause, and what to do.
         reason: String,
     },
-    /// The store does not know us (any more): a password or a token that has run out. It may pass.
+    /// The store does not accept the credentials, for example a password or a token that has expired. This may pass.
     #[error("{destination} does not accept the credentials: {reason}")]
     Unauthenticated {
         /// URI without credentials.
         destination: String,
-        /// What it says.
+        /// Answer of the store.
         reason: String,
     },
-    /// The store knows us and does not let us.
+    /// The store accepts the credentials and does not permit the operation.
     #[error("{destination} does not permit this: {reason}")]
     Forbidden {
         /// URI without credentials.
         destination: String,
-        /// What it says.
+        /// Answer of the store.
         reason: String,
     },
     /// The store refuses the record or the question itself.
@@ -77,13 +77,13 @@ pub enum StoreError {
     Refused {
         /// URI without credentials.
         destination: String,
-        /// What it says.
+        /// Answer of the store.
         source: Cause,
     },
-    /// No such run, experiment, registered model or model version.
+    /// The run, experiment, registered model or model version does not exist.
     #[error("{what} does not exist in {destination}")]
     NotFound {
-        /// What was asked for.
+        /// The thing that was asked for.
         what: String,
         /// URI without credentials.
         destination: String,
@@ -91,27 +91,27 @@ pub enum StoreError {
     /// The run is deleted, and MLflow takes nothing for a deleted run.
     #[error("run {run_id} is deleted: restore it to write to it")]
     RunDeleted {
-        /// Its id.
+        /// Id of the run.
         run_id: String,
     },
-    /// A param of the run has another value already.
+    /// The param of the run has another value already.
     #[error(
         "param {key:?} of run {run_id} is {old:?} and cannot become {new:?}: params do not change, start another run"
     )]
     ParamChanged {
-        /// The run.
+        /// Id of the run.
         run_id: String,
-        /// The param's key.
+        /// Key of the param.
         key: String,
-        /// Its value.
+        /// Value that the store has.
         old: String,
-        /// The refused value.
+        /// Value that was refused.
         new: String,
     },
-    /// There is a registered model of that name.
+    /// A registered model of this name exists already.
     #[error("{what} exists in {destination} already: choose another name")]
     AlreadyExists {
-        /// What was to be created.
+        /// The thing that was to be created.
         what: String,
         /// URI without credentials.
         destination: String,
@@ -119,23 +119,23 @@ pub enum StoreError {
     /// A version has been registered and cannot be used (yet).
     #[error("version {version} of model {name:?} is registered and not ready: {reason}")]
     NotReady {
-        /// The model.
+        /// Name of the model.
         name: String,
-        /// The version's number.
+        /// Number of the version.
         version: i64,
-        /// Its status, how long it was waited for, what the registry says.
+        /// Status of the version, the time that was waited for it, and the message of the registry.
         reason: String,
     },
     /// The experiment is deleted.
     #[error("experiment {name:?} is deleted: restore it or use another name")]
     ExperimentDeleted {
-        /// Its name.
+        /// Name of the experiment.
         name: String,
     },
 }
 
 impl StoreError {
-    /// How long the store wants to be left alone.
+    /// Returns the time that the store asks us to wait, if it gives one.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
@@ -143,7 +143,7 @@ impl StoreError {
         }
     }
 
-    /// True where trying again later can help and the record itself is not at fault.
+    /// Returns true where another attempt later can help, as the record itself is not at fault.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
@@ -151,7 +151,7 @@ impl StoreError {
         )
     }
 
-    /// No run of that id.
+    /// Returns the error for a run id that the store does not have.
     pub(crate) fn run_not_found(run_id: &str, destination: String) -> Self {
         Self::NotFound {
             what: format!("run {run_id:?}"),

@@ -1,12 +1,12 @@
-//! Where runs are recorded: the seam between the tracker and an MLflow database or server.
+//! Stores of runs: the interface between the tracker and an MLflow database or server.
 //!
-//! A store takes records in batches, all of a batch or nothing of it, and takes the same batch twice without
-//! a trace: that is what makes delivery exactly-once although the worker may send again what had arrived.
+//! A store takes records in batches, a whole batch or nothing. A batch that is written a second time changes nothing,
+//! so delivery is exactly-once although the worker may send a batch again that had arrived.
 
-pub mod deferred;
-pub mod error;
-pub mod open;
-pub mod registry;
-pub mod rest;
-pub mod sql;
-pub mod tracking;
+pub(crate) mod deferred;
+pub(crate) mod error;
+pub(crate) mod open;
+pub(crate) mod registry;
+pub(crate) mod rest;
+pub(crate) mod sql;
+pub(crate) mod tracking;

@@ -1,4 +1,4 @@
-//! Which store a destination names.
+//! Opening the store that a destination names.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::config::{server::ServerAccess, tracker::FreshSchema, uri::Destination};
 
-/// Opens the store of a destination, and the model registry that it has beside.
+/// Opens the store of a destination and its model registry.
 ///
 /// # Errors
-/// [`StoreError::Open`] where something must be put right first, [`StoreError::Unavailable`] where waiting may
+/// [`StoreError::Open`] where the user must correct something first, [`StoreError::Unavailable`] where waiting may
 /// help.
-pub async fn open(
+pub(crate) async fn open(
     destination: &Destination,
     fresh_schema: &FreshSchema,
 ) -> Result<(Arc<dyn TrackingStore>, Arc<dyn ModelRegistry>), StoreError> {

@@ -1,7 +1,8 @@
 //! The model registry: registered models, their versions, stages, aliases and tags.
 //!
-//! A registry is the database or the server of MLflow itself. What is written here a stock client reads, and the
-//! other way round; a version that MLflow has deleted (it keeps a row without its content) does not exist here.
+//! A registry is the database or the server of MLflow itself. A stock client reads what is written here, and this
+//! module reads what a stock client writes. A version that MLflow has deleted (MLflow keeps its row without the
+//! content) does not exist here.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,9 +17,9 @@ use crate::mlflow::{
 };
 
 /// Status of a version whose files the registry has.
-pub const READY: &str = "READY";
+pub(crate) const READY: &str = "READY";
 /// Status of a version that a server is still taking in.
-pub const PENDING: &str = "PENDING_REGISTRATION";
+pub(crate) const PENDING: &str = "PENDING_REGISTRATION";
 
 /// A store of registered models.
 #[async_trait]
@@ -26,7 +27,7 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
     /// Creates a model without versions.
     async fn create_model(&self, new: &NewModel) -> Result<RegisteredModel, StoreError>;
 
-    /// A registered model.
+    /// Returns a registered model.
     async fn model(&self, name: &ModelName) -> Result<RegisteredModel, StoreError>;
 
     /// Renames a model with all of its versions.
@@ -36,7 +37,7 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         new_name: &ModelName,
     ) -> Result<RegisteredModel, StoreError>;
 
-    /// Gives a model another description.
+    /// Replaces the description of a model.
     async fn describe_model(
         &self,
         name: &ModelName,
@@ -54,27 +55,27 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         value: &TagValue,
     ) -> Result<(), StoreError>;
 
-    /// Removes a tag of a model; one that it does not have is no error.
+    /// Removes a tag of a model; a tag that the model does not have is no error.
     async fn delete_model_tag(&self, name: &ModelName, key: &Key) -> Result<(), StoreError>;
 
-    /// The models that a query finds, in its order.
+    /// Returns the models that a query finds, in the order of the query.
     async fn search_models(&self, query: &ModelQuery) -> Result<Vec<RegisteredModel>, StoreError>;
 
-    /// Adds a version to a model, which is created if it is not there. Of processes that do so at once each gets a
-    /// number of its own.
+    /// Adds a version to a model, which is created if it does not exist. Where several processes do so at the same
+    /// time, each version gets a number of its own.
     async fn create_version(&self, new: &NewVersion) -> Result<ModelVersion, StoreError>;
 
-    /// A version of a model.
+    /// Returns a version of a model.
     async fn version(&self, name: &ModelName, version: i64) -> Result<ModelVersion, StoreError>;
 
-    /// The version that an alias of a model is of.
+    /// Returns the version that an alias of a model points to.
     async fn version_by_alias(
         &self,
         name: &ModelName,
         alias: &Alias,
     ) -> Result<ModelVersion, StoreError>;
 
-    /// The newest version of a model in each of some stages, by their numbers.
+    /// Returns the newest version of a model in each of the given stages, sorted by version number.
     async fn latest_versions(
         &self,
         name: &ModelName,
@@ -85,13 +86,13 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         Ok(latest)
     }
 
-    /// The versions that a query finds, in its order.
+    /// Returns the versions that a query finds, in the order of the query.
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError>;
 
-    /// Where the files of a version are to be read.
+    /// Returns the URI from which the files of a version are read.
     async fn download_uri(&self, name: &ModelName, version: i64) -> Result<String, StoreError>;
 
-    /// Gives a version another description.
+    /// Replaces the description of a version.
     async fn describe_version(
         &self,
         name: &ModelName,
@@ -99,7 +100,7 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         description: &str,
     ) -> Result<ModelVersion, StoreError>;
 
-    /// Puts a version into a stage, and those that were there into the archive where `archive` says so.
+    /// Moves a version to a stage; where `archive` is true, the versions that were in that stage move to `Archived`.
     async fn set_stage(
         &self,
         name: &ModelName,
@@ -117,7 +118,7 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         value: &TagValue,
     ) -> Result<(), StoreError>;
 
-    /// Removes a tag of a version; one that it does not have is no error.
+    /// Removes a tag of a version; a tag that the version does not have is no error.
     async fn delete_version_tag(
         &self,
         name: &ModelName,
@@ -125,10 +126,10 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         key: &Key,
     ) -> Result<(), StoreError>;
 
-    /// Deletes a version; its number is not given again while the model is there.
+    /// Deletes a version; the number is not given again while the model exists.
     async fn delete_version(&self, name: &ModelName, version: i64) -> Result<(), StoreError>;
 
-    /// Makes an alias of a model one of this version.
+    /// Makes an alias of a model point to this version.
     async fn set_alias(
         &self,
         name: &ModelName,
@@ -136,20 +137,20 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         version: i64,
     ) -> Result<(), StoreError>;
 
-    /// Removes an alias of a model; one that it does not have is no error.
+    /// Removes an alias of a model; an alias that the model does not have is no error.
     async fn delete_alias(&self, name: &ModelName, alias: &Alias) -> Result<(), StoreError>;
 
-    /// A model that MLflow 3 has logged to an experiment.
+    /// Returns a model that MLflow 3 has logged to an experiment.
     async fn logged_model(&self, model_id: &str) -> Result<LoggedModel, StoreError>;
 
-    /// The newest model that a run has logged under a name, if it has.
+    /// Returns the newest model that a run has logged under a name, if there is one.
     async fn logged_model_of(
         &self,
         run: &RunInfo,
         name: &str,
     ) -> Result<Option<LoggedModel>, StoreError>;
 
-    /// Notes at a logged model that it is registered as a version, as MLflow does.
+    /// Writes to a logged model that it is registered as a version, as MLflow does.
     async fn link_logged_model(
         &self,
         model_id: &str,
@@ -157,51 +158,51 @@ pub trait ModelRegistry: fmt::Debug + Send + Sync {
         version: i64,
     ) -> Result<(), StoreError>;
 
-    /// Where the files of all versions of all models are: what no collection of garbage may touch.
+    /// Returns the places of the files of all versions of all models: garbage collection must not delete them.
     async fn version_files(&self) -> Result<Vec<VersionFiles>, StoreError>;
 }
 
-/// Where the files of a model version are.
+/// The place of the files of a model version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionFiles {
-    /// The registered model.
+    /// Name of the registered model.
     pub name: String,
     /// Number of the version.
     pub version: i64,
-    /// What it was registered from.
+    /// Source that the version was registered from.
     pub source: String,
-    /// Where its files are to be read, if that is told and is not the source.
+    /// URI from which the files are read, if the store tells it and it is not the source.
     pub location: Option<String>,
-    /// The run that made it.
+    /// Id of the run that made the version.
     pub run_id: Option<String>,
 }
 
 /// A model to register, without versions.
 #[derive(Clone, Debug)]
 pub struct NewModel {
-    /// Its name.
+    /// Name of the model.
     pub name: ModelName,
-    /// What people should know of it.
+    /// Description for people.
     pub description: String,
-    /// Its tags.
+    /// Tags of the model.
     pub tags: Vec<(Key, TagValue)>,
 }
 
 /// A model version to create.
 #[derive(Clone, Debug)]
 pub struct NewVersion {
-    /// The registered model.
+    /// Name of the registered model.
     pub name: ModelName,
-    /// What it was registered from: an artifact URI, `models:/<name>/<version>` for a copy of another version, or
+    /// Source of the version: an artifact URI, `models:/<name>/<version>` for a copy of another version, or
     /// `models:/<model id>` for a logged model.
     pub source: String,
-    /// Where its files are, if that is not the source.
+    /// URI of the files, if it is not the source.
     pub location: Option<String>,
-    /// The run that made it.
+    /// Id of the run that made the version.
     pub run_id: Option<String>,
-    /// The logged model it is, if it is one.
+    /// Id of the logged model that is registered, if the version is made from one.
     pub model_id: Option<String>,
-    /// What people should know of it.
+    /// Description for people.
     pub description: String,
     /// Tags of the version.
     pub tags: Vec<(Key, TagValue)>,
@@ -210,15 +211,15 @@ pub struct NewVersion {
 /// A registered model as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RegisteredModel {
-    /// Its name.
+    /// Name of the model.
     pub name: String,
     /// Milliseconds since 1970.
     pub creation_time: Option<i64>,
     /// Milliseconds since 1970.
     pub last_updated_time: Option<i64>,
-    /// What people should know of it; empty without one.
+    /// Description for people; empty where there is none.
     pub description: String,
-    /// The newest version in each stage, by their numbers.
+    /// The newest version in each stage, sorted by version number.
     pub latest_versions: Vec<ModelVersion>,
     /// Tags by key.
     pub tags: BTreeMap<String, String>,
@@ -227,7 +228,7 @@ pub struct RegisteredModel {
 }
 
 impl RegisteredModel {
-    /// Gives a version of it those aliases that are of it.
+    /// Copies this model's aliases that point to `version` into `version`.
     pub fn put_aliases(&self, version: &mut ModelVersion) {
         let of_it = self
             .aliases
@@ -240,52 +241,52 @@ impl RegisteredModel {
 /// A model version as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelVersion {
-    /// Its model.
+    /// Name of the model.
     pub name: String,
-    /// Its number.
+    /// Number of the version.
     pub version: i64,
     /// Milliseconds since 1970.
     pub creation_time: Option<i64>,
     /// Milliseconds since 1970.
     pub last_updated_time: Option<i64>,
-    /// What people should know of it; empty without one.
+    /// Description for people; empty where there is none.
     pub description: String,
-    /// Who has registered it, if the registry knows.
+    /// The user that has registered the version, if the registry knows.
     pub user_id: Option<String>,
     /// `None`, `Staging`, `Production` or `Archived`.
     pub stage: String,
-    /// What it was registered from.
+    /// Source that the version was registered from.
     pub source: String,
-    /// The run that made it.
+    /// Id of the run that made the version.
     pub run_id: Option<String>,
     /// A page that shows the run.
     pub run_link: Option<String>,
     /// `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
     pub status: String,
-    /// What there is to say about the status.
+    /// Message about the status.
     pub status_message: Option<String>,
     /// Tags by key.
     pub tags: BTreeMap<String, String>,
-    /// Aliases of the model that are of this version.
+    /// Aliases of the model that point to this version.
     pub aliases: Vec<String>,
 }
 
 /// A model that MLflow 3 has logged to an experiment, apart from the artifacts of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoggedModel {
-    /// Its id.
+    /// Id of the model.
     pub model_id: String,
-    /// Where its files are.
+    /// URI of the files.
     pub artifact_uri: String,
-    /// The run that logged it.
+    /// Id of the run that logged the model.
     pub run_id: Option<String>,
 }
 
-/// Tag of a logged model in which MLflow lists the versions that it is registered as.
-pub const VERSIONS_TAG: &str = "mlflow.modelVersions";
+/// Tag of a logged model that lists, as MLflow writes it, the versions that the model is registered as.
+pub(crate) const VERSIONS_TAG: &str = "mlflow.modelVersions";
 
-/// The value of [`VERSIONS_TAG`] with one more version; none where it has that already.
-pub fn with_version(listed: Option<&str>, name: &str, version: i64) -> Option<String> {
+/// Returns the value of [`VERSIONS_TAG`] with one more version; none where the version is listed already.
+pub(crate) fn with_version(listed: Option<&str>, name: &str, version: i64) -> Option<String> {
     let mut all: Vec<serde_json::Value> = listed
         .and_then(|listed| serde_json::from_str(listed).ok())
         .unwrap_or_default();

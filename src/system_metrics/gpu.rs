@@ -1,37 +1,37 @@
-//! NVIDIA's GPUs, through the library that comes with their driver; without it there are none.
+//! NVIDIA's GPUs, read through the library of their driver; without the library there are none.
 
 use nvml_wrapper::Nvml;
 
 use super::means::{Name, Value};
 
-/// The GPUs of this machine. MLflow counts all of them, whatever `CUDA_VISIBLE_DEVICES` says.
+/// The GPUs of this machine. As in MLflow, these are all GPUs, whatever `CUDA_VISIBLE_DEVICES` says.
 #[derive(Debug)]
-pub struct Gpus {
+pub(crate) struct Gpus {
     nvml: Nvml,
     count: u32,
 }
 
-/// What one GPU says of itself; a part that the driver does not tell is `None`.
+/// The readings of one GPU; a value that the driver does not report is `None`.
 #[derive(Debug, Default)]
 struct Reading {
-    /// Used and total, bytes.
+    /// Used and total memory, in bytes.
     memory: Option<(u64, u64)>,
-    /// Share of the time in which it computed, percent.
+    /// Share of the time in which the GPU computed, in percent.
     utilization: Option<u32>,
-    /// Drawn and permitted, milliwatts.
+    /// Power that is drawn, and power that is permitted, in milliwatts.
     power: Option<(u32, u32)>,
 }
 
 impl Gpus {
-    /// Looks for the library and asks it for GPUs; may take as long as the driver takes to wake.
-    pub fn find() -> Option<Self> {
+    /// Loads the library and looks for GPUs; may take as long as the driver needs to start.
+    pub(crate) fn find() -> Option<Self> {
         let nvml = Nvml::init().ok()?;
         let count = nvml.device_count().ok()?;
         Some(Self { nvml, count })
     }
 
-    /// A look at each.
-    pub fn sample(&self) -> Vec<(Name, Value)> {
+    /// Takes a sample of each GPU.
+    pub(crate) fn sample(&self) -> Vec<(Name, Value)> {
         (0..self.count)
             .flat_map(|index| values(index, &self.read(index)))
             .collect()
@@ -42,7 +42,7 @@ impl Gpus {
             return Reading::default();
         };
         Reading {
-            // What the driver keeps for itself is used, too, as in the call that MLflow makes.
+            // Memory that the driver keeps for itself counts as used, as in the call that MLflow makes.
             memory: device
                 .memory_info()
                 .ok()
@@ -55,8 +55,8 @@ impl Gpus {
         }
     }
 
-    /// Name and memory in megabytes of each.
-    pub fn models(&self) -> Vec<(String, f64)> {
+    /// Returns the name and the memory in megabytes of each GPU.
+    pub(crate) fn models(&self) -> Vec<(String, f64)> {
         let of = |index| {
             let device = self.nvml.device_by_index(index).ok()?;
             Some((
@@ -67,13 +67,13 @@ impl Gpus {
         (0..self.count).filter_map(of).collect()
     }
 
-    /// Version of the driver.
-    pub fn driver(&self) -> Option<String> {
+    /// Returns the version of the driver.
+    pub(crate) fn driver(&self) -> Option<String> {
         self.nvml.sys_driver_version().ok()
     }
 }
 
-/// A reading under MLflow's names.
+/// Returns a reading under MLflow's names.
 fn values(index: u32, reading: &Reading) -> Vec<(Name, Value)> {
     let mut values = Vec::with_capacity(5);
     let mut level = |name: &str, value: f64| {

@@ -4,12 +4,12 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Networks, System};
 
 use super::means::{Name, Value};
 
-/// MLflow's megabyte.
+/// Bytes of a megabyte in MLflow.
 const MEGABYTE: f64 = 1e6;
 
-/// The machine, as far as this process may look.
+/// The parts of the machine that this process may read.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     system: System,
     networks: Networks,
     received: u64,
@@ -17,8 +17,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// The machine from now on: traffic is counted and the processor watched since this moment.
-    pub fn new() -> Self {
+    /// Begins to count traffic and to watch the processor.
+    pub(crate) fn new() -> Self {
         let mut system = System::new();
         system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_cpu_usage());
         Self {
@@ -29,8 +29,8 @@ impl Host {
         }
     }
 
-    /// A look at it.
-    pub fn sample(&mut self) -> Vec<(Name, Value)> {
+    /// Takes a sample of the machine.
+    pub(crate) fn sample(&mut self) -> Vec<(Name, Value)> {
         let mut sample = Vec::with_capacity(8);
         self.system
             .refresh_cpu_specifics(CpuRefreshKind::nothing().with_cpu_usage());
@@ -52,7 +52,8 @@ impl Host {
             ),
         ]);
 
-        // Only the root's file system, as by MLflow. Asking all of them would wait for a dead network share.
+        // Only the root's file system is read, as in MLflow. Reading all file systems would block on a dead network
+        // share.
         if let Ok(root) = rustix::fs::statvfs("/") {
             sample.extend(disk(
                 root.f_frsize,
@@ -62,7 +63,8 @@ impl Host {
             ));
         }
 
-        // By what was added since the last look: an interface that goes takes its counters with it.
+        // Traffic is summed by its increase since the last sample, because an interface that disappears takes its
+        // counters with it.
         self.networks.refresh(true);
         for interface in self.networks.values() {
             self.received += interface.received();
@@ -82,8 +84,8 @@ impl Host {
     }
 }
 
-/// Usage of a file system, as `psutil.disk_usage` counts it: what is reserved for the administrator is neither
-/// used nor available.
+/// Returns the usage of a file system, as `psutil.disk_usage` counts it: space that is reserved for the administrator
+/// is neither used nor available.
 fn disk(block: u64, blocks: u64, free: u64, available: u64) -> [(Name, Value); 3] {
     let bytes = |blocks: u64| blocks as f64 * block as f64;
     let (used, available) = (bytes(blocks.saturating_sub(free)), bytes(available));

@@ -1,26 +1,26 @@
-//! Samples become points.
+//! Means of samples, which become points.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 /// Name of a metric, below the prefix.
-pub type Name = Cow<'static, str>;
+pub(crate) type Name = Cow<'static, str>;
 
 /// A value of one sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
-    /// What is: the point is the mean of the samples, to one decimal place.
+pub(crate) enum Value {
+    /// A current level: the point is the mean of the samples, to one decimal place.
     Level(f64),
-    /// What has added up: the point is the last sample.
+    /// A running total: the point is the last sample.
     Total(f64),
 }
 
 /// The samples since the last point.
 #[derive(Debug, Default)]
-pub struct Means(BTreeMap<Name, (Value, u32)>);
+pub(crate) struct Means(BTreeMap<Name, (Value, u32)>);
 
 impl Means {
-    /// Adds a sample. One that is no number is left out.
-    pub fn add(&mut self, sample: Vec<(Name, Value)>) {
+    /// Adds a sample. Leaves out values that are no numbers.
+    pub(crate) fn add(&mut self, sample: Vec<(Name, Value)>) {
         for (name, value) in sample {
             let (Value::Level(number) | Value::Total(number)) = value;
             if !number.is_finite() {
@@ -35,8 +35,8 @@ impl Means {
         }
     }
 
-    /// The points; the next sample begins new ones.
-    pub fn take(&mut self) -> Vec<(Name, f64)> {
+    /// Returns the points; the next sample begins new ones.
+    pub(crate) fn take(&mut self) -> Vec<(Name, f64)> {
         let points = std::mem::take(&mut self.0);
         let point = |(value, samples)| match value {
             Value::Level(sum) => (sum / f64::from(samples) * 10.0).round() / 10.0,

@@ -1,4 +1,4 @@
-//! The thread that looks, and how often.
+//! The sampling thread and its interval.
 
 use std::{io, time::Duration};
 
@@ -11,21 +11,21 @@ use crate::{
     },
 };
 
-/// What the keys of all system metrics begin with.
+/// Prefix of the keys of all system metrics.
 pub(crate) const PREFIX: &str = "system/";
 
 const INTERVAL: &str = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL";
 const SAMPLES: &str = "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING";
 const NODE: &str = "MLFLOW_SYSTEM_METRICS_NODE_ID";
 
-/// How a sampler looks at the machine.
+/// Settings of a sampler.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Time between two samples; 10 s.
+pub(crate) struct Config {
+    /// Time between two samples; 10 s by default.
     pub interval: Duration,
-    /// Samples of a point; 1.
+    /// Number of samples of a point; 1 by default.
     pub samples_before_logging: u32,
-    /// Name of this machine, which the keys have behind `system/`; none.
+    /// Name of this machine, which the keys have behind `system/`; none by default.
     pub node_id: Option<String>,
     /// Step of the first point.
     pub first_step: i64,
@@ -46,26 +46,26 @@ impl Config {
     /// Reads MLflow's environment variables.
     ///
     /// # Errors
-    /// [`Invalid::Setting`] for a number that is none and a node that no key can name.
-    pub fn from_env() -> Result<Self, Invalid> {
+    /// [`Invalid::Setting`] for a number that is not valid, and for a node id that no key can contain.
+    pub(crate) fn from_env() -> Result<Self, Invalid> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
         let given = |name| variable(name).filter(|text| !text.is_empty());
         let mut config = Self::default();
-        // MLflow takes 0 for not given.
+        // MLflow treats 0 as not given.
         if let Some(text) = given(INTERVAL) {
             let seconds = text.trim().parse().ok();
             let interval = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            let invalid = || Invalid::setting(INTERVAL, &text, "it is a number of seconds");
+            let invalid = || Invalid::setting(INTERVAL, &text, "it must be a number of seconds");
             match interval.ok_or_else(invalid)? {
                 Duration::ZERO => {}
                 interval => config.interval = interval,
             }
         }
         if let Some(text) = given(SAMPLES) {
-            let invalid = |_| Invalid::setting(SAMPLES, &text, "it is a number of samples");
+            let invalid = |_| Invalid::setting(SAMPLES, &text, "it must be a number of samples");
             match text.trim().parse().map_err(invalid)? {
                 0 => {}
                 samples => config.samples_before_logging = samples,
@@ -73,7 +73,7 @@ impl Config {
         }
         config.node_id = given(NODE);
         if let Some(node) = &config.node_id {
-            // The longest name that there is.
+            // This is the longest name that occurs.
             config.key("gpu_999_memory_usage_percentage").map_err(|_| {
                 let reason =
                     "metric keys cannot have it: use letters, digits, dots, dashes and underscores";
@@ -92,19 +92,19 @@ impl Config {
     }
 }
 
-/// A running sampler; dropping it ends it.
+/// A running sampler; dropping it ends the thread.
 #[derive(Debug)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     _thread: Companion,
 }
 
 impl Sampler {
-    /// Starts the thread. `sink` is given the values of a point, its step and its time in milliseconds since
-    /// 1970, on that thread and never after the sampler is dropped.
+    /// Starts the thread. The thread calls `sink` with the values of a point, its step and its time in milliseconds
+    /// since 1970, and never after the sampler is dropped.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(
+    /// An error when the system gives no thread.
+    pub(crate) fn start(
         config: Config,
         sink: impl Fn(Vec<(Key, f64)>, i64, i64) + Send + 'static,
     ) -> io::Result<Self> {
@@ -115,7 +115,7 @@ impl Sampler {
 }
 
 fn look(config: &Config, presence: &Presence, sink: impl Fn(Vec<(Key, f64)>, i64, i64)) {
-    // Here, as a driver may take its time to wake.
+    // This happens on the thread, because a driver may need time to start.
     let (mut host, gpus) = (Host::new(), Gpus::find());
     let mut means = Means::default();
     for step in config.first_step.. {

@@ -1,4 +1,4 @@
-//! Files of a run, kept in the journal as they are at the call.
+//! Files of a run: the journal keeps their content as it is at the call.
 
 use std::{
     fs,
@@ -22,10 +22,10 @@ use crate::{
     mlflow::{artifact_path::ArtifactPath, run::RunId},
 };
 
-/// Largest file that is kept in memory while the disk takes no copy of it.
+/// Largest file that is kept in memory while the disk accepts no copy of it.
 const SMALL_FILE: u64 = 32 << 20;
 
-/// Files that were logged by one call: kept in the journal, on their way to the store.
+/// Files that were logged by one call: they are kept in the journal and will be uploaded.
 #[derive(Clone, Debug, Default)]
 pub struct Logged {
     /// Paths among the run's artifacts.
@@ -37,9 +37,9 @@ pub struct Logged {
 /// The way in which a file is kept until it is uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// As a copy: the caller may change or delete the file at once.
+    /// A copy: the caller may change or delete the file at once.
     Copy,
-    /// As it is: the caller says that nobody changes it. It may be deleted where the journal is on the same disk.
+    /// The original: the caller says that nobody changes it. It may be deleted if the journal is on the same disk.
     Original,
 }
 
@@ -47,7 +47,7 @@ impl Tracker {
     /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no file; [`Error::Invalid`] for a bad path.
+    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when the path is no file; [`Error::Invalid`] for a bad path.
     pub fn log_artifact(&self, file: &Path, folder: &str, keep: Keep) -> Result<Logged> {
         let run = self.run_to_log_to("log_artifact")?;
         let folder = ArtifactPath::parse(folder)?;
@@ -62,12 +62,11 @@ impl Tracker {
         self.log_files(run, vec![(file.to_owned(), path)], keep)
     }
 
-    /// Logs every file below a folder as it is now. Waits on the disk. Links are followed where they stay
-    /// in the folder.
+    /// Logs every file below a folder as it is now. Waits on the disk. Follows links that stay inside the folder.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when it is no folder; [`Error::Invalid`] for a bad path
-    /// or a link that leaves the folder.
+    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when the path is no folder; [`Error::Invalid`] for a bad path or a
+    /// link that leaves the folder.
     pub fn log_artifacts_dir(&self, dir: &Path, folder: &str, keep: Keep) -> Result<Logged> {
         let run = self.run_to_log_to("log_artifacts_dir")?;
         let folder = ArtifactPath::parse(folder)?;
@@ -102,8 +101,8 @@ impl Tracker {
     /// Waits until the files of some entries have arrived at the primary destination.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the store has refused some of them for good; [`Error::Undelivered`] after `timeout`,
-    /// [`Error::Interrupted`].
+    /// [`Error::Refused`] where the store has finally refused some of the files; [`Error::Undelivered`] after
+    /// `timeout`, [`Error::Interrupted`].
     pub fn wait_for(
         &self,
         numbers: &Range<u64>,
@@ -148,7 +147,7 @@ impl Tracker {
             .into_iter()
             .try_for_each(|(file, path)| self.stage(journal, run, file, path, keep, &mut records));
         if let Err(error) = staged {
-            // All of a folder or nothing of it.
+            // Either all files of a folder are recorded or none.
             for record in &records {
                 if let Record::Artifact { staged, size, .. } = record {
                     journal.discard(staged, *size);
@@ -160,7 +159,7 @@ impl Tracker {
         Ok(Logged { paths, numbers })
     }
 
-    /// Keeps a file of the caller's as it is now, and adds its record.
+    /// Keeps a caller's file as it is now, and adds its record.
     fn stage(
         &self,
         journal: &Journal,
@@ -170,7 +169,7 @@ impl Tracker {
         keep: Keep,
         records: &mut Vec<Record>,
     ) -> Result<()> {
-        // The first file of a call is accepted, and the others belong to it.
+        // The first file of a call is accepted, and the other files belong to it.
         let admission = if records.is_empty() {
             Admission::Bounded
         } else {
@@ -225,7 +224,7 @@ impl Session {
                 path,
                 size,
             },
-            // In memory, then, like everything that the disk does not take.
+            // The content is kept in memory, like everything that the disk refuses.
             Staged::Refused(_) => Record::ArtifactInline {
                 run,
                 content: content.to_owned(),
@@ -248,13 +247,13 @@ fn in_place(run: RunId, file: &Path, path: ArtifactPath) -> Result<Record> {
     })
 }
 
-/// Returns true for a file that may be kept in memory while the disk takes no copy of it.
+/// Returns true for a file that may be kept in memory while the disk accepts no copy of it.
 fn is_small(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|metadata| metadata.len() <= SMALL_FILE)
 }
 
-/// Collects the files below the last of `folders`, in order of their names, with their paths among the artifacts. The
-/// other folders are those above it, the one that is logged first.
+/// Collects the files below the last of `folders`, ordered by name, with their paths among the artifacts. The other
+/// folders are the ones above it, beginning with the logged folder.
 fn collect(
     folders: &mut Vec<PathBuf>,
     to: &ArtifactPath,
@@ -289,7 +288,7 @@ fn collect(
             collect(folders, &path, files)?;
             folders.pop();
         } else if resolved.is_file() {
-            // What an interrupted download has left there is no file of the user's.
+            // The rest of an interrupted download is not a file of the user.
             if !is_part(path.name()) {
                 files.push((resolved, path));
             }
@@ -307,7 +306,7 @@ fn collect(
 ///
 /// # Errors
 /// [`Error::Invalid`] where [`ArtifactPath::parse`] has one, and for an empty path.
-pub fn file_path(path: &str) -> Result<ArtifactPath> {
+pub(crate) fn file_path(path: &str) -> Result<ArtifactPath> {
     match ArtifactPath::parse(path)? {
         root if root.as_str().is_empty() => Err(Error::invalid(
             "artifact file",

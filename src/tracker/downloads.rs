@@ -1,4 +1,4 @@
-//! Artifacts that are read back: lists of folders, and downloads.
+//! Reading artifacts back: lists of folders, and downloads.
 
 use std::{fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
 
@@ -12,10 +12,10 @@ use crate::{
 };
 
 impl Stores {
-    /// Lists a folder of a run's artifacts by name; the active run's where none is named.
+    /// Lists a folder of a run's artifacts by name; without a run, uses the active run.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`] where no run is named and none is active; [`Error::Invalid`] for a bad path;
+    /// [`Error::NoActiveRun`] where no run is given and none is active; [`Error::Invalid`] for a bad path;
     /// [`Error::Store`] when the run does not exist; [`Error::Artifact`] when the artifacts cannot be listed.
     pub async fn list_artifacts(&self, folder: &str, run: Option<String>) -> Result<Vec<FileInfo>> {
         let folder = ArtifactPath::parse(folder.trim_end_matches('/'))?;
@@ -26,12 +26,13 @@ impl Stores {
     }
 
     /// Downloads artifacts and returns their place on this disk. `source` is a run's id or any URI of artifacts or of a
-    /// model; `path` is a path below it. Artifacts on this disk are not copied where `dst` is not given; the others go
-    /// into a new folder then, which nobody else may read. A download that is dropped is gone on with by the next one.
+    /// model; `path` is a path below it. Without `dst`, artifacts that are on this disk already are not copied, and
+    /// other artifacts go into a new folder that nobody else may read. If a download is dropped, the next one continues
+    /// it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a bad source or path; [`Error::Store`] where the run or version does not exist;
-    /// [`Error::Artifact`] where there are no such artifacts or they cannot be fetched.
+    /// [`Error::Artifact`] where there are no such artifacts or they cannot be downloaded.
     pub async fn download_artifacts(
         &self,
         source: &str,
@@ -69,7 +70,7 @@ impl Stores {
         };
         let is_whole = source.starts_with("models:") || is_whole_run(source);
         match path.as_str() {
-            // As with MLflow, whatever a URI names arrives under its own name.
+            // As in MLflow, the target of a URI arrives under its own name.
             "" if !is_whole => parent_and_name(&location),
             _ => Ok((location, path)),
         }
@@ -97,11 +98,11 @@ fn is_whole_run(uri: &str) -> bool {
     rest.is_some_and(|rest| !rest.contains('/'))
 }
 
-/// Returns the folder that a location lies in, and its own name there.
+/// Returns the folder that contains a location, and the name of the location in it.
 fn parent_and_name(location: &str) -> Result<(String, ArtifactPath)> {
     let location = location.trim_end_matches('/');
     let split = location.rsplit_once('/').filter(|(parent, name)| {
-        // A bucket alone has no parent.
+        // A bucket itself has no parent.
         !parent.ends_with(":/") && !parent.is_empty() && !name.is_empty()
     });
     match split {

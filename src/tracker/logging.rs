@@ -19,12 +19,12 @@ use crate::{
     os::clock::now_ms,
 };
 
-/// Points of one record, and params or tags: far below the length of a frame of the journal.
+/// Most points, params or tags of one record: far below the length of a frame of the journal.
 const METRICS_OF_A_RECORD: usize = 10_000;
 const TEXTS_OF_A_RECORD: usize = 500;
 
 thread_local! {
-    /// Buffer in which a call makes its frame, so that making one allocates nothing.
+    /// Buffer in which a call makes its frame, so that no call allocates memory for it.
     static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -32,13 +32,13 @@ impl Tracker {
     /// Logs params of the active run: all of them or, on an error, none.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key MLflow would refuse or a param of this run
-    /// that has another value.
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key that MLflow would refuse, and for a param of this run that
+    /// has another value.
     pub fn log_params(&self, params: Vec<(String, String)>) -> Result<()> {
         self.log_batch("log_params", Vec::new(), params, Vec::new())
     }
 
-    /// Logs metrics of the active run, timed now unless a time is given: all of them or, on an error, none.
+    /// Logs metrics of the active run, with the present time unless a time is given: all of them or, on an error, none.
     ///
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a time before 1970.
@@ -64,12 +64,12 @@ impl Tracker {
         })
     }
 
-    /// Logs `count` metrics of the active run, which `fill` pushes, without an allocation: the call that training loops
-    /// make most. `fill` must not call the tracker.
+    /// Logs `count` metrics of the active run, which `fill` pushes, without an allocation: training loops make this
+    /// call most often. `fill` must not call the tracker.
     ///
     /// # Errors
-    /// Those of [`Tracker::log_metrics`] and of `fill`; nothing is logged then.
-    pub(crate) fn log_metrics_from<E: From<Error>>(
+    /// The errors of [`Tracker::log_metrics`] and of `fill`; nothing is logged then.
+    pub fn log_metrics_from<E: From<Error>>(
         &self,
         count: usize,
         step: i64,
@@ -100,12 +100,12 @@ impl Tracker {
     /// Sets tags of the active run: all of them or, on an error, none.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key or value MLflow would refuse.
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key or value that MLflow would refuse.
     pub fn set_tags(&self, tags: Vec<(String, String)>) -> Result<()> {
         self.log_batch("set_tags", Vec::new(), Vec::new(), tags)
     }
 
-    /// Removes a tag of the active run; a tag that is not there is no error.
+    /// Removes a tag of the active run; a missing tag is no error.
     ///
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key that no tag can have.
@@ -119,7 +119,7 @@ impl Tracker {
     /// caller's method.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key, time or value MLflow would refuse, and a param of
+    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key, time or value that MLflow would refuse, and for a param of
     /// this run that has another value.
     pub fn log_batch(
         &self,
@@ -157,7 +157,7 @@ impl Tracker {
         Ok(())
     }
 
-    /// Logs that the active run was given a dataset.
+    /// Logs a dataset as an input of the active run.
     ///
     /// # Errors
     /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a dataset that [`limits::dataset`] refuses.
@@ -179,7 +179,7 @@ impl Tracker {
     }
 }
 
-/// Makes records of points. Points of one moment are one record: their order among each other means nothing to a store.
+/// Makes records of points. Points with the same time are one record: their order means nothing to a store.
 fn metric_records(run: RunId, mut points: Vec<(Key, MetricPoint)>) -> Vec<Record> {
     points.sort_by_key(|(_, point)| (point.step, point.timestamp));
     let moments = points.chunk_by(|(_, a), (_, b)| (a.step, a.timestamp) == (b.step, b.timestamp));

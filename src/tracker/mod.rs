@@ -1,13 +1,13 @@
-//! The operations a user knows. They check, and hand over to the journal; questions wait for an answer.
+//! The operations that a user knows. They check their arguments and write to the journal; queries wait for an answer.
 
-pub mod artifacts;
-pub mod downloads;
-pub mod logging;
-pub mod model_source;
-pub mod observers;
-pub mod open;
-pub mod queries;
-pub mod registry;
-pub mod runs;
-pub mod session;
-pub mod stores;
+pub(crate) mod artifacts;
+pub(crate) mod downloads;
+pub(crate) mod logging;
+pub(crate) mod model_source;
+pub(crate) mod observers;
+pub(crate) mod open;
+pub(crate) mod queries;
+pub(crate) mod registry;
+pub(crate) mod runs;
+pub(crate) mod session;
+pub(crate) mod stores;

@@ -1,4 +1,4 @@
-//! Where the files of a model are, by any model URI.
+//! Locations of a model's files, for any model URI.
 
 use super::stores::Stores;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Greatest number of URIs that lead to each other on the way to a model's files; MLflow's own lead over one or two.
+/// Most URIs that may refer to each other on the way to a model's files; MLflow's own URIs do so once or twice.
 const MAX_HOPS: usize = 8;
 
 /// The origin of a model version.
@@ -25,15 +25,15 @@ pub(crate) struct Origin {
     pub source: String,
     /// Location of the files, if it is not the source.
     pub location: Option<String>,
-    /// The run that made the model.
+    /// Id of the run that made the model.
     pub run_id: Option<String>,
-    /// The logged model, if it is one.
+    /// Id of the logged model, if the origin is one.
     pub model_id: Option<String>,
 }
 
 impl Origin {
     /// Returns the location of the files.
-    pub fn files(&self) -> &str {
+    pub(crate) fn files(&self) -> &str {
         self.location.as_deref().unwrap_or(&self.source)
     }
 
@@ -48,17 +48,18 @@ impl Origin {
 }
 
 impl Stores {
-    /// Returns the location of a model's files, by any model URI: a run's artifact URI and the path below it, the
-    /// location of a version's or a logged model's files, or the location itself.
+    /// Returns the location of a model's files, for any model URI: a run's artifact URI and the path below it, the
+    /// location of the files of a version or a logged model, or the location itself.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a text that is not a model URI; [`Error::Store`] where it names nothing that exists.
+    /// [`Error::Invalid`] for a text that is not a model URI; [`Error::Store`] where the target of the URI does not
+    /// exist.
     pub async fn model_location(&self, uri: &str) -> Result<String> {
         let (location, path) = self.locate(uri).await?;
         Ok(below(&location, &path))
     }
 
-    /// Returns the location of a model, and apart from it the path that a model URI has below its version.
+    /// Returns the location of a model, and separately the path that a model URI has below its version.
     pub(crate) async fn locate(&self, uri: &str) -> Result<(String, ArtifactPath)> {
         let source = ModelSource::parse(uri)?;
         self.deliver_first(Traffic::Records).await?;
@@ -70,7 +71,7 @@ impl Stores {
         Ok((origin.files().to_owned(), path))
     }
 
-    /// Returns the origin that a version of this source is registered from.
+    /// Returns the origin from which a version of this source is registered.
     pub(crate) async fn origin(&self, source: ModelSource) -> Result<Origin> {
         match source {
             ModelSource::Location(source) => Ok(Origin {
@@ -96,11 +97,12 @@ impl Stores {
         }
     }
 
-    /// Follows the location of a version, which may be a URI that the stock client has registered as it was given.
+    /// Follows the location of a version, which may be a URI that the stock client has registered unchanged.
     async fn follow(&self, mut location: String) -> Result<String> {
         for _ in 0..MAX_HOPS {
             let path = match ModelSource::parse(&location)? {
-                // Returned unchanged: a relative path in the registry is not relative to our working directory.
+                // The location is returned unchanged: a relative path in the registry is not relative to our working
+                // directory.
                 ModelSource::Location(_) => return Ok(location),
                 ModelSource::Run { run_id, path } => {
                     let origin = self.origin_in_run(&run_id, &path).await?;
@@ -122,8 +124,8 @@ impl Stores {
         Err(Error::invalid("model URI", &location, reason))
     }
 
-    /// Returns the artifacts of a run or, where a model was logged by it under that name, the model: MLflow 3 keeps
-    /// those apart.
+    /// Returns the artifacts of a run or, where the run logged a model under that name, the model: MLflow 3 keeps the
+    /// two apart.
     async fn origin_in_run(&self, run_id: &str, path: &ArtifactPath) -> Result<Origin> {
         let run = self.tracking().await?.run(run_id).await?;
         let model = match path.as_str() {
@@ -146,7 +148,7 @@ impl Stores {
         })
     }
 
-    /// Returns the version of a model that is picked.
+    /// Returns the picked version of a model.
     ///
     /// # Errors
     /// [`Error::Store`] when there is no such version.

@@ -1,4 +1,4 @@
-//! Observers of an active run, where they are asked for: of the machine, and of the run's environment.
+//! Optional observers of an active run: of the machine, and of the run's environment.
 
 use std::{
     sync::{Arc, Weak},
@@ -17,7 +17,7 @@ use crate::{
     system_metrics::sampler::{self, Sampler},
 };
 
-/// The observers of one run, which end before its end is recorded.
+/// The observers of one run, which end before the run's end is recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Observers {
     sampler: Option<Sampler>,
@@ -25,8 +25,8 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
-    /// Ends them. The environment of the run is waited for, at most for `patience`.
-    pub fn end(self, patience: Duration) {
+    /// Ends the observers. Waits for the environment of the run, for at most `patience`.
+    pub(crate) fn end(self, patience: Duration) {
         drop(self.sampler);
         if let Some(capture) = self.capture {
             capture.finish(patience.min(capture::PATIENCE));
@@ -35,7 +35,7 @@ impl Observers {
 }
 
 impl Tracker {
-    /// Observes a run that starts. The user is told where this cannot be done; the run starts all the same.
+    /// Observes a run that starts. If that is not possible, the user is told, and the run starts all the same.
     pub(crate) fn observe_start(&self, run: RunId) -> Observers {
         Observers {
             sampler: self.sample(run, 0),
@@ -43,7 +43,7 @@ impl Tracker {
         }
     }
 
-    /// Observes a run that is resumed; its system metrics go on at `first_step`. Its environment stays as recorded.
+    /// Observes a run that is resumed; its system metrics continue at `first_step`. Its environment stays as recorded.
     pub(crate) fn observe_resumed(&self, run: RunId, first_step: i64) -> Observers {
         Observers {
             sampler: self.sample(run, first_step),
@@ -62,7 +62,7 @@ impl Tracker {
                 timestamp,
                 values,
             };
-            // Calls of the user tell of a journal that takes nothing.
+            // The user's own calls report a journal that accepts nothing.
             let _ = record(&session, metrics);
         });
         self.started("system metrics are not sampled", sampler)
@@ -92,8 +92,8 @@ impl Tracker {
 }
 
 impl Stores {
-    /// Returns the step at which the system metrics of a run go on. Waits on the store, where they are on. Steps begin
-    /// at 0, as by MLflow, where the store does not tell.
+    /// Returns the step at which the system metrics of a run continue. Waits on the store, where system metrics are
+    /// enabled. Steps begin at 0, as in MLflow, where the store does not answer.
     pub(crate) async fn next_system_step(&self, run_id: &str) -> i64 {
         if self.config.system_metrics.is_none() || !self.store.is_open() {
             return 0;

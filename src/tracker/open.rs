@@ -1,4 +1,4 @@
-//! The tracker, and how it comes about: at the start, whether its stores can be reached or not, and in a fork.
+//! The tracker and its construction: at the start, with stores that can be reached or not, and in a fork.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
@@ -30,7 +30,7 @@ use crate::{
     store::{deferred::DeferredStore, error::StoreError, tracking::Experiment},
 };
 
-/// Longest wait for a database file to have its tables.
+/// Longest wait until a database file has its tables.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Records runs of one experiment.
@@ -43,11 +43,11 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores, but not longer
-    /// than the configuration says: a store that cannot be reached is reached later.
+    /// Opens the stores, finds or creates the experiment and begins a journal. Waits on the stores, but no longer than
+    /// the configuration allows: a store that cannot be reached now is reached later.
     ///
     /// # Errors
-    /// [`Error::Invalid`] or [`Error::Store`] for what the user can put right; nothing is recorded then.
+    /// [`Error::Invalid`] or [`Error::Store`] for problems that the user can fix; nothing is recorded then.
     pub fn open(
         config: &TrackerConfig,
         context: RunContext,
@@ -73,13 +73,13 @@ impl Tracker {
         Ok(tracker)
     }
 
-    /// Returns this tracker in a fork of the process that opened it: with a journal and a delivery of its own, for the
-    /// same runs, which remain the parent's to end. Waits for nothing.
+    /// Returns this tracker in a fork of the process that opened it. It has a journal and a delivery of its own, for
+    /// the same runs; ending them remains the task of the parent. Waits for nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the system gives no thread.
     pub fn in_fork(&self) -> Result<Self> {
-        // A thread of the parent's that held the lock does not exist here to release it.
+        // A thread of the parent that held the lock does not exist here to release it.
         let active: Vec<ActiveRun> = self
             .session()
             .active
@@ -123,10 +123,10 @@ impl Tracker {
         &self.stores.session
     }
 
-    /// Asks the stores and waits for the answer. Where the caller stops waiting, the question is dropped.
+    /// Runs a query and waits for the answer. If the caller stops waiting, the query is dropped.
     ///
     /// # Errors
-    /// Those of the question; [`Error::Interrupted`].
+    /// The errors of the query; [`Error::Interrupted`].
     pub fn ask<T, F>(
         &self,
         question: impl FnOnce(Arc<Stores>) -> F,
@@ -142,10 +142,10 @@ impl Tracker {
         answer.ok_or(Error::WorkerStopped)?
     }
 
-    /// Asks the stores as [`Tracker::ask`] does. Where the caller stops waiting, the question goes on alone.
+    /// Runs a query as [`Tracker::ask`] does. If the caller stops waiting, the query continues on its own.
     ///
     /// # Errors
-    /// Those of [`Tracker::ask`].
+    /// The errors of [`Tracker::ask`].
     pub(crate) fn ask_to_the_end<T, F>(
         &self,
         question: impl FnOnce(Arc<Stores>) -> F,
@@ -181,7 +181,7 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<()> {
         let goal = delivery.goal(target);
-        // A time beyond what the clock can count is no limit.
+        // A time beyond the range of the clock is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let reached = delivery.reached(goal);
         self.runtime.wait_until(deadline, reached, keep_waiting)?;
@@ -191,7 +191,7 @@ impl Tracker {
     /// Waits until the journal has room.
     ///
     /// # Errors
-    /// [`Error::Interrupted`].
+    /// [`Error::Interrupted`] where the caller stops waiting.
     pub fn wait_for_room(&self, room: Room, keep_waiting: KeepWaiting<'_>) -> Result<()> {
         match &self.session().delivery {
             Some(delivery) => self.runtime.wait(delivery.room(room), keep_waiting),
@@ -204,12 +204,12 @@ impl Tracker {
         self.session().delivery.as_ref().map(Delivery::status)
     }
 
-    /// Takes the sentences that the user must see.
+    /// Takes the messages that the user must see.
     pub fn notices(&self) -> Vec<String> {
         self.stores.notices.take()
     }
 
-    /// Returns true where there are such sentences. Costs one load.
+    /// Returns true where such messages wait. Costs one load.
     pub fn has_notices(&self) -> bool {
         self.stores.notices.are_waiting()
     }
@@ -248,7 +248,7 @@ impl Drop for Tracker {
     }
 }
 
-/// A tracker in the making.
+/// A tracker under construction.
 struct Parts {
     config: ValidConfig,
     context: RunContext,
@@ -295,7 +295,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Opens the stores, waiting as long as the configuration says, and finds or creates the experiment.
+    /// Opens the stores, waits no longer than the configuration allows, and finds or creates the experiment.
     fn reach(
         &self,
         keep_waiting: KeepWaiting<'_>,
@@ -306,7 +306,7 @@ impl Parts {
             self.config.artifact_location(),
         );
         let patience = match &self.config.tracking {
-            // A file is there; only an mlflow beside us that makes a fresh one takes its time.
+            // A file exists already; only an mlflow process that is just creating a database needs time.
             Destination::Sqlite(_) => LOCAL_PATIENCE.max(self.config.options.connect_timeout),
             _ => self.config.options.connect_timeout,
         };
@@ -322,7 +322,7 @@ impl Parts {
             }
         };
         let in_time = async move {
-            // On its own, so that what takes longer is not begun again: tables that are being made, above all.
+            // This runs as a separate task, so that slow work is not started again, such as the creation of tables.
             let reached = tokio::time::timeout(patience, tokio::spawn(reached)).await;
             let reason = match reached {
                 Ok(Ok(reached)) => return reached,
@@ -400,7 +400,7 @@ impl Parts {
 }
 
 impl ValidConfig {
-    /// Returns the access to artifact stores.
+    /// Returns the settings for the access to artifact stores.
     pub(crate) fn access(&self) -> Access {
         Access {
             s3: self.s3.clone(),

@@ -1,5 +1,5 @@
-//! Questions about runs, metrics and experiments, and their deletion: each waits for the store, after everything that
-//! was recorded before.
+//! Queries about runs, metrics and experiments, and their deletion: each waits for the store, after everything that was
+//! recorded before.
 
 use super::{session::lock, stores::Stores};
 use crate::{
@@ -19,11 +19,11 @@ use crate::{
 /// A search for runs.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
-    /// Filter in MLflow's language; an empty one finds all.
+    /// Filter in MLflow's language; an empty filter finds all runs.
     pub filter: String,
-    /// Orders, the first one first.
+    /// Sort orders, the most important first.
     pub order_by: Vec<String>,
-    /// Greatest number of runs; all where it is not given.
+    /// Most runs to return; `None` returns all.
     pub max_results: Option<usize>,
     /// Active, deleted or all runs.
     pub view: ViewType,
@@ -35,18 +35,18 @@ impl Stores {
     /// Returns a run with its params, latest metrics and tags.
     ///
     /// # Errors
-    /// [`Error::Store`] when there is no such run, or the store takes nothing.
+    /// [`Error::Store`] when there is no such run, or the store accepts nothing.
     pub async fn run(&self, run_id: &str) -> Result<RunInfo> {
         self.deliver_first(Traffic::Records).await?;
         Ok(self.tracking().await?.run(run_id).await?)
     }
 
-    /// Returns the runs that a search finds, in the order that is asked for, behind which MLflow's comes: latest start
-    /// first, then run id.
+    /// Returns the runs that a search finds, in the requested order and then in MLflow's: latest start first, then run
+    /// id.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a filter or an order that MLflow would refuse; [`Error::Store`] for an experiment that
-    /// does not exist, and when the store takes nothing.
+    /// does not exist, and when the store accepts nothing.
     pub async fn search_runs(&self, search: &Search) -> Result<Vec<RunInfo>> {
         let filter = Filter::parse(&search.filter)?;
         let order_by = OrderBy::parse_all(&search.order_by)?;
@@ -76,7 +76,7 @@ impl Stores {
         Ok(store.search_runs(&query).await?)
     }
 
-    /// Returns a run by its id, or the latest of its name in the experiment that is not deleted.
+    /// Returns a run by its id, or the latest run of that name in the experiment that is not deleted.
     pub(crate) async fn find_run(&self, run: &str) -> Result<RunInfo> {
         let store = self.tracking().await?;
         if run.parse::<RunId>().is_ok() {
@@ -112,7 +112,7 @@ impl Stores {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key that no metric can have; [`Error::Store`] when there is no such run, or the store
-    /// takes nothing.
+    /// accepts nothing.
     pub async fn metric_history(&self, run_id: &str, key: &str) -> Result<Vec<MetricPoint>> {
         let key = Key::parse("metric key", key)?;
         self.deliver_first(Traffic::Records).await?;
@@ -120,20 +120,20 @@ impl Stores {
         Ok(store.metric_history(run_id, key.as_str()).await?)
     }
 
-    /// Returns all experiments of the store, those that were updated last first.
+    /// Returns all experiments of the store, the last updated first.
     ///
     /// # Errors
-    /// [`Error::Store`].
+    /// [`Error::Store`] where the store fails.
     pub async fn experiments(&self, view: ViewType) -> Result<Vec<Experiment>> {
         self.deliver_first(Traffic::Records).await?;
         Ok(self.tracking().await?.experiments(view).await?)
     }
 
-    /// Returns an experiment by its name or, where none has that name, by its id; the tracker's own without either.
-    /// Deleted ones are found, too.
+    /// Returns an experiment by its name or, where no experiment has that name, by its id; without either, the
+    /// tracker's own. Finds deleted experiments, too.
     ///
     /// # Errors
-    /// [`Error::Store`] when there is none, or the store takes nothing.
+    /// [`Error::Store`] when there is no such experiment, or the store accepts nothing.
     pub async fn experiment(&self, name_or_id: Option<&str>) -> Result<Experiment> {
         self.deliver_first(Traffic::Records).await?;
         let store = self.tracking().await?;
@@ -142,7 +142,7 @@ impl Stores {
             return Ok(store.experiment(&own).await?);
         };
         let found = match store.experiment_by_name(wanted).await {
-            // Of ids and names only an id can be a number alone, as a rule.
+            // Usually only an id, and not a name, is a number.
             Err(StoreError::NotFound { .. })
                 if wanted.bytes().all(|byte| byte.is_ascii_digit()) =>
             {
@@ -156,8 +156,8 @@ impl Stores {
     /// Deletes or restores a run.
     ///
     /// # Errors
-    /// [`Error::RunActive`] for an active run of this tracker that is to be deleted; [`Error::Store`] when there is no
-    /// such run, or the store takes nothing.
+    /// [`Error::RunActive`] for the deletion of an active run of this tracker; [`Error::Store`] when there is no such
+    /// run, or the store accepts nothing.
     pub async fn set_run_stage(&self, run_id: &str, stage: LifecycleStage) -> Result<()> {
         if let Ok(id) = run_id.parse::<RunId>()
             && stage == LifecycleStage::Deleted
@@ -177,8 +177,8 @@ impl Stores {
     /// Deletes or restores an experiment with its runs, by its name or id.
     ///
     /// # Errors
-    /// [`Error::RunActive`] for the experiment that this tracker has an active run in; [`Error::Store`] when there is
-    /// no such experiment, or the store takes nothing.
+    /// [`Error::RunActive`] for an experiment in which this tracker has an active run; [`Error::Store`] when there is
+    /// no such experiment, or the store accepts nothing.
     pub async fn set_experiment_stage(
         &self,
         name_or_id: &str,
@@ -198,11 +198,11 @@ impl Stores {
         Ok(store.set_experiment_stage(&experiment.id, stage).await?)
     }
 
-    /// Returns the run of the experiment whose latest value of `metric` is best, of the runs that a filter finds.
+    /// Returns the run of the experiment with the best latest value of `metric`, among the runs that a filter finds.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a key that no metric can have and a filter that MLflow would refuse; [`Error::Store`] when
-    /// the store takes nothing.
+    /// [`Error::Invalid`] for a key that no metric can have and a filter that MLflow would refuse; [`Error::Store`]
+    /// when the store accepts nothing.
     pub async fn best_run(
         &self,
         metric: &str,
@@ -221,7 +221,7 @@ impl Stores {
             numbers_only: true,
         };
         let found = self.tracking().await?.search_runs(&query).await?;
-        // A server that knows no run with a number puts one without first.
+        // If no run has a number, a server puts a run without one first.
         let has_number = |run: &RunInfo| {
             let value = run.metrics.get(metric.as_str());
             value.is_some_and(|value| !value.is_nan())
@@ -230,8 +230,8 @@ impl Stores {
     }
 }
 
-/// Returns a filter for runs of a name. A name with both kinds of quotes can only be asked for by a pattern, which finds
-/// others, too.
+/// Returns a filter for runs of a name. A name with both kinds of quotes can only be expressed by a pattern, which
+/// finds other names, too.
 fn named(name: &str) -> Filter {
     let (operator, operand, text) = grammar::equal("attributes.run_name", name);
     Filter {

@@ -1,4 +1,4 @@
-//! Registration of models, and the questions to the registry that take more than one step.
+//! Registration of models, and registry queries that take more than one step.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Pause before a pending version is asked for again; it doubles up to the second one.
+/// Pause before a pending version is queried again; each further pause is longer, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -40,7 +40,8 @@ pub struct Registration {
 }
 
 impl Stores {
-    /// Registers a version of a model and waits until it is ready. Delivers first, so that its files are where it says.
+    /// Registers a version of a model and waits until it is ready. Delivers first, so that the model's files are at
+    /// their place.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a URI that MLflow would refuse; [`Error::Refused`] where the store has refused a file of
@@ -71,7 +72,7 @@ impl Stores {
         self.await_ready(&name, created, patience).await
     }
 
-    /// Creates a version, and notes it at its logged model.
+    /// Creates a version, and notes the version in its logged model.
     async fn create_version(&self, new: Registration, origin: Origin) -> Result<ModelVersion> {
         let version = NewVersion {
             name: new.name,
@@ -90,7 +91,7 @@ impl Stores {
                     .link_logged_model(model_id, &created.name, created.version)
                     .await
             };
-            // The version is there, and its model does not need the note.
+            // The version exists, and its model does not depend on the note.
             if let Err(error) = link.await {
                 self.notices.tell(format!(
                     "version {} of model {:?} is registered, and not noted at its logged model: {error}",
@@ -101,7 +102,7 @@ impl Stores {
         Ok(created)
     }
 
-    /// Returns the error for a file of a model in a run that was refused, and is not there.
+    /// Returns the error for a file of a model in a run that was refused and is not in the store.
     fn refused_below(&self, run_id: &str, folder: &ArtifactPath) -> Option<Error> {
         let delivery = self.session.delivery.as_ref()?;
         let mut refused = delivery.refused_below(run_id.parse().ok()?, folder)?;
@@ -148,8 +149,8 @@ impl Stores {
         }))
     }
 
-    /// Returns versions of a model, all or those that are named, by their numbers, each with the run that made it, if
-    /// the tracking store has that run.
+    /// Returns versions of a model, all or the named ones, by their numbers, each with the run that made it, if the
+    /// tracking store has that run.
     ///
     /// # Errors
     /// [`Error::Store`] when there is no such model or version.
@@ -190,7 +191,7 @@ impl Stores {
             }
             return Ok(found);
         }
-        // A model without versions is another matter than none at all.
+        // A model without versions is not an error, but a missing model is one.
         registry.model(name).await?;
         let query = VersionQuery {
             filter: VersionFilter::of_model(name),

@@ -25,23 +25,23 @@ use crate::{
     store::error::StoreError,
 };
 
-/// Tag of a rank that records into the run of rank 0; the rank follows.
+/// Tag of a rank that records into the run of rank 0; the rank is appended.
 const RANK_TAG: &str = "heimdall.rank.";
 
 /// The exchange of run ids between the ranks of a distributed training.
 pub struct RankExchange<'a> {
-    /// Returns the run that rank 0 has started last. Waits for it.
+    /// Function that returns the run that rank 0 has started last. Waits for that run.
     pub run_of_rank_zero: &'a (dyn Fn() -> Result<RunId> + Sync),
-    /// Tells the other ranks which run has started.
+    /// Function that tells the other ranks which run has started.
     pub tell_other_ranks: &'a (dyn Fn(RunId) -> Result<()> + Sync),
 }
 
 impl Tracker {
-    /// Begins a run and makes it the active one: a new run, the run that `new` names or, on a rank that records into the
-    /// run of rank 0, that run. Waits for room in the journal.
+    /// Begins a run and makes it the active run. That is a new run, the run that `new` names or, on a rank that records
+    /// into the run of rank 0, that run. Waits for room in the journal.
     ///
     /// # Errors
-    /// Those of [`Tracker::start_run`], [`Tracker::resume_run`] and of the exchange.
+    /// The errors of [`Tracker::start_run`], of [`Tracker::resume_run`] and of the exchange.
     pub fn begin_run(
         &self,
         new: &NewRun,
@@ -52,7 +52,7 @@ impl Tracker {
         self.wait_to_begin(keep_waiting)?;
         let run = match &new.run_id {
             given if options.attaches() => {
-                // Rank 0 starts and ends the run; this one only records into it.
+                // Rank 0 starts and ends the run; this rank only records into it.
                 let run = match given {
                     Some(run) => run.parse()?,
                     None => (ranks.run_of_rank_zero)()?,
@@ -83,12 +83,12 @@ impl Tracker {
         }
     }
 
-    /// Starts a run and makes it the active one. Waits on the store only where that chooses the ids of runs,
-    /// and where a parent is named that was not started here.
+    /// Starts a run and makes it the active one. Waits on the store only where the store chooses the ids of runs, and
+    /// where the named parent was not started here.
     ///
     /// # Errors
-    /// [`Error::RunActive`] while another run is and this one is not nested, [`Error::Invalid`] for a name, tag
-    /// or parent MLflow would refuse, [`Error::Store`] for a parent that does not exist.
+    /// [`Error::RunActive`] while another run is active and this one is not nested, [`Error::Invalid`] for a name, tag
+    /// or parent that MLflow would refuse, [`Error::Store`] for a parent that does not exist.
     pub fn start_run(&self, new: &NewRun, keep_waiting: KeepWaiting<'_>) -> Result<RunId> {
         self.check_process()?;
         let session = self.session();
@@ -96,7 +96,7 @@ impl Tracker {
         let innermost = self.may_start(new.nested)?;
         let name = name_of(new)?;
         let mut tags = self.tags_of_start(new, &name)?;
-        // Checked before the store is asked for the parent.
+        // The tags are checked before the store is queried for the parent.
         limits::tags(tags.clone())?;
         if let Some(parent) = self.parent(new, innermost, keep_waiting)? {
             tags.insert(PARENT_RUN_TAG.to_owned(), parent.to_string());
@@ -126,7 +126,7 @@ impl Tracker {
         Ok(id)
     }
 
-    /// Returns the tags of a new run: the tracker's, those of its context, and its own.
+    /// Returns the tags of a new run: the tags of the tracker, of its context, and of the run itself.
     fn tags_of_start(&self, new: &NewRun, name: &str) -> Result<BTreeMap<String, String>> {
         let stores = &self.stores;
         let mut tags: BTreeMap<String, String> =
@@ -138,7 +138,7 @@ impl Tracker {
         Ok(tags)
     }
 
-    /// Creates a run at a server that can answer, as servers choose the ids of runs, and puts the id into `start`.
+    /// Creates a run at a server that answers, because servers choose the ids of runs, and puts the id into `start`.
     /// Returns true where the server has chosen another id than ours.
     fn create_at_server(
         &self,
@@ -155,7 +155,7 @@ impl Tracker {
             return Ok(false);
         }
         let ours = start.run;
-        // A process that dies in between leaves a run that is found by our id.
+        // If the process dies in between, the run is found by our id.
         session.record(vec![Record::RunCreating { run: ours }], Admission::Always)?;
         let (begun, with) = (start.clone(), tags.to_vec());
         let create = |stores: Arc<Stores>| async move {
@@ -163,11 +163,11 @@ impl Tracker {
         };
         match self.ask_to_the_end(create, keep_waiting) {
             Ok(created) => start.run = created.unwrap_or(ours),
-            // The run has an id of ours then, and is created as soon as the server can.
+            // The run then has our own id, and is created as soon as the server answers.
             Err(Error::Store(error)) if error.is_transient() => {
                 delivery.tell_outage(&error.to_string());
             }
-            // The creation goes on alone; whoever finds the journal finds the run.
+            // The creation continues on its own; the process that later finds the journal finds the run.
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
                 session.record(vec![Record::RunNamed { run: ours }], Admission::Always)?;
@@ -177,11 +177,11 @@ impl Tracker {
         Ok(start.run != ours)
     }
 
-    /// Makes a run that another process has started, and will end, the active one. On a rank of a distributed
-    /// training it gets a tag that says so.
+    /// Makes a run active that another process has started and will end. On a rank of a distributed training, the run
+    /// gets a tag for the rank.
     ///
     /// # Errors
-    /// Those of [`Tracker::start_run`].
+    /// The errors of [`Tracker::start_run`].
     pub fn attach_run(&self, run: RunId, nested: bool) -> Result<()> {
         self.check_process()?;
         let session = self.session();
@@ -202,10 +202,10 @@ impl Tracker {
     }
 
     /// Resumes a run that has ended, by its id or as the latest of its name in the experiment, and makes it the active
-    /// one. A name and tags that `new` has are set. Waits for room in the journal and on the store.
+    /// one. Sets the name and tags of `new`. Waits for room in the journal and on the store.
     ///
     /// # Errors
-    /// Those of [`Tracker::start_run`]; [`Error::Store`] when there is no such run or it is deleted.
+    /// The errors of [`Tracker::start_run`]; [`Error::Store`] when there is no such run or it is deleted.
     pub fn resume_run(
         &self,
         run: &str,
@@ -252,7 +252,7 @@ impl Tracker {
             records.push(Record::Tags { run: id, values });
         }
         session.record(records, Admission::Bounded)?;
-        // A param with a key that MLflow forbids can be given no other value here.
+        // A param whose key MLflow forbids cannot be logged again here, so it is left out.
         let params = found.params.iter();
         let params = params
             .filter_map(|(key, value)| Some((Key::parse("param key", key).ok()?, value.clone())));
@@ -264,7 +264,7 @@ impl Tracker {
         Ok(id)
     }
 
-    /// Returns the innermost active run, next to which another one may start.
+    /// Checks that another run may start now. Returns the innermost active run.
     fn may_start(&self, nested: bool) -> Result<Option<RunId>> {
         match self.active_run() {
             Some(active) if !nested => Err(Error::RunActive {
@@ -275,7 +275,7 @@ impl Tracker {
         }
     }
 
-    /// Returns the run that a new one is nested in.
+    /// Returns the parent of a new nested run.
     fn parent(
         &self,
         new: &NewRun,
@@ -303,17 +303,17 @@ impl Tracker {
         Ok(Some(id))
     }
 
-    /// Ends the innermost active run; without one it does nothing. Waits for the thread that still finds the run's
-    /// environment, where that is recorded.
+    /// Ends the innermost active run; without one, does nothing. Waits for the thread that records the run's
+    /// environment, where that is enabled.
     ///
     /// # Errors
-    /// Those of the journal.
+    /// Errors of the journal.
     pub fn end_run(&self, status: RunStatus) -> Result<Option<RunId>> {
         self.check_process()?;
         self.session().end_run(status, Duration::MAX)
     }
 
-    /// Returns the innermost active run as it was when it was resumed, if it was.
+    /// Returns the innermost active run as it was when it was resumed; `None` where it was not resumed.
     pub fn resumed_from(&self) -> Option<Arc<RunInfo>> {
         lock(&self.session().active).last()?.before.clone()
     }
@@ -327,7 +327,7 @@ fn refuse_deleted(run: &RunInfo) -> Result<()> {
     Ok(())
 }
 
-/// Returns the name that a new run is given, by argument or as a tag; a random one where it is given none.
+/// Returns the name of a new run, from the argument or a tag; a random name where neither is given.
 fn name_of(new: &NewRun) -> Result<String> {
     let name = new.name.as_deref().filter(|name| !name.is_empty());
     let tagged = new
@@ -345,7 +345,7 @@ fn name_of(new: &NewRun) -> Result<String> {
     }
 }
 
-/// Returns the tags that a new run is given, its description among them.
+/// Returns the given tags of a new run, including its description.
 fn described(new: &NewRun) -> Result<Vec<(String, String)>> {
     let mut tags = new.tags.clone();
     if let Some(description) = new.description.as_ref().filter(|text| !text.is_empty()) {

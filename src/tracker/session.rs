@@ -34,15 +34,15 @@ static LEFT_OPEN: Mutex<Vec<Arc<Session>>> = Mutex::new(Vec::new());
 /// The part of a tracker that lives for as long as a run is active.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// `None` on a rank that records nothing.
+    /// The delivery; `None` on a rank that records nothing.
     pub delivery: Option<Delivery>,
-    /// The active runs, the innermost last. Never locked while a store is waited for.
+    /// The active runs, the innermost last. The lock is never held while waiting for a store.
     pub active: Mutex<Vec<ActiveRun>>,
-    /// Locked while a run starts, which may wait for the store, so that two threads do not start one each.
+    /// Lock that is held while a run starts, which may wait for the store, so that two threads do not both start a run.
     pub starting: Mutex<()>,
-    /// Runs that were started here: they exist without a question to the store.
+    /// Runs that were started here, which therefore exist without a query to the store.
     pub started: Mutex<HashSet<RunId>>,
-    /// True where the process is about to die of SIGTERM, and its runs have ended.
+    /// True where the process is about to die from SIGTERM, and its runs have ended.
     pub is_terminated: AtomicBool,
 }
 
@@ -52,16 +52,17 @@ pub(crate) struct ActiveRun {
     pub id: RunId,
     /// Params logged so far, to refuse a change before it is written.
     pub params: HashMap<Key, String>,
-    /// The run as it was when it was resumed.
+    /// The run as it was when it was resumed; `None` where it was not resumed.
     pub before: Option<Arc<RunInfo>>,
-    /// True where this process ends the run. A fork, or another rank, leaves that to the process that has started it.
+    /// True where this process ends the run. A fork, or another rank, leaves that to the process that has started the
+    /// run.
     pub is_owned: bool,
     pub observers: Observers,
 }
 
 impl ActiveRun {
     /// Returns a run that this process has started or resumed.
-    pub fn owned(id: RunId, observers: Observers) -> Self {
+    pub(crate) fn owned(id: RunId, observers: Observers) -> Self {
         Self {
             is_owned: true,
             observers,
@@ -70,7 +71,7 @@ impl ActiveRun {
     }
 
     /// Returns a run that another process has started and will end.
-    pub fn attached_to(id: RunId) -> Self {
+    pub(crate) fn attached_to(id: RunId) -> Self {
         Self {
             id,
             params: HashMap::new(),
@@ -81,7 +82,7 @@ impl ActiveRun {
     }
 
     /// Returns this run in a process that has not started it.
-    pub fn attached(&self) -> Self {
+    pub(crate) fn attached(&self) -> Self {
         Self {
             params: self.params.clone(),
             before: self.before.clone(),
@@ -93,7 +94,7 @@ impl ActiveRun {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key that MLflow refuses, and for a param of this run that has another value.
-    pub fn new_params(&self, params: Vec<(String, String)>) -> Result<Vec<(Key, String)>> {
+    pub(crate) fn new_params(&self, params: Vec<(String, String)>) -> Result<Vec<(Key, String)>> {
         let mut new: Vec<(Key, String)> = Vec::with_capacity(params.len());
         let mut seen: HashMap<Key, usize> = HashMap::new();
         for (key, value) in params {
@@ -127,35 +128,35 @@ impl ActiveRun {
 
 impl Session {
     /// Returns the id of the innermost active run.
-    pub fn active_run(&self) -> Option<RunId> {
+    pub(crate) fn active_run(&self) -> Option<RunId> {
         lock(&self.active).last().map(|run| run.id)
     }
 
     /// Returns the ids of all active runs, the innermost last.
-    pub fn active_runs(&self) -> Vec<RunId> {
+    pub(crate) fn active_runs(&self) -> Vec<RunId> {
         lock(&self.active).iter().map(|run| run.id).collect()
     }
 
     /// Adds an innermost active run.
-    pub fn push(&self, run: ActiveRun) {
+    pub(crate) fn push(&self, run: ActiveRun) {
         if run.is_owned {
             lock(&self.started).insert(run.id);
         }
         lock(&self.active).push(run);
     }
 
-    /// Ends the innermost active run. Returns its id, if there was one. Observers that still find something are waited
-    /// for, at most for `patience`.
-    pub fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
+    /// Ends the innermost active run. Returns its id, if there was one. Waits for observers that are still working, for
+    /// at most `patience`.
+    pub(crate) fn end_run(&self, status: RunStatus, patience: Duration) -> Result<Option<RunId>> {
         let mut active = lock(&self.active);
-        // A run that is popped before that is not among those that a SIGTERM has ended.
+        // A run that is popped before SIGTERM is not among the runs that SIGTERM has ended.
         let is_terminated = self.is_terminated.load(Ordering::Acquire);
         let Some(run) = active.pop() else {
             return Ok(None);
         };
         drop(active);
         let end_time = now_ms();
-        // Nothing of the run comes behind its end.
+        // No record of the run may come behind its end.
         run.observers.end(patience);
         if run.is_owned && !is_terminated {
             self.record_end(run.id, status, end_time)?;
@@ -173,12 +174,12 @@ impl Session {
         Ok(())
     }
 
-    /// Records something in the journal, all of it or nothing. Returns the numbers of the records; a rank that records
-    /// nothing has none.
+    /// Records something in the journal, all of it or nothing. Returns the numbers of the records; on a rank that
+    /// records nothing, the range is empty.
     ///
     /// # Errors
-    /// Those of the journal.
-    pub fn record(&self, records: Vec<Record>, admission: Admission) -> Result<Range<u64>> {
+    /// Errors of the journal.
+    pub(crate) fn record(&self, records: Vec<Record>, admission: Admission) -> Result<Range<u64>> {
         match &self.delivery {
             Some(delivery) => delivery.accept(Batch::of(records)?, admission),
             None => Ok(0..0),
@@ -198,8 +199,8 @@ pub(crate) fn leave_open(session: &Arc<Session>) {
     lock(&LEFT_OPEN).push(Arc::clone(session));
 }
 
-/// Ends, at the exit of the process, the runs that are still active, and waits for the delivery; what is not delivered
-/// in time stays in its journal for the next start. Returns sentences for the user.
+/// Ends, at the exit of the process, the runs that are still active, and waits for the delivery; undelivered records
+/// stay in their journal for the next start. Returns messages for the user.
 pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
     let sessions: Vec<_> = lock(&SESSIONS)
         .drain(..)
@@ -220,8 +221,8 @@ pub fn finish(status: RunStatus, timeout: Duration, keep_waiting: KeepWaiting<'_
     told
 }
 
-/// Ends, when the process is told to terminate, its runs as KILLED, and waits for the delivery. The training goes on
-/// meanwhile: its records are accepted, and a run that it ends does not become FINISHED. Returns sentences for the user.
+/// Ends, when the process is told to terminate, its runs as KILLED, and waits for the delivery. The training continues
+/// meanwhile: its records are accepted, and a run that it ends does not become FINISHED. Returns messages for the user.
 pub fn terminate(grace: Duration) -> Vec<String> {
     let sessions: Vec<_> = lock(&SESSIONS).iter().filter_map(Weak::upgrade).collect();
     let mut told = Vec::new();
@@ -243,9 +244,9 @@ pub fn terminate(grace: Duration) -> Vec<String> {
     told
 }
 
-/// Forgets, in a fork, the trackers of its parent: their threads, journals and runs are the parent's.
+/// Forgets, in a fork, the trackers of the parent process: their threads, journals and runs belong to the parent.
 pub fn forget_parent() {
-    // Not waited for: a thread that held a lock at the fork does not exist here to release it.
+    // The lock is not waited for: a thread that held it at the fork does not exist here to release it.
     std::mem::forget(
         SESSIONS
             .try_lock()

@@ -1,4 +1,4 @@
-//! The stores of a tracker, as questions see them: each question waits for the records before it.
+//! The stores of a tracker for queries: each query waits for the records before it.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// The stores of a tracker and the session whose records go there, shared with the delivery thread. All questions to
-/// the stores are methods of this.
+/// The stores of a tracker and the session whose records go there, shared with the delivery thread. All queries to the
+/// stores are methods of this type.
 #[derive(Debug)]
 pub struct Stores {
     pub(crate) config: ValidConfig,
@@ -69,10 +69,10 @@ impl Stores {
         Ok(self.experiment.get_or_init(|| experiment).id.clone())
     }
 
-    /// Returns the id of the run that is meant: the one that is given or, without one, the active run.
+    /// Returns the id of the given run or, without one, of the active run.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`] where there is neither.
+    /// [`Error::NoActiveRun`] where neither exists.
     pub(crate) fn run_or_active(
         &self,
         run: Option<String>,
@@ -82,10 +82,10 @@ impl Stores {
         run.or_else(active).ok_or(Error::NoActiveRun { action })
     }
 
-    /// Returns the store of artifacts that a URI names.
+    /// Returns the artifact store that a URI names.
     ///
     /// # Errors
-    /// [`Error::Artifact`] where there is none.
+    /// [`Error::Artifact`] where there is no such store.
     pub(crate) async fn artifacts(&self, uri: &str) -> Result<Box<dyn ArtifactStore>> {
         match self.tracking().await?.artifacts(uri) {
             Some(store) => Ok(store),
@@ -93,17 +93,17 @@ impl Stores {
         }
     }
 
-    /// Waits, before a question, until everything recorded so far is delivered: records alone, or artifacts as well.
+    /// Waits, before a query, until everything recorded so far is delivered: only records, or artifacts as well.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the store of records or of artifacts has taken nothing for as long as a start
-    /// waits for it.
+    /// [`StoreError::Unavailable`] when the store of records or of artifacts has accepted nothing for the time that a
+    /// start waits for it.
     pub(crate) async fn deliver_first(&self, traffic: Traffic) -> Result<()> {
         let Some(delivery) = self.session.delivery.as_ref() else {
             return Ok(());
         };
         if self.config.options.mode == Mode::Offline {
-            // The question itself says that nothing is asked.
+            // The query itself reports that nothing is sent.
             return Ok(());
         }
         let patience = self.config.options.connect_timeout;
@@ -120,7 +120,7 @@ impl Stores {
             if waited.is_ok() {
                 return Err(undelivered);
             }
-            // Where nobody waits at all, others get their turn.
+            // With a patience of zero nothing above waits, so this pause lets other tasks run.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

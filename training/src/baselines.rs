@@ -1,4 +1,4 @@
-//! What a network has to beat: three ways to a position that learn nothing or only remember.
+//! Baselines that a network has to beat: three ways to a position that learn nothing or only remember rows.
 
 use crate::{
     dataset::{NOT_HEARD_DBM, Recording, RssDataset},
@@ -7,13 +7,13 @@ use crate::{
     geo::LatLon,
 };
 
-/// Neighbours that vote.
+/// Number of neighbours whose positions are averaged.
 const NEIGHBOURS: usize = 5;
 
 /// Great-circle errors of one baseline on the test rows, in metres.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Baseline {
-    /// Name as metrics spell it.
+    /// Name of the baseline in metrics.
     pub name: &'static str,
     /// Median error.
     pub median_m: f64,
@@ -21,7 +21,7 @@ pub struct Baseline {
     pub mean_m: f64,
 }
 
-/// The baselines on the test rows, knowing all others (training and validation rows).
+/// Returns the errors of the baselines on the test rows; the baselines know all other rows (training and validation).
 pub fn baselines(dataset: &RssDataset) -> Result<Vec<Baseline>> {
     let mut known_rows = [dataset.split.train.as_slice(), &dataset.split.val].concat();
     known_rows.sort_unstable();
@@ -65,7 +65,7 @@ pub fn baselines(dataset: &RssDataset) -> Result<Vec<Baseline>> {
     ])
 }
 
-/// The mean of the receivers that heard something, weighted by the power in milliwatts.
+/// Returns the mean position of the receivers that heard something, weighted by the power in milliwatts.
 fn power_centroid(row: &Recording, receivers: &[LatLon]) -> Option<LatLon> {
     let (mut lat, mut lon, mut total) = (0.0, 0.0, 0.0);
     for (&dbm, receiver) in row.rss_dbm.iter().zip(receivers) {
@@ -82,7 +82,8 @@ fn power_centroid(row: &Recording, receivers: &[LatLon]) -> Option<LatLon> {
     })
 }
 
-/// The mean position of the known rows whose powers in dBm are closest; "not heard" counts as its own value.
+/// Returns the mean position of the known rows whose powers in dBm are closest; "not heard" counts as a value of its
+/// own.
 fn nearest_neighbours(row: &Recording, known: &[&Recording]) -> Option<LatLon> {
     let mut distances: Vec<(f32, LatLon)> = known
         .iter()
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
     use crate::dataset::rss::tests::powder;
 
-    /// Median and mean in whole metres, as the data's README gives them.
+    /// Returns median and mean in whole metres, as published in the data's README.
     fn published(test: &str) -> Vec<(i64, i64)> {
         let rounded = |baseline: &Baseline| {
             (

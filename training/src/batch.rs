@@ -1,4 +1,4 @@
-//! Rows on their way into the network.
+//! Preparation of rows for the network.
 
 use serde::Serialize;
 use tch::{Kind, Tensor};
@@ -16,14 +16,14 @@ use crate::{
 pub struct Examples {
     /// Powers in dBm, `[rows, receivers]`.
     pub rss: Tensor,
-    /// What the network should answer, `[rows, 2]`.
+    /// Outputs that the network should have, `[rows, 2]`.
     pub targets: Tensor,
-    /// The same as positions.
+    /// The same targets as positions.
     pub truth: Vec<Truth>,
 }
 
 impl Examples {
-    /// The rows of a dataset for a network, which must have been made for the same receivers.
+    /// Prepares the rows of a dataset for a network, which must have been made for the same receivers.
     pub fn new(dataset: &RssDataset, rows: &[usize], model: &RssLocalizationNet) -> Result<Self> {
         if dataset.receivers != model.config().receivers {
             return Err(Error::Shape {
@@ -44,7 +44,7 @@ impl Examples {
         })
     }
 
-    /// Some of the rows.
+    /// Returns some of the rows.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
         let index = Tensor::f_from_slice(&rows.iter().map(|&row| row as i64).collect::<Vec<_>>())?;
         Ok(Self {
@@ -55,11 +55,11 @@ impl Examples {
     }
 }
 
-/// The order of the rows of an epoch, in batches of one length.
+/// The order of the rows of an epoch, in batches of equal length.
 ///
-/// The rows that are left over after the last whole batch sit the epoch out; the order is drawn anew each time, so
-/// that these are others in the next. A short last batch would give BatchNorm statistics of few rows, and of one
-/// row none at all. With fewer rows than one batch, all of them are one.
+/// The rows that are left after the last whole batch are not used in this epoch; the order is drawn anew each time, so
+/// that the next epoch leaves out other rows. A short last batch would give BatchNorm statistics of few rows, and a
+/// batch of one row none at all. If there are fewer rows than one batch, all of them are one batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Batches {
     rows: usize,
@@ -67,7 +67,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Batches of `size` out of `rows` rows.
+    /// Makes batches of `size` rows out of `rows` rows.
     pub fn new(rows: usize, size: usize) -> Result<Self> {
         if size < 2 {
             return Err(Error::configuration(
@@ -87,12 +87,12 @@ impl Batches {
         })
     }
 
-    /// Number of batches in an epoch.
+    /// Returns the number of batches in an epoch.
     pub fn per_epoch(self) -> usize {
         self.rows / self.size
     }
 
-    /// The batches of one epoch; they follow from the seed and the number of the epoch.
+    /// Returns the batches of one epoch; the seed and the number of the epoch determine them.
     pub fn epoch(self, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..self.rows).collect();
         Rng::new(seed, epoch as u64).shuffle(&mut order);
@@ -106,7 +106,7 @@ impl Batches {
 /// Random changes to the powers of a training batch, drawn anew each time from libtorch's generator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Augmentation {
-    /// Mean share of the receivers that go silent in a row; the share of each row is uniform in 0…2×this.
+    /// Mean share of the receivers that are silenced in a row; the share of each row is uniform in 0…2×this.
     pub drop_receivers: f64,
     /// Standard deviation of noise on each power in dB.
     pub noise_db: f64,
@@ -114,11 +114,11 @@ pub struct Augmentation {
     pub gain_db: f64,
 }
 
-/// Receivers that stay in each row, however many go silent.
+/// Receivers that are kept in each row, however many are silenced.
 const RECEIVERS_KEPT: i64 = 4;
 
 impl Augmentation {
-    /// A changed copy of powers in dBm, `[rows, receivers]`.
+    /// Returns a changed copy of powers in dBm, `[rows, receivers]`.
     pub fn apply(&self, rss: &Tensor) -> Result<Tensor> {
         let floor = f64::from(NOT_HEARD_DBM);
         let rows = rss.size()[0];
@@ -142,7 +142,7 @@ impl Augmentation {
             changed = changed
                 .f_add(&per_row(Tensor::f_randn([rows], options)?)?.f_mul_scalar(self.gain_db)?)?;
         }
-        // What was heard stays heard, however weak the change makes it.
+        // A power that was heard stays above "not heard", however weak the change makes it.
         Ok(changed
             .f_clamp_min(floor + 0.01)?
             .f_where_scalarother(&heard, floor)?)

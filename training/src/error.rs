@@ -1,45 +1,45 @@
-//! What can go wrong while a dataset is read or a model trained: what failed, with which value, what to do.
+//! Errors in reading a dataset or training a model: the failed action, the value, and the remedy.
 
 use std::path::{Path, PathBuf};
 
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the code a callback belongs to (a Python exception, for example), carried through unchanged.
+/// An error of the code that a callback belongs to (a Python exception, for example), passed on unchanged.
 pub type ForeignError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// Every failure of this crate.
+/// A failure of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or folder of the dataset is not there.
+    /// A file or folder of the dataset does not exist.
     #[error("{} does not exist: {expected}", path.display())]
     Missing {
-        /// The path that was looked for.
+        /// The missing path.
         path: PathBuf,
-        /// What should be there.
+        /// Description of the expected content.
         expected: &'static str,
     },
 
-    /// A file is there and cannot be read or written.
+    /// A file exists, but cannot be read, written or removed.
     #[error("{} cannot be {action}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// `read` or `written`.
+        /// `read`, `written` or `removed`.
         action: &'static str,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: std::io::Error,
     },
 
-    /// A dataset file breaks the format at one line.
+    /// A line of a dataset file breaks the format.
     #[error("{}, line {line}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Line in it, from 1.
+        /// Number of the line, from 1.
         line: u64,
-        /// What is wrong there, with the value.
+        /// Description of the mistake, with the value.
         reason: String,
     },
 
@@ -48,38 +48,38 @@ pub enum Error {
     UnknownSplit {
         /// The file that lists the splits.
         path: PathBuf,
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The names it has.
+        /// The existing names.
         known: Vec<String>,
     },
 
-    /// The dataset cannot be divided as asked, or a part of it is empty.
+    /// The dataset cannot be divided as requested, or a part of it is empty.
     #[error("the dataset cannot be split: {reason}")]
     Split {
-        /// Why, with the numbers.
+        /// Reason, with the numbers.
         reason: String,
     },
 
-    /// A setting that cannot work.
+    /// A setting cannot work.
     #[error("{name}={value} cannot be used: {reason}")]
     Configuration {
         /// The setting as the user spells it.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What would be right.
+        /// Description of a valid value.
         reason: String,
     },
 
-    /// An input of the wrong shape or kind.
+    /// An input has the wrong shape or kind.
     #[error("{what} must be {expected}, not {found}")]
     Shape {
-        /// Which input.
+        /// Name of the input.
         what: &'static str,
-        /// The shape it should have.
+        /// The expected shape.
         expected: String,
-        /// The shape it has.
+        /// The actual shape.
         found: String,
     },
 
@@ -95,20 +95,20 @@ pub enum Error {
         value: f64,
         /// Epoch, from 0.
         epoch: usize,
-        /// Optimiser steps done before.
+        /// Number of optimiser steps before.
         step: usize,
     },
 
-    /// A checkpoint is missing, of another model, or asked for before there is one.
+    /// A checkpoint is missing, belongs to another model, or was requested before one exists.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the problem.
         reason: String,
     },
 
-    /// A callback failed, or asked to stop by an error of its own (Ctrl-C).
+    /// A callback failed, or ended the training by an error of its own (Ctrl-C).
     #[error(transparent)]
     Foreign(ForeignError),
 
@@ -118,7 +118,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Malformed`].
+    /// Returns an [`Error::Malformed`].
     pub(crate) fn malformed(path: &Path, line: u64, reason: impl Into<String>) -> Self {
         Self::Malformed {
             path: path.to_owned(),
@@ -127,7 +127,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Configuration`].
+    /// Returns an [`Error::Configuration`].
     pub(crate) fn configuration(
         name: &'static str,
         value: impl std::fmt::Display,
@@ -140,7 +140,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Missing`] or [`Error::Io`] of a file that was to be read.
+    /// Returns an [`Error::Missing`] or [`Error::Io`] for a file that cannot be read.
     pub(crate) fn reading(path: &Path, expected: &'static str, source: std::io::Error) -> Self {
         if source.kind() == std::io::ErrorKind::NotFound {
             return Self::Missing {

@@ -1,4 +1,4 @@
-//! How good predictions are.
+//! Quality of predictions.
 
 use crate::{
     batch::Examples,
@@ -8,12 +8,12 @@ use crate::{
     model::RssLocalizationNet,
 };
 
-/// Where a transmitter is thought to be.
+/// The predicted position of a transmitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prediction {
     /// Most likely position.
     pub position: LatLon,
-    /// The same on the model's map.
+    /// The same position on the model's map.
     pub local: EastNorth,
     /// Standard deviation east and north in metres.
     pub sigma: EastNorth,
@@ -50,7 +50,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics under the names they are recorded with, after `train/`, `val/` or `test/`.
+    /// Returns the metrics with their recorded names, without the prefix `train/`, `val/` or `test/`.
     pub fn named(&self) -> [(&'static str, f64); 8] {
         [
             ("loss", self.loss),
@@ -89,7 +89,7 @@ impl Tally {
         );
     }
 
-    /// The metrics of all that was added; NaN if that is nothing.
+    /// Returns the metrics of everything that was added; they are NaN if nothing was.
     pub fn metrics(&self) -> Metrics {
         let n = self.residuals.len() as f64;
         let mean = |value: fn(&Residual) -> f64| self.residuals.iter().map(value).sum::<f64>() / n;
@@ -125,9 +125,9 @@ impl Tally {
 /// A true position, in degrees and on the model's map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Truth {
-    /// In degrees.
+    /// Position in degrees.
     pub position: LatLon,
-    /// In metres.
+    /// Position in metres.
     pub local: EastNorth,
 }
 
@@ -143,7 +143,7 @@ fn standard_deviation(values: &[f64], mean: f64) -> f64 {
         .sqrt()
 }
 
-/// The middle value, or the mean of the two in the middle; NaN of nothing.
+/// Returns the middle value, or the mean of the two in the middle; NaN for no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let half = values.len() / 2;

@@ -19,7 +19,7 @@ use crate::{
 /// Settings of the loop.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FitConfig {
-    /// Times that the training rows are gone through, at most.
+    /// Most epochs: passes over the training rows.
     pub max_epochs: usize,
     /// Rows in a batch.
     pub batch_size: usize,
@@ -27,18 +27,18 @@ pub struct FitConfig {
     pub lr: f64,
     /// Last learning rate of the cosine.
     pub min_lr: f64,
-    /// Steps in which the learning rate rises; `None` is a twentieth of all.
+    /// Steps in which the learning rate rises; `None` means a twentieth of all steps.
     pub warmup_steps: Option<usize>,
-    /// See [`AdamWConfig::weight_decay`].
+    /// Weight decay; see [`AdamWConfig::weight_decay`].
     pub weight_decay: f64,
-    /// Bound on the norm of the gradient of all parameters together; `None` is no bound.
+    /// Bound on the norm of the gradient of all parameters together; `None` means no bound.
     pub gradient_clip_val: Option<f64>,
     /// Random changes to training rows.
     #[serde(flatten)]
     pub augmentation: Augmentation,
-    /// Decides the order of rows, dropout and augmentation.
+    /// Seed of the order of rows, of dropout and of augmentation.
     pub seed: u64,
-    /// Threads that share one operation. Operations of a network of this size are too short to be shared.
+    /// Threads that share one operation. Operations of a network of this size are usually too short to be shared.
     pub num_threads: usize,
 }
 
@@ -76,7 +76,7 @@ impl FitConfig {
             return Err(Error::configuration(
                 "num_threads",
                 self.num_threads,
-                "it is a number from 1 to 1024",
+                "it must be a number from 1 to 1024",
             ));
         }
         let not_negative = [
@@ -91,7 +91,7 @@ impl FitConfig {
                 return Err(Error::configuration(
                     name,
                     value,
-                    "it is a number not below 0",
+                    "it must be a number from 0 on",
                 ));
             }
         }
@@ -104,7 +104,7 @@ impl FitConfig {
     }
 }
 
-/// Sets libtorch's number of threads, which is one for the process, until it is dropped.
+/// Sets libtorch's number of threads for the whole process, until this value is dropped.
 struct Threads {
     before: i32,
 }
@@ -123,22 +123,22 @@ impl Drop for Threads {
     }
 }
 
-/// What a training was.
+/// Report of a training.
 #[derive(Debug)]
 pub struct FitReport {
     /// Every epoch, with its metrics.
     pub epochs: Vec<Epoch>,
-    /// Why it ended before `max_epochs`, if it did.
+    /// Reason for which the training ended before `max_epochs`, if it did.
     pub stopped: Option<String>,
     /// Seconds from the first step to the last callback.
     pub seconds: f64,
 }
 
-/// Trains a network on a dataset. Its weights are those of the last epoch afterwards; the best ones are in the
+/// Trains a network on a dataset. Afterwards the network has the weights of the last epoch; the best weights are in the
 /// checkpoints, if a callback wrote any.
 ///
-/// The same seed, data and number of threads give the same weights to the last bit, as long as nothing else
-/// draws from libtorch's generator meanwhile.
+/// The same seed, data and number of threads give exactly the same weights, as long as no other code draws from
+/// libtorch's generator meanwhile.
 pub fn fit(
     model: &RssLocalizationNet,
     dataset: &RssDataset,

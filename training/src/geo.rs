@@ -1,7 +1,7 @@
 //! Positions on the Earth and on the local map.
 //!
-//! The network works in metres east and north of an origin; what is reported is the great-circle distance
-//! between latitudes and longitudes. Both use the same sphere.
+//! The network works in metres east and north of an origin; the reported errors are great-circle distances between
+//! latitudes and longitudes. Both use the same sphere.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,13 +18,14 @@ pub struct LatLon {
 }
 
 impl LatLon {
-    /// A position, if both angles are in range.
+    /// Returns a position, if both angles are in range.
     pub fn new(lat: f64, lon: f64) -> Option<Self> {
         ((-90.0..=90.0).contains(&lat) && (-180.0..=180.0).contains(&lon))
             .then_some(Self { lat, lon })
     }
 
-    /// The arithmetic mean of the coordinates; good within a region that does not reach the date line or a pole.
+    /// Returns the arithmetic mean of the coordinates; good within a region that does not reach the date line or a
+    /// pole.
     pub fn mean(positions: &[Self]) -> Option<Self> {
         if positions.is_empty() {
             return None;
@@ -36,7 +37,7 @@ impl LatLon {
         })
     }
 
-    /// Great-circle distance to `other` in metres (haversine formula on a sphere of [`EARTH_RADIUS_M`]).
+    /// Returns the great-circle distance to `other` in metres (haversine formula on a sphere of [`EARTH_RADIUS_M`]).
     pub fn distance_m(self, other: Self) -> f64 {
         let (lat_a, lat_b) = (self.lat.to_radians(), other.lat.to_radians());
         let half_lat = (lat_b - lat_a) / 2.0;
@@ -57,10 +58,10 @@ pub struct EastNorth {
 
 /// A flat map around an origin (equirectangular projection).
 ///
-/// Over the few kilometres of a receiver network it is true to about a metre.
+/// Over the few kilometres of a receiver network, the map is accurate to about a metre.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LocalFrame {
-    /// Where east and north are zero.
+    /// The point at which east and north are zero.
     pub origin: LatLon,
 }
 
@@ -70,7 +71,7 @@ impl LocalFrame {
         (north * self.origin.lat.to_radians().cos(), north)
     }
 
-    /// A position on the map.
+    /// Returns a position as a point on the map.
     pub fn to_local(self, position: LatLon) -> EastNorth {
         let (per_lon, per_lat) = self.metres_per_degree();
         EastNorth {
@@ -79,7 +80,7 @@ impl LocalFrame {
         }
     }
 
-    /// The position of a point on the map.
+    /// Returns the position of a point on the map.
     pub fn to_lat_lon(self, point: EastNorth) -> LatLon {
         let (per_lon, per_lat) = self.metres_per_degree();
         LatLon {

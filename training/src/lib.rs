@@ -1,8 +1,8 @@
-//! The training loop of heimdall-tracking: libtorch driven from Rust.
+//! The training loop of heimdall-tracking, which calls libtorch from Rust.
 //!
-//! Read a [`dataset`], make a [`model`], [`fit`](fit::fit) it and [`evaluate`](evaluate::evaluate) the best
-//! checkpoint. The loop owns the step — batch, forward, [`loss`], backward, [`optim`]iser, [`schedule`] — and
-//! tells [`callbacks`] what happened; tracking, checkpoints, early stopping and the progress bar are callbacks.
+//! Read a [`dataset`], make a [`model`], [`fit`](fit::fit) it and [`evaluate`](evaluate::evaluate) the best checkpoint.
+//! The loop performs the step — batch, forward, [`loss`], backward, [`optim`]iser, [`schedule`] — and reports it to the
+//! [`callbacks`]; tracking, checkpoints, early stopping and the progress bar are callbacks.
 //!
 //! ```text
 //! dataset/ → batch → model/ → loss → optim ← schedule
@@ -10,7 +10,7 @@
 //!                       └→ evaluate, baselines        → callbacks/ → the world outside
 //! ```
 //!
-//! Everything here is free of Python but the `python` module, which the feature of that name adds.
+//! Nothing here uses Python except the `python` module, which the feature of that name adds.
 
 pub mod baselines;
 pub mod batch;

@@ -1,13 +1,14 @@
-//! What training minimises: the negative log-likelihood of the truth under the predicted Gaussian.
+//! The loss of the training: the negative log-likelihood of the truth under the predicted Gaussian.
 
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// Mean over rows and both axes of `(y − µ)² / 2σ² + ln σ`, without the constant `½ ln 2π`.
+/// Returns the mean over rows and both axes of `(y − µ)² / 2σ² + ln σ`, without the constant `½ ln 2π`.
 ///
-/// Nix and Weigend, "Estimating the mean and variance of the target probability distribution", 1994. All
-/// tensors are `[rows, 2]` in the same unit; `sigma` must be positive, which [`positive_sigma`] sees to.
+/// The formula is from Nix and Weigend (1994), "Estimating the mean and variance of the target probability
+/// distribution". All tensors are `[rows, 2]` in the same unit; `sigma` must be positive, which [`positive_sigma`]
+/// ensures.
 pub fn gaussian_nll(mean: &Tensor, sigma: &Tensor, truth: &Tensor) -> Result<Tensor> {
     let standardised = (truth.f_sub(mean)?).f_div(sigma)?;
     Ok(standardised
@@ -17,13 +18,13 @@ pub fn gaussian_nll(mean: &Tensor, sigma: &Tensor, truth: &Tensor) -> Result<Ten
         .f_mean(None::<Kind>)?)
 }
 
-/// `floor + softplus(raw)`: a standard deviation above `floor` whose gradient vanishes nowhere, where a clamp
-/// would stop it at both ends.
+/// Returns `floor + softplus(raw)`: a standard deviation above `floor` whose gradient never vanishes, unlike that of a
+/// clamp, which vanishes beyond both ends.
 pub fn positive_sigma(raw: &Tensor, floor: f64) -> Result<Tensor> {
     Ok(raw.f_softplus()?.f_add_scalar(floor)?)
 }
 
-/// The `raw` for which [`positive_sigma`] is `sigma`.
+/// Returns the `raw` for which [`positive_sigma`] is `sigma`.
 pub fn raw_for_sigma(sigma: f64, floor: f64) -> f64 {
     (sigma - floor).exp_m1().ln()
 }
@@ -45,10 +46,11 @@ mod tests {
 
     #[test]
     fn the_loss_is_that_of_torch() {
-        // torch.nn.GaussianNLLLoss(full=False) on these numbers; its ½ ln σ² is our ln σ.
+        // The expected value is that of torch.nn.GaussianNLLLoss(full=False) for these numbers; its ½ ln σ² is our ln
+        // σ.
         let (mean, sigma) = (tensor(&[0.0, 1.0, 2.0, 3.0]), tensor(&[0.5, 1.0, 2.0, 4.0]));
         let loss = gaussian_nll(&mean, &sigma, &tensor(&[1.0, 1.0, 0.0, -1.0])).unwrap();
-        // by hand: (2 + ln ½) + 0 + (½ + ln 2) + (½ + ln 4), over 4
+        // By hand, the value is (2 + ln ½) + 0 + (½ + ln 2) + (½ + ln 4), divided by 4.
         let by_hand = (3.0 + 4f64.ln()) / 4.0;
         assert!((value(&loss) - by_hand).abs() < 1e-6, "{}", value(&loss));
     }
@@ -59,7 +61,8 @@ mod tests {
         let sigma = tensor(&[0.5, 2.0]).f_set_requires_grad(true).unwrap();
         let loss = gaussian_nll(&mean, &sigma, &tensor(&[1.0, 1.0])).unwrap();
         let gradients = Tensor::f_run_backward(&[&loss], &[&mean, &sigma], false, false).unwrap();
-        // d/dµ = −(y − µ)/σ² and d/dσ = 1/σ − (y − µ)²/σ³, each over the two elements of the mean.
+        // The derivatives are d/dµ = −(y − µ)/σ² and d/dσ = 1/σ − (y − µ)²/σ³, each divided by the two elements of the
+        // mean.
         for (gradient, expected) in gradients.iter().zip([[-2.0, 0.0], [-3.0, 0.25]]) {
             let found = Vec::<f32>::try_from(gradient.view([-1])).unwrap();
             assert_eq!(found, expected);

@@ -4,9 +4,9 @@ use tch::Tensor;
 
 use crate::error::Result;
 
-/// Scales all gradients together so that their common L2 norm is at most `max_norm`; returns the norm before.
+/// Scales all gradients together so that their common L2 norm is at most `max_norm`; returns the norm before scaling.
 ///
-/// The numbers are those of `torch.nn.utils.clip_grad_norm_`.
+/// The results are those of `torch.nn.utils.clip_grad_norm_`.
 pub fn clip_grad_norm(gradients: &mut [Tensor], max_norm: f64) -> Result<f64> {
     let norms = gradients
         .iter()
@@ -25,27 +25,28 @@ pub fn clip_grad_norm(gradients: &mut [Tensor], max_norm: f64) -> Result<f64> {
 /// Settings of [`AdamW`] besides the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
-    /// Decay of the mean of the gradient and of its square.
+    /// Decay rates of the running means of the gradient and of its square.
     pub betas: [f64; 2],
-    /// Keeps the division by the root of the mean square finite.
+    /// Small number that keeps the division by the root of the mean square finite.
     pub eps: f64,
-    /// Share of lr that each weight shrinks by in a step; biases and the scales of normalisations are not shrunk.
+    /// Share of lr by which each weight shrinks in a step; biases and the scales of normalisations do not shrink.
     pub weight_decay: f64,
 }
 
-/// What the optimiser remembers of one parameter.
+/// State of the optimiser for one parameter.
 #[derive(Debug)]
 pub struct Moments {
     /// Running mean of the gradient.
     pub exp_avg: Tensor,
-    /// Running mean of its square.
+    /// Running mean of the gradient's square.
     pub exp_avg_sq: Tensor,
 }
 
 /// AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019) with the arithmetic of
 /// `torch.optim.AdamW`.
 ///
-/// libtorch's own C++ optimiser does not show its moments, and without them a checkpoint cannot be resumed.
+/// libtorch's own C++ optimiser does not expose its moments, and without them a training cannot continue from a
+/// checkpoint.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -55,7 +56,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser of these parameters.
+    /// Makes an optimiser of these parameters.
     pub fn new(parameters: Vec<Tensor>, config: AdamWConfig) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let moments = parameters
@@ -75,32 +76,32 @@ impl AdamW {
         })
     }
 
-    /// Whether a parameter is subject to weight decay: matrices are, vectors are not.
+    /// Returns true where weight decay applies to a parameter: it applies to matrices, and not to vectors.
     pub fn decays(parameter: &Tensor) -> bool {
         parameter.dim() > 1
     }
 
-    /// The parameters in order.
+    /// Returns the parameters in order.
     pub fn parameters(&self) -> &[Tensor] {
         &self.parameters
     }
 
-    /// The moments, one per parameter.
+    /// Returns the moments, one entry per parameter.
     pub fn moments(&self) -> &[Moments] {
         &self.moments
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> AdamWConfig {
         self.config
     }
 
-    /// Steps done.
+    /// Returns the number of steps done.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// The gradient of `loss` for every parameter.
+    /// Returns the gradient of `loss` for every parameter.
     pub fn gradients(&self, loss: &Tensor) -> Result<Vec<Tensor>> {
         Ok(Tensor::f_run_backward(
             &[loss],
@@ -146,7 +147,7 @@ impl AdamW {
     }
 }
 
-/// Number of elements of some tensors.
+/// Returns the number of elements of some tensors.
 pub fn count(tensors: &[Tensor]) -> usize {
     tensors.iter().map(Tensor::numel).sum()
 }
@@ -162,7 +163,8 @@ mod tests {
 
     #[test]
     fn three_steps_end_where_torch_ends() {
-        // torch.optim.AdamW(lr=0.1, weight_decay=0.1), gradients of (w ** 2).sum() from [[1, -2]].
+        // The expected values are those of torch.optim.AdamW(lr=0.1, weight_decay=0.1), with gradients of (w **
+        // 2).sum() from [[1, -2]].
         let weight = Tensor::from_slice(&[1f32, -2.0])
             .view([1, 2])
             .set_requires_grad(true);

@@ -1,8 +1,8 @@
-//! The random numbers that decide an order: of map squares in a split, of rows in an epoch.
+//! Random numbers for an order: of map squares in a split, of rows in an epoch.
 //!
-//! A recorded seed must give the same order on every machine and after every upgrade, which neither libtorch
-//! nor the `rand` crates promise; so the generator is spelled out here. Weights, dropout and augmentation
-//! draw from libtorch's own generator.
+//! A recorded seed must give the same order on every machine and after every upgrade. Neither libtorch nor the `rand`
+//! crates promise that, so the generator is implemented here. Weights, dropout and augmentation draw from libtorch's
+//! own generator.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 #[derive(Debug, Clone)]
@@ -11,7 +11,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// A generator whose numbers follow from `seed` and `stream`; different streams do not resemble each other.
+    /// Makes a generator whose numbers depend on `seed` and `stream`; different streams do not resemble each other.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut mixed = Self { state: seed };
         Self {
@@ -30,9 +30,9 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which must not be zero.
+    /// Returns a number below `bound`, which must not be zero.
     fn below(&mut self, bound: u64) -> u64 {
-        // The high half of a 128-bit product: its bias is bound / 2⁶⁴.
+        // This is the high half of a 128-bit product; its bias is bound / 2⁶⁴.
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_the_published_generator() {
-        // First outputs of the reference implementation (Vigna, splitmix64.c) for state 1234567.
+        // These are the first outputs of the reference implementation (Vigna, splitmix64.c) for state 1234567.
         let mut rng = Rng { state: 1_234_567 };
         assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
         assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);

@@ -5,25 +5,29 @@ use crate::error::{Error, Result};
 /// Learning rate by step: rises linearly to `peak` over `warmup_steps`, then falls along half a cosine to
 /// `floor` at `total_steps` and stays there.
 ///
-/// Loshchilov and Hutter, "SGDR", 2017, equation 5 without restarts; after the warm-up it gives the numbers
-/// of `torch.optim.lr_scheduler.CosineAnnealingLR`.
+/// The formula is equation 5 of Loshchilov and Hutter, "SGDR", 2017, without restarts; after the warm-up it gives the
+/// numbers of `torch.optim.lr_scheduler.CosineAnnealingLR`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WarmupCosine {
     /// Highest rate.
     pub peak: f64,
     /// Last rate.
     pub floor: f64,
-    /// Steps of the warm-up; its first step takes `peak / warmup_steps`.
+    /// Steps of the warm-up; the first step uses `peak / warmup_steps`.
     pub warmup_steps: usize,
-    /// Steps in all.
+    /// Number of all steps.
     pub total_steps: usize,
 }
 
 impl WarmupCosine {
-    /// A schedule, if its numbers make one.
+    /// Returns a schedule, or an error for numbers that make none.
     pub fn new(peak: f64, floor: f64, warmup_steps: usize, total_steps: usize) -> Result<Self> {
         if !(peak > 0.0 && peak.is_finite()) {
-            return Err(Error::configuration("lr", peak, "it is a number above 0"));
+            return Err(Error::configuration(
+                "lr",
+                peak,
+                "it must be a number above 0",
+            ));
         }
         if !(0.0..=peak).contains(&floor) {
             return Err(Error::configuration(
@@ -44,7 +48,7 @@ impl WarmupCosine {
         })
     }
 
-    /// The rate that step `step` (from 0) is done with.
+    /// Returns the learning rate of step `step` (from 0).
     pub fn lr(&self, step: usize) -> f64 {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
@@ -63,7 +67,8 @@ mod tests {
 
     #[test]
     fn the_rates_are_those_of_torch() {
-        // torch.optim.lr_scheduler.CosineAnnealingLR(lr=0.1, T_max=8, eta_min=0.01), steps 0…8.
+        // The numbers are those of torch.optim.lr_scheduler.CosineAnnealingLR(lr=0.1, T_max=8, eta_min=0.01), steps
+        // 0…8.
         let torch = [
             0.1,
             0.096_574_578_963_007_9,

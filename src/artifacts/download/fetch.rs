@@ -1,8 +1,9 @@
-//! Downloads: several files at a time, long ones in ranges that are resumed, never outside of where they belong.
+//! Downloads: several files at a time, long files in ranges that can be resumed, and never outside of the target
+//! folder.
 //!
-//! A file arrives under a name of its own beside its target and is renamed when it is whole. What an interrupted
-//! download has of a long file stays there, with a note of its version; the next one fetches what is missing. Where the
-//! store has a checksum of the whole, the two are compared.
+//! A file arrives under a name of its own beside its target, and is renamed when it is whole. The part of a long file
+//! that an interrupted download has fetched stays there, with a note of the file's version; the next download fetches
+//! the missing ranges. Where the store has a checksum of the whole file, the two are compared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,23 +39,25 @@ use crate::{
 
 /// Length of a range.
 const RANGE: u64 = 8 << 20;
-/// Bytes that are read or written at a time. All that is on its way has to fit the processor's cache: with 1 MiB the
-/// same took a third more of the processor.
+/// Bytes that are read or written at a time. All bytes in transit have to fit into the processor's cache: with 1 MiB,
+/// the same download took a third more processor time.
 const CHUNK: u64 = 256 << 10;
-/// Ranges, and files that are none, on their way at a time, of all files together; also files that are begun.
+/// Most ranges, and files without ranges, that are in transit at a time, of all files together; also the most files
+/// that are begun at a time.
 const TOGETHER: usize = 16;
 /// Attempts at a range while the store cannot answer.
 const ATTEMPTS: u32 = 6;
-/// Pauses between them, which double.
+/// Pause after the first attempt; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Downloads a file, or a folder with all that is below it, to its path below `dst`, and returns where it is.
+/// Downloads a file, or a folder with everything below it, to its path below `dst`, and returns that place.
 ///
 /// # Errors
-/// [`ArtifactError::NotFound`] where there is no such file or folder; [`ArtifactError::BadName`] for names that
-/// would lie outside of `dst`; [`ArtifactError::Damaged`] where what arrives is not what the store has.
-pub async fn download(
+/// [`ArtifactError::NotFound`] where there is no such file or folder; [`ArtifactError::BadName`] for names that would
+/// lie outside of `dst`; [`ArtifactError::Damaged`] where the bytes that arrive differ from the bytes that the store
+/// has.
+pub(crate) async fn download(
     store: Arc<dyn ArtifactStore>,
     path: &ArtifactPath,
     dst: &Path,
@@ -108,13 +111,13 @@ fn below(root: &Path, path: &ArtifactPath) -> PathBuf {
     }
 }
 
-/// The folders that a path is in, the outermost first.
+/// Iterates over the folders that contain a path, the outermost first.
 fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(at, _)| &path[..at])
 }
 
-/// The files that are artifacts. Consoles of stores of objects mark a folder by an empty object in its place, and who
-/// logs a folder that an interrupted download has been to may log its leavings.
+/// Returns the files that are artifacts. Consoles of object stores mark a folder by an empty object in its place. A
+/// user who logs a folder into which an interrupted download wrote may also log the rest of that download.
 fn artifacts(files: Vec<FileInfo>) -> Vec<FileInfo> {
     let parents: BTreeSet<String> = files
         .iter()
@@ -125,7 +128,7 @@ fn artifacts(files: Vec<FileInfo>) -> Vec<FileInfo> {
     files.into_iter().filter(is_artifact).collect()
 }
 
-/// A store of objects can have a file where it has a folder; a disk cannot.
+/// Refuses a file that has the same name as a folder: an object store can have both, a disk cannot.
 fn check_names(files: &[FileInfo], dst: &Path) -> Result<(), ArtifactError> {
     let names: BTreeSet<&str> = files.iter().map(|info| info.path.as_str()).collect();
     for name in &names {
@@ -157,10 +160,11 @@ async fn fetch(
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     let attempt = async |is_second: bool| {
-        // What was listed may have been replaced by a file of another length since.
-        let state = match info.size.unwrap_or_default() <= RANGE && !is_second {
-            true => None,
-            false => Some(patiently(|| store.head(&info.path)).await?),
+        // The listed file may have been replaced by a file of another length since.
+        let state = if info.size.unwrap_or_default() <= RANGE && !is_second {
+            None
+        } else {
+            Some(patiently(|| store.head(&info.path)).await?)
         };
         let version = state.as_ref().and_then(|state| state.version.clone());
         let noted = finished.zip(version);
@@ -169,7 +173,7 @@ async fn fetch(
         {
             return Ok(());
         }
-        // Anew each time: what is written of a damaged one goes nowhere.
+        // Each attempt has a new place: bytes of a damaged file are thrown away.
         let landing = Landing::take(&folder, &info.path).map_err(failed)?;
         let length = match arrive(store, info, state, &landing, room).await {
             Err(error @ ArtifactError::Damaged { .. }) => {
@@ -185,9 +189,9 @@ async fn fetch(
         Ok(())
     };
     match attempt(false).await {
-        // On its way, as a rule, or it was replaced meanwhile.
+        // The bytes were usually damaged in transit, or the file was replaced meanwhile.
         Err(ArtifactError::Damaged { .. }) => attempt(true).await,
-        // The mark of a folder with nothing in it.
+        // This is the mark of an empty folder.
         Err(ArtifactError::NotFound { .. }) if finished.is_some() && info.size == Some(0) => {
             fs::create_dir_all(&target).map_err(failed)
         }
@@ -195,7 +199,7 @@ async fn fetch(
     }
 }
 
-/// Fetches a file to beside its place, compares it with what the store says of it, and returns its length.
+/// Fetches a file to beside its target, compares it with the store's checksum, and returns its length.
 async fn arrive(
     store: &dyn ArtifactStore,
     info: &FileInfo,
@@ -217,7 +221,7 @@ async fn arrive(
             let crcs = fetch_in_ranges(store, &info.path, &begun, landing, crc, room).await?;
             match checksum {
                 Some(checksum) if crc.is_some() => {
-                    // A second for 100 GiB.
+                    // This takes a second for 100 GiB.
                     let compared = tokio::task::spawn_blocking(|| checksum.compare_parts(crcs));
                     let compared = compared
                         .await
@@ -229,20 +233,22 @@ async fn arrive(
             }
             size
         }
-        // What cannot be told apart from another version cannot be fetched in pieces.
+        // A file without a version cannot be fetched in ranges, because a newer version would not be noticed.
         _ => fetch_whole(store, &info.path, size, landing, room).await?,
     };
-    match length == size {
-        true => Ok(length),
-        false => Err(damaged(
+    if length == size {
+        Ok(length)
+    } else {
+        Err(damaged(
             store,
             &info.path,
             format!("{length} bytes have arrived of {size}"),
-        )),
+        ))
     }
 }
 
-/// Reads what has arrived of a file once more, and compares it with a checksum that those of ranges do not add up to.
+/// Reads the arrived bytes of a file once more, and compares them with a checksum that cannot be computed from those of
+/// ranges.
 async fn compare(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
@@ -261,8 +267,8 @@ async fn compare(
     pin!(content).try_for_each(|_| future::ready(Ok(()))).await
 }
 
-/// The folder of a file below `root`, made where it is not there. A link in its place is not followed: it could lead
-/// anywhere.
+/// Returns the folder of a file below `root`, and creates it if it does not exist. Does not follow a link in its place,
+/// because a link could lead anywhere.
 fn folder_of(root: &Path, path: &ArtifactPath) -> Result<PathBuf, ArtifactError> {
     let mut folder = root.to_owned();
     let Some((parents, _)) = path.as_str().rsplit_once('/') else {
@@ -306,8 +312,8 @@ async fn fetch_whole(
     .await
 }
 
-/// Fetches what is missing of a file, and returns the CRC of each range in their order and its length; all 0 without
-/// `crc`.
+/// Fetches the missing ranges of a file. Returns the CRC and the length of each range, in order; without `crc`, all
+/// CRCs are 0.
 async fn fetch_in_ranges(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
@@ -325,7 +331,8 @@ async fn fetch_in_ranges(
         async move {
             let _permit = room.acquire().await;
             if is_noted {
-                // Read once more where its CRC tells: a power loss takes what the disk did not have yet.
+                // A range that was fetched earlier is read once more if there is a CRC to compare: in a power loss, the
+                // bytes that were not on the disk yet are lost.
                 if let Ok(crc) = written(file, range.clone(), crc).await {
                     return Ok::<_, ArtifactError>((number, (crc, expected)));
                 }
@@ -335,12 +342,11 @@ async fn fetch_in_ranges(
                     .read(path, Some(range.clone()), Some(&begun.version))
                     .await?;
                 let (arrived, crc) = write(content, file, range.clone(), crc, failed).await?;
-                match arrived == expected {
-                    true => Ok(crc),
-                    false => {
-                        let reason = format!("{arrived} bytes have arrived of {expected}");
-                        Err(damaged(store, path, reason))
-                    }
+                if arrived == expected {
+                    Ok(crc)
+                } else {
+                    let reason = format!("{arrived} bytes have arrived of {expected}");
+                    Err(damaged(store, path, reason))
                 }
             })
             .await?;
@@ -353,7 +359,7 @@ async fn fetch_in_ranges(
     Ok(crcs.into_values().collect())
 }
 
-/// The CRC of a range that is there already.
+/// Returns the CRC of a range that has arrived already.
 async fn written(
     file: &Arc<File>,
     range: Range<u64>,
@@ -369,7 +375,8 @@ async fn written(
     Ok(sum.finalize())
 }
 
-/// Writes what comes of a range to its place, and returns its length and CRC. Nothing is written behind the range.
+/// Writes the arriving bytes of a range to their place, and returns their length and CRC. Writes nothing behind the
+/// range.
 async fn write(
     mut content: Content,
     file: &Arc<File>,
@@ -411,7 +418,7 @@ async fn write(
     }
 }
 
-/// Reads again where waiting may help, at most [`ATTEMPTS`] times.
+/// Retries a read where waiting may help, at most [`ATTEMPTS`] times.
 async fn patiently<T, F: Future<Output = Result<T, ArtifactError>>>(
     attempt: impl FnMut() -> F,
 ) -> Result<T, ArtifactError> {
@@ -470,7 +477,7 @@ mod tests {
         let size = RANGE * 2 + 5;
         fs::write(root.join("long"), vec![1; size as usize]).unwrap();
         let state = run(store(&root).head(&artifact("long"))).unwrap();
-        // What the first range has is told apart from what would be fetched.
+        // The noted first range gets other bytes than the store has, so that the test sees which are kept.
         let mut part = vec![0; size as usize];
         part[..RANGE as usize].fill(2);
         let begun = Begun::new(size, &state.version.unwrap(), false);
@@ -496,7 +503,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, dst.join("a")).unwrap();
         assert!(run(download(store(&root), &artifact("a"), &dst)).is_err());
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
-        // A link that is the target itself is replaced, and what it led to is left alone.
+        // A link that is the target itself is replaced, and the link's own target stays unchanged.
         fs::write(root.join("b"), "new").unwrap();
         fs::write(outside.join("b"), "old").unwrap();
         std::os::unix::fs::symlink(outside.join("b"), dst.join("b")).unwrap();

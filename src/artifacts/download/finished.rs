@@ -1,4 +1,4 @@
-//! What a download of a folder has brought already, which the next one need not fetch if it does not come to its end.
+//! Files that an interrupted download of a folder has completed, so that the next download need not fetch them.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::part_file::{self, Begun, NOFOLLOW};
 use crate::mlflow::artifact_path::ArtifactPath;
 
-/// The long files of a folder that are at their targets, a line for each. Whoever else fetches the same folder to the
-/// same place at a time adds to them, or takes them away: then there is more to fetch.
+/// The long files of a folder that are at their targets, with a line for each. Another process that downloads the same
+/// folder to the same place at the same time adds lines or removes them; then there is more to fetch.
 pub(crate) struct Finished {
     note: PathBuf,
     found: HashMap<String, File>,
@@ -23,7 +23,7 @@ pub(crate) struct Finished {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct File {
     begun: Begun,
-    /// Number and time of change in nanoseconds: of what somebody has changed or replaced they are others.
+    /// Inode number; it and the time of change (in nanoseconds) differ once somebody has changed or replaced the file.
     inode: u64,
     modified: i128,
 }
@@ -40,8 +40,8 @@ impl File {
 }
 
 impl Finished {
-    /// What an interrupted download of the folder to the same place has left.
-    pub fn of(root: &Path, folder: &ArtifactPath) -> Self {
+    /// Returns the note that an interrupted download of the folder to the same place has left.
+    pub(crate) fn of(root: &Path, folder: &ArtifactPath) -> Self {
         let note = root.join(part_file::name_of(folder, "-done"));
         let mut options = OpenOptions::new();
         let text = options
@@ -58,8 +58,8 @@ impl Finished {
         Self { note, found }
     }
 
-    /// Whether a version of a file is at its target.
-    pub fn has(&self, path: &ArtifactPath, version: &str, target: &Path) -> bool {
+    /// Returns true where a version of a file is at its target.
+    pub(crate) fn has(&self, path: &ArtifactPath, version: &str, target: &Path) -> bool {
         let Some(noted) = self.found.get(path.as_str()) else {
             return false;
         };
@@ -67,8 +67,8 @@ impl Finished {
         File::at(target, begun).as_ref() == Some(noted)
     }
 
-    /// Notes that a version of a file is at its target. What cannot be noted is fetched again.
-    pub fn add(&self, path: &ArtifactPath, size: u64, version: &str, target: &Path) {
+    /// Notes that a version of a file is at its target. A file without a note is fetched again.
+    pub(crate) fn add(&self, path: &ArtifactPath, size: u64, version: &str, target: &Path) {
         let Some(file) = File::at(target, Begun::new(size, version, false)) else {
             return;
         };
@@ -81,8 +81,8 @@ impl Finished {
         let _ = note.and_then(|mut note| note.write_all(format!("{line}\n").as_bytes()));
     }
 
-    /// The whole folder is there.
-    pub fn end(self) {
+    /// Ends the download: the whole folder is there, so the note is removed.
+    pub(crate) fn end(self) {
         let _ = fs::remove_file(self.note);
     }
 }
@@ -103,7 +103,7 @@ mod tests {
         let first = Finished::of(dir.path(), &folder);
         assert!(!first.has(&long, "1", &targets[0]));
         first.add(&long, 5, "1", &targets[0]);
-        // Of another length than the store says, and one that is not there.
+        // One file has another length than the store says, and the other file does not exist.
         first.add(&other, 6, "1", &targets[1]);
         first.add(&other, 5, "1", &dir.path().join("nowhere"));
         // A kill tears the last line.

@@ -1,5 +1,5 @@
-//! Downloads: whole or not at all, in ranges, and gone on with after an interruption.
+//! Downloads: each is complete or not done at all, is fetched in ranges, and continues after an interruption.
 
-pub mod fetch;
-pub mod finished;
-pub mod part_file;
+pub(crate) mod fetch;
+pub(crate) mod finished;
+pub(crate) mod part_file;

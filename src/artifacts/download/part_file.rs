@@ -1,8 +1,9 @@
-//! Where a file lies until its download is whole: beside its target, under a name of its own. That of a long file has
-//! a note of what has arrived behind its last byte.
+//! The place of a file until its download is whole: beside its target, under a name of its own. The place of a long
+//! file also has a note, behind the file's last byte, of the ranges that have arrived.
 //!
-//! It is locked: processes and threads that fetch the same file at a time have a place each. What a kill has left is
-//! taken over by whoever comes next. Where the file system has no locks, every place is of one download alone.
+//! The place is locked: processes and threads that fetch the same file at the same time have a place each. The next
+//! download takes over a place that a kill has left. Where the file system has no locks, each place is for one download
+//! only.
 
 use std::{
     collections::BTreeSet,
@@ -25,30 +26,30 @@ use crate::{
     os::{copy_file, file_lock::FileLock},
 };
 
-/// Places that are looked through for what a kill has left.
+/// Number of places that are searched for the rest of a killed download.
 const PLACES: usize = 16;
 
-/// How long what is being written is waited for when a download has ended without it.
+/// Longest time that the end of a failed download waits for writes in progress.
 const PATIENCE_MS: u64 = 1000;
 
-/// A link in the place of a file of ours is not followed: it could lead anywhere.
+/// Flag to not follow a link in the place of our own file, because a link could lead anywhere.
 pub(crate) const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
-/// First line of a note: of what the ranges are that follow, a line for each.
+/// First line of a note: describes the file of the ranges that follow, with a line for each range.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Begun {
     /// Length of the file in bytes.
     pub size: u64,
-    /// Of the file, as the store names it.
+    /// Version of the file, as the store names it.
     pub version: String,
-    /// The start of this machine that the ranges are of, where nothing but the note tells that they are whole: with the
-    /// power goes what the disk did not have yet.
+    /// Boot id of the machine at the time of the ranges, where only the note says that they are whole: in a power loss,
+    /// the bytes that were not on the disk yet are lost.
     pub boot: Option<String>,
 }
 
 impl Begun {
-    /// Of a file whose ranges are compared with a checksum, or are not.
-    pub fn new(size: u64, version: &str, is_compared: bool) -> Self {
+    /// Makes the first line for a file; `is_compared` is true where its ranges are compared with a checksum.
+    pub(crate) fn new(size: u64, version: &str, is_compared: bool) -> Self {
         let boot = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
             size,
@@ -58,32 +59,32 @@ impl Begun {
     }
 }
 
-/// The place of one file.
+/// The place where one file arrives.
 #[derive(Debug)]
 pub(crate) struct Landing {
     path: PathBuf,
     file: Arc<File>,
-    /// `None` where the file system has no locks.
+    /// The lock; `None` where the file system has no locks.
     lock: Option<FileLock>,
-    /// Where the next line of the note belongs.
+    /// Offset of the next line of the note.
     end: AtomicU64,
-    /// Whether it stays when this is dropped: somebody can go on with it, or it is at its target.
+    /// True where the file stays when this value is dropped: a later download can continue it, or it is at its target.
     stays: AtomicBool,
-    /// Other places with something in them, of a kill or of somebody who is at it.
+    /// Other places with content, from a killed download or from one that is still running.
     others: Vec<PathBuf>,
 }
 
 impl Landing {
-    /// The first place in a folder that nobody else has.
+    /// Takes the first place in a folder that no other download has.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn take(folder: &Path, path: &ArtifactPath) -> io::Result<Self> {
+    /// Errors of the file system.
+    pub(crate) fn take(folder: &Path, path: &ArtifactPath) -> io::Result<Self> {
         let place = |number| match number {
             0 => folder.join(name_of(path, "")),
             number => folder.join(name_of(path, &format!("-{number}"))),
         };
-        // Something to go on with first.
+        // Places with something to continue are tried first.
         let (mut left, free): (Vec<_>, Vec<_>) = (0..PLACES)
             .map(place)
             .partition(|place| fs::symlink_metadata(place).is_ok());
@@ -103,7 +104,7 @@ impl Landing {
                         .open(&place)?;
                     (place, Arc::new(file), None)
                 }
-                // What another user has left.
+                // Another user has left this place.
                 Err(error) if is_foreign(&error, &place) => continue,
                 Err(error) => return Err(error),
             };
@@ -121,21 +122,21 @@ impl Landing {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Where the file lies.
-    pub fn path(&self) -> &Path {
+    /// Returns the path of the arriving file.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What has arrived of the file, and behind it the note.
-    pub fn file(&self) -> &Arc<File> {
+    /// Returns the arriving file: its bytes, and the note behind them.
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// The file, with nothing in it, for one that nobody can go on with.
+    /// Empties and returns the file, for a download that cannot be continued later.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn begin(&self) -> io::Result<&Arc<File>> {
+    /// Errors of the file system.
+    pub(crate) fn begin(&self) -> io::Result<&Arc<File>> {
         self.stays.store(false, Ordering::Relaxed);
         if self.file.metadata()?.len() > 0 {
             self.file.set_len(0)?;
@@ -143,11 +144,11 @@ impl Landing {
         Ok(&self.file)
     }
 
-    /// The file, and the ranges that it has already.
+    /// Returns the file, and the ranges that it has already.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn go_on(&self, begun: &Begun) -> io::Result<(&Arc<File>, BTreeSet<u64>)> {
+    /// Errors of the file system.
+    pub(crate) fn go_on(&self, begun: &Begun) -> io::Result<(&Arc<File>, BTreeSet<u64>)> {
         let done = match self.done(begun)? {
             Some(done) => done,
             None => {
@@ -161,10 +162,10 @@ impl Landing {
         Ok((&self.file, done))
     }
 
-    /// What an interrupted download of the same file has noted.
+    /// Returns the ranges that an interrupted download of the same file has noted.
     fn done(&self, begun: &Begun) -> io::Result<Option<BTreeSet<u64>>> {
         let mut note = self.behind(begun.size)?;
-        // What follows the last line's end was torn, and would be the beginning of the next line.
+        // A line without an end was torn, and the next line must not be written behind it.
         let end = note.iter().rposition(|byte| *byte == b'\n');
         note.truncate(end.map_or(0, |end| end + 1));
         let text = String::from_utf8(note).unwrap_or_default();
@@ -181,18 +182,18 @@ impl Landing {
         Ok(Some(lines.filter_map(|line| line.parse().ok()).collect()))
     }
 
-    /// The bytes behind a file of so many.
+    /// Returns the bytes behind the first `size` bytes.
     fn behind(&self, size: u64) -> io::Result<Vec<u8>> {
         let length = self.file.metadata()?.len().saturating_sub(size);
-        // They may be of a longer file instead: no note has a line for every 64 KiB.
+        // The bytes may belong to a longer file instead: no note has a line for every 64 KiB.
         let length = length.min((1 << 16) + (size >> 16));
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, size)?;
         Ok(bytes)
     }
 
-    /// Notes that a range has arrived. One that a full disk does not take is a range that is fetched again.
-    pub fn add(&self, range: u64) {
+    /// Notes that a range has arrived. If a full disk refuses the line, the range is fetched again.
+    pub(crate) fn add(&self, range: u64) {
         let _ = self.note(&range.to_string());
     }
 
@@ -202,31 +203,32 @@ impl Landing {
         self.file.write_all_at(line.as_bytes(), at)
     }
 
-    /// What has arrived is of no use.
-    pub fn clear(self) {
+    /// Discards the arrived bytes.
+    pub(crate) fn clear(self) {
         self.stays.store(false, Ordering::Relaxed);
     }
 
-    /// The whole file, of so many bytes, comes to its place; what others have left of it goes.
+    /// Moves the whole file of `size` bytes to its target, and removes what other downloads have left of it.
     ///
     /// # Errors
-    /// Those of the file system; what has arrived can be gone on with then.
-    pub fn publish(self, target: &Path, size: u64) -> io::Result<()> {
+    /// Errors of the file system; a later download can then continue.
+    pub(crate) fn publish(self, target: &Path, size: u64) -> io::Result<()> {
         let note = self.behind(size)?;
         if !note.is_empty() {
             self.file.set_len(size)?;
         }
         let placed = copy_file::settle(&self.file).and_then(|()| {
             let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
-            // An artifact may have the name of this place.
+            // An artifact may have the same name as this place.
             if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
                 return Err(io::Error::other(
                     "another file has come to where it has arrived",
                 ));
             }
-            match ours.len() == size {
-                true => fs::rename(&self.path, target),
-                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            if ours.len() == size {
+                fs::rename(&self.path, target)
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
             }
         });
         if let Err(error) = placed {
@@ -245,7 +247,8 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        // The lock is on what others write to for a moment, after an error or Ctrl-C: whoever comes next is to find it.
+        // After an error or Ctrl-C, other threads still write for a moment to the locked file: the next download should
+        // find it unlocked, so this waits for them.
         for _ in 0..PATIENCE_MS {
             if Arc::strong_count(&self.file) == 1 + usize::from(self.lock.is_some()) {
                 break;
@@ -258,18 +261,18 @@ impl Drop for Landing {
     }
 }
 
-/// The name of a file of ours that is on its way to a path; `which` tells those apart that are at a time.
+/// Returns the name of our own file that is in transit to a path; `which` distinguishes concurrent files.
 pub(crate) fn name_of(path: &ArtifactPath, which: &str) -> String {
     let hash = crc32fast::hash(path.as_str().as_bytes());
     format!(".heimdall-{hash:08x}{which}.part")
 }
 
-/// Whether that is the name of a file of ours that has not arrived.
+/// Returns true where `name` is that of our own file that has not arrived completely.
 pub(crate) fn is_part(name: &str) -> bool {
     name.starts_with(".heimdall-") && name.ends_with(".part")
 }
 
-/// Whether a place that is there may not be written to.
+/// Returns true where a place exists and may not be written to.
 fn is_foreign(error: &io::Error, place: &Path) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(place).is_ok()
 }
@@ -281,7 +284,7 @@ enum Lock {
     Unknown,
 }
 
-/// A place that nobody else has.
+/// Locks a place that no other download has.
 fn lock(place: &Path) -> io::Result<Lock> {
     loop {
         if fs::symlink_metadata(place).is_ok_and(|metadata| !metadata.is_file()) {
@@ -302,13 +305,13 @@ fn lock(place: &Path) -> io::Result<Lock> {
             }
         };
         let ours = lock.file().metadata()?;
-        // Whoever had it may have removed it in between.
+        // The previous owner of the place may have removed it in between.
         if !fs::symlink_metadata(place).is_ok_and(|there| there.ino() == ours.ino()) {
             continue;
         }
         match ours.nlink() {
             0 | 1 => return Ok(Lock::Taken(lock)),
-            // What is written to it would be in somebody else's copy as well.
+            // Bytes written to this file would also appear in the copy of its other name.
             _ => fs::remove_file(place)?,
         }
     }
@@ -343,7 +346,7 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), [7; 20]);
         let part = first.path().to_owned();
         drop(first);
-        // A kill tears the last line; the number that it begins with is another's.
+        // A kill tears the last line; the number that it begins with is that of another range.
         let kept = fs::read(&part).unwrap();
         fs::write(&part, &kept[..kept.len() - 2]).unwrap();
         let again = take();
@@ -352,7 +355,7 @@ mod tests {
         again.add(3);
         assert_eq!(done(&again), BTreeSet::from([1, 3]));
         drop(again);
-        // What is left of a second one is gone on with as well, when the first has ended.
+        // The rest of a second download is continued as well, once the first has ended.
         let (first, second) = (take(), take());
         done(&second);
         second.add(2);
@@ -395,7 +398,7 @@ mod tests {
             let mut content = vec![1; other.size as usize];
             file.read_exact_at(&mut content, 0).unwrap();
             assert!(content.iter().all(|byte| *byte == 0));
-            // Whole, and then without a note: nothing to go on with either.
+            // The file is whole, and then has no note: there is nothing to continue either.
             assert!(landing.begin().unwrap().metadata().unwrap().len() == 0);
             assert!(landing.go_on(&other).unwrap().1.is_empty());
             landing.clear();
@@ -416,7 +419,7 @@ mod tests {
         landing.go_on(&Begun::new(1, "", true)).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
         landing.clear();
-        // So is one that shares its bytes with another name.
+        // The same holds for a file that shares its bytes with another name.
         fs::hard_link(&outside, &place).unwrap();
         let landing = Landing::take(dir.path(), &path).unwrap();
         landing.go_on(&Begun::new(1, "", true)).unwrap();
@@ -436,11 +439,11 @@ mod tests {
         let target = dir.path().join("file");
         fs::create_dir_all(target.join("in it")).unwrap();
         landing.publish(&target, 20).unwrap_err();
-        // The store cannot say what the file is.
+        // The store cannot tell the file's version.
         drop(take());
         let landing = take();
         assert_eq!(landing.go_on(&begun).unwrap().1, BTreeSet::from([0]));
-        // What is shorter than it should be has lost something.
+        // A file that is shorter than it should be has lost bytes.
         landing.file().set_len(19).unwrap();
         landing.publish(&dir.path().join("short"), 20).unwrap_err();
         assert!(!dir.path().join("short").exists());
@@ -452,7 +455,7 @@ mod tests {
         let path = ArtifactPath::parse("file").unwrap();
         let landing = Landing::take(dir.path(), &path).unwrap();
         landing.go_on(&Begun::new(20, "1", true)).unwrap();
-        // An artifact that has its name.
+        // An artifact has the same name as the place.
         let other = dir.path().join("other");
         fs::write(&other, [7; 20]).unwrap();
         fs::rename(&other, landing.path()).unwrap();

@@ -1,4 +1,4 @@
-//! The HTTP client under an object store: certificates, refusals that can be told apart, checksums compared.
+//! The HTTP client of an object store: certificates, distinguishable refusals, and comparison of checksums.
 
 use std::{path::Path, time::Duration};
 
@@ -16,30 +16,30 @@ use serde::Deserialize;
 use crate::{artifacts::checksum::Checksum, net::tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection whose other end is silent for so long is given up.
+/// Time after which a silent connection is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Longest error that is read.
 const MAX_ERROR: usize = 64 << 10;
-/// What stores call an object that is not there.
+/// Codes by which stores report a missing object.
 const NO_OBJECT: [&str; 2] = ["NoSuchKey", "BlobNotFound"];
-/// What a store says of the bytes that it has taken, in the words they were announced in.
+/// Headers of the checksum that a store has of the received bytes; requests announce it under the same names.
 const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"];
 
-/// A store says no, by one of its codes.
+/// A refusal by a store, with one of its codes.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}: {message}")]
 pub(crate) struct Refusal {
-    /// The status of its answer.
+    /// Status of the answer.
     pub status: u16,
-    /// For example `AccessDenied`.
+    /// Code, for example `AccessDenied`.
     pub code: String,
-    /// Its sentence.
+    /// Message of the store.
     pub message: String,
-    /// There is no more to it than the status: the reason may be one that passes.
+    /// True where the answer has nothing but a status: the reason may be temporary.
     pub says_nothing: bool,
 }
 
-/// A store says that it has other bytes than were sent.
+/// The store reports other bytes than were sent.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the store has {found} where {sent} was sent ({name}): the bytes were damaged on their way or in the store"
@@ -58,8 +58,8 @@ struct Answer {
     message: String,
 }
 
-/// A client for stores of objects that has not connected yet; the reason where certificates cannot be read. A request
-/// whose answer has not begun after `patience` is given up.
+/// Returns a client for object stores that has not connected yet, or the reason why certificates cannot be read. Gives
+/// up a request whose answer has not begun after `patience`.
 pub(crate) fn http_client(
     insecure_tls: bool,
     ca_bundle: Option<&Path>,
@@ -73,7 +73,7 @@ pub(crate) fn http_client(
         .pool_idle_timeout(SILENCE)
         .http1_only()
         .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
-        // A signature is for one host: a store that moves says so in its error.
+        // A signature is for one host, so redirects are not followed: a store that has moved says so in its error.
         .redirect(reqwest::redirect::Policy::none())
         .tls_danger_accept_invalid_certs(insecure_tls);
     #[cfg(target_os = "linux")]
@@ -88,13 +88,13 @@ pub(crate) fn http_client(
     builder.build().map_err(|error| error.to_string())
 }
 
-/// Hands the same client to everything that talks to one store.
+/// Hands the same client to all parts that talk to one store.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector(Service);
 
 impl Connector {
-    /// A client that has not connected yet; the reason where certificates cannot be read.
-    pub fn new(insecure_tls: bool, ca_bundle: Option<&Path>) -> Result<Self, String> {
+    /// Makes a client that has not connected yet; fails with the reason where certificates cannot be read.
+    pub(crate) fn new(insecure_tls: bool, ca_bundle: Option<&Path>) -> Result<Self, String> {
         let client = http_client(insecure_tls, ca_bundle, SILENCE * 5)?;
         Ok(Self(Service(client)))
     }
@@ -125,11 +125,11 @@ impl HttpService for Service {
             && found != sent
         {
             let lie = OtherChecksum { name, sent, found };
-            // What was damaged on its way is sent again.
+            // Bytes that were damaged in transit are sent again.
             return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
         }
         let status = response.status();
-        // There is nothing to read in an answer to HEAD.
+        // An answer to HEAD has no body to read.
         if is_head && matches!(status.as_u16(), 400 | 405 | 501) {
             let refusal = Refusal {
                 status: status.as_u16(),
@@ -139,10 +139,10 @@ impl HttpService for Service {
             };
             return Err(HttpError::new(HttpErrorKind::Unknown, refusal));
         }
-        // These say more by their code than by their status; the rest is understood and retried by the caller.
+        // These statuses say less than their codes; the caller understands and retries the others.
         let tells = match status.as_u16() {
             400 | 401 | 403 | 404 => true,
-            // What a store has not learned it does not learn meanwhile.
+            // A store that does not know a checksum will not know it at the next attempt either.
             501 => has_sum,
             _ => false,
         };
@@ -169,7 +169,7 @@ impl HttpService for Service {
     }
 }
 
-/// The checksum that a request announces or an answer confirms, by one of these names.
+/// Returns the checksum that a request announces or an answer confirms, under one of these names.
 fn checksum(headers: &HeaderMap, names: &[&'static str]) -> Option<(&'static str, String)> {
     names.iter().find_map(|name| {
         let value = headers.get(*name)?.to_str().ok()?;
@@ -179,7 +179,7 @@ fn checksum(headers: &HeaderMap, names: &[&'static str]) -> Option<(&'static str
 
 fn answer(body: &[u8]) -> Option<Answer> {
     let text = std::str::from_utf8(body.get(..body.len().min(MAX_ERROR))?).ok()?;
-    // Azure begins with a byte-order mark.
+    // Azure's answers begin with a byte-order mark.
     quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).ok()
 }
 

@@ -1,4 +1,4 @@
-//! The credentials of an S3 store, wherever they come from.
+//! The credentials of an S3 store, from any source.
 
 use std::{
     fmt,
@@ -20,24 +20,24 @@ use tokio::sync::Mutex;
 
 use crate::net::secret::Secret;
 
-/// How long before they expire keys are asked for anew; botocore does so as well.
+/// Time before their expiry at which keys are fetched anew; botocore does the same.
 const EARLY: TimeDelta = TimeDelta::minutes(10);
-/// How long a program may take to print keys.
+/// Longest time that a program may take to print keys.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has ended.
+/// Time between two checks that the program has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// No credentials were found where they were looked for.
+/// No credentials were found in any of the known places.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Missing(#[source] object_store::Error);
 
-/// Credentials that say so when there are none.
+/// Credentials that report when there are none.
 #[derive(Debug)]
 pub(crate) struct Credentials(AwsCredentialProvider);
 
 impl Credentials {
-    pub fn wrap(provider: &AwsCredentialProvider) -> AwsCredentialProvider {
+    pub(crate) fn wrap(provider: &AwsCredentialProvider) -> AwsCredentialProvider {
         Arc::new(Self(Arc::clone(provider)))
     }
 }
@@ -55,9 +55,9 @@ impl CredentialProvider for Credentials {
     }
 }
 
-/// Keys that a program prints, which the `credential_process` of a profile names.
+/// Keys that a program prints, which `credential_process` of a profile names.
 ///
-/// What it prints: <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>.
+/// The format is described at <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>.
 pub(crate) struct Printed {
     command: Secret,
     kept: Mutex<Option<Kept>>,
@@ -79,7 +79,7 @@ struct Keys {
 }
 
 impl Printed {
-    pub fn by(command: Secret) -> Self {
+    pub(crate) fn by(command: Secret) -> Self {
         Self {
             command,
             kept: Mutex::default(),
@@ -124,7 +124,8 @@ impl CredentialProvider for Printed {
     }
 }
 
-/// The keys that a program prints; else why there are none, without a word of what it says: that may be secret.
+/// Returns the keys that a program prints, or the reason why there are none. The reason has no word of the program's
+/// output, which may be secret.
 fn read(command: &Secret) -> Result<Keys, String> {
     let output = output(command).map_err(|error| {
         format!(
@@ -147,7 +148,7 @@ fn read(command: &Secret) -> Result<Keys, String> {
     }
 }
 
-/// Runs a program to its end, as AWS's own clients in Rust do, and returns what it prints.
+/// Runs a program to its end, as AWS's own clients in Rust do, and returns its output.
 fn output(command: &Secret) -> io::Result<Vec<u8>> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command.reveal()])

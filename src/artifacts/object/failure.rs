@@ -1,4 +1,4 @@
-//! What an object store's errors mean to whoever waits for it.
+//! The meaning of an object store's errors for the waiting caller.
 
 use std::error::Error as StdError;
 
@@ -7,7 +7,7 @@ use super::{
     credentials::Missing,
 };
 
-/// Codes by which stores say that they do not know us; all objects fare alike.
+/// Codes by which stores reject the credentials; they concern all objects alike.
 const KEYS: [&str; 11] = [
     "AuthenticationFailed",
     "AuthorizationHeaderMalformed",
@@ -22,54 +22,54 @@ const KEYS: [&str; 11] = [
     "TokenRefreshRequired",
 ];
 
-/// Why an object store has not done what it was asked to.
+/// A reason for which an object store has not carried out a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectFailure {
-    /// It cannot be reached, or cannot at present.
+    /// The store cannot be reached, or not at present.
     #[error("the store cannot be reached or cannot answer at present: {}", innermost(.0))]
     Unavailable(#[source] object_store::Error),
-    /// It does not know us.
+    /// The store rejects the credentials.
     #[error("the store does not accept the credentials ({said}): check {check}")]
     Credentials {
-        /// Its own words.
+        /// The store's own words.
         said: String,
-        /// Where the credentials come from.
+        /// Source of the credentials, for the user to check.
         check: &'static str,
     },
-    /// There are none.
+    /// There are no credentials.
     #[error(
         "no credentials were found for the store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the \
          settings' access key and secret key ({})",
         innermost(.0)
     )]
     NoCredentials(#[source] object_store::Error),
-    /// Signatures hold for some minutes.
+    /// The clocks differ too much: signatures are valid for some minutes only.
     #[error(
         "the clock of this machine and that of the store differ by more than the store permits ({0}): set the clock"
     )]
     Clock(String),
-    /// No such bucket.
+    /// The bucket does not exist.
     #[error("the bucket does not exist ({0}): create it; what is recorded is delivered then")]
     Bucket(String),
-    /// It knows us and does not let us.
+    /// The store accepts the credentials and forbids the request.
     #[error("the store does not permit this ({0})")]
     Forbidden(String),
-    /// What the store has is not what was sent.
+    /// The stored bytes differ from the sent bytes.
     #[error("the bytes that arrived are not those that were sent: {}", innermost(.0))]
     Checksum(#[source] object_store::Error),
-    /// An upload in parts that the store no longer knows.
+    /// The store no longer knows an upload in parts.
     #[error("the store no longer knows the parts that were sent ({0})")]
     PartsGone(String),
-    /// It does not know the checksum that it was sent, or makes another of the whole.
+    /// The store does not know the kind of checksum, or computes another one for the whole file.
     #[error("the store does not know CRC-64/NVME as it is")]
     SumUnknown,
-    /// It refuses for another reason.
+    /// The store refuses for another reason.
     #[error("the store refuses this: {0}")]
     Refused(#[source] object_store::Error),
 }
 
 impl ObjectFailure {
-    /// True where trying again later can help.
+    /// Returns true where trying again later can help.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_)
@@ -79,7 +79,7 @@ impl ObjectFailure {
             | Self::Bucket(_)
             | Self::Checksum(_)
             | Self::PartsGone(_) => true,
-            // With HEAD a token that has run out is no more than a 400.
+            // In the answer to HEAD, an expired token is nothing more than a 400.
             Self::Refused(error) => {
                 find::<Refusal>(error).is_some_and(|refusal| refusal.says_nothing)
             }
@@ -87,7 +87,7 @@ impl ObjectFailure {
         }
     }
 
-    /// Whether the store sees no sense in the request, as one does that knows less than the sender.
+    /// Returns true where the store does not understand the request, because it supports less than the sender uses.
     pub(crate) fn is_not_understood(&self) -> bool {
         match self {
             Self::Refused(error) => find::<Refusal>(error)
@@ -142,7 +142,7 @@ impl From<object_store::Error> for ObjectFailure {
     }
 }
 
-/// Where the credentials for the store of an error come from, as the reader is told it.
+/// Returns a description of the credentials for the store of an error, for the user.
 fn credentials_of(error: &object_store::Error) -> &'static str {
     match error {
         object_store::Error::Generic { store: "GCS", .. } => "GOOGLE_APPLICATION_CREDENTIALS",
@@ -153,23 +153,23 @@ fn credentials_of(error: &object_store::Error) -> &'static str {
         object_store::Error::Generic { .. } => {
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the settings' access key and secret key"
         }
-        // These do not say whose they are.
+        // These errors do not say which store they are from.
         _ => "the keys or the token",
     }
 }
 
-/// Whether it is the object alone that is not there.
+/// Returns true where only the object is missing.
 pub(crate) fn missing(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { .. })
 }
 
-/// What lies at the bottom of an error: the wrappers of a driver repeat each other, and the last of them says little.
+/// Returns the messages of an error and of the errors inside it, without the wrappers that only repeat another message.
 fn innermost(error: &object_store::Error) -> String {
     let mut texts: Vec<String> = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
         let text = error.to_string();
-        // A wrapper that has the text of what it wraps says no more than that.
+        // A wrapper that contains the text of the error inside it says nothing more.
         texts.retain(|wrapper| !wrapper.contains(&text));
         texts.push(text);
         next = error.source();

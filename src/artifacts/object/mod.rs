@@ -1,9 +1,9 @@
-//! Artifacts in an object store: S3 and what speaks its language, Google Cloud Storage, Azure Blob Storage.
+//! Artifacts in an object store: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
-pub mod connector;
-pub mod credentials;
-pub mod failure;
-pub mod multipart;
-pub mod s3;
-pub mod store;
-pub mod unfinished;
+pub(crate) mod connector;
+pub(crate) mod credentials;
+pub(crate) mod failure;
+pub(crate) mod multipart;
+pub(crate) mod s3;
+pub(crate) mod store;
+pub(crate) mod unfinished;

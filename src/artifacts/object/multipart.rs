@@ -1,9 +1,10 @@
-//! Uploads in parts, which go on where they were interrupted.
+//! Uploads in parts, which continue after an interruption.
 //!
-//! What has been sent is noted beside the staged file, a line for each part. A process that comes later goes on with
-//! the same upload at the store and sends what is missing.
+//! The sent parts are noted beside the staged file, with a line for each part. A later process continues the same
+//! upload at the store and sends the missing parts.
 //!
-//! Parts have checksums that add up to one of the whole, where the store knows them; else each has its SHA-256.
+//! If the store supports it, parts have checksums that add up to one of the whole file; otherwise each part has its
+//! SHA-256.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -39,64 +40,65 @@ use crate::{
     mlflow::artifact_path::ArtifactPath,
 };
 
-/// Length of a part; longer where the store would count too many.
+/// Length of a part; it is longer where a file would have too many parts.
 const PART: u64 = 8 << 20;
-/// As many parts as S3 takes of a file.
+/// Most parts that S3 accepts of a file.
 const MAX_PARTS: u64 = 10_000;
-/// Bytes that are on their way at a time.
+/// Bytes that are in transit at a time.
 const IN_FLIGHT: u64 = 32 << 20;
 
-/// What the store compares each part with.
+/// Checksums that the store compares parts with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Sums {
-    /// Nothing, or what says nothing of the whole.
+    /// No checksums, or checksums that say nothing about the whole file.
     #[default]
     OfParts,
-    /// CRC-64/NVME: the store makes that of the whole of them.
+    /// CRC-64/NVME, from which the store computes that of the whole file.
     OfTheWhole,
 }
 
 /// First line of a note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Begun {
-    /// The object's key in its bucket.
+    /// Key of the object in its bucket.
     key: String,
     size: u64,
     part: u64,
     upload: String,
     #[serde(default)]
     sums: Sums,
-    /// When the file was changed last, in nanoseconds since 1970: one that is sent as it lies may be another by now.
+    /// Time of the file's last change, in nanoseconds since 1970: a file that is sent from its own place may have
+    /// changed meanwhile.
     #[serde(default)]
     modified: i64,
 }
 
-/// Places whose store does not know checksums that add up, for all runs of this process.
+/// Returns the places whose store does not know checksums that add up, for all runs of this process.
 fn refused() -> MutexGuard<'static, HashSet<String>> {
     static REFUSED: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is found where a file was put.
+/// The object found at the place of an upload.
 enum Found {
-    /// What was sent, by its checksum.
+    /// The sent bytes, according to the checksum.
     Same,
-    /// What may be it: it is as long, or nobody is told.
+    /// Possibly the sent bytes: the length is equal, or the store does not tell.
     Perhaps,
-    /// Nothing.
+    /// No object.
     Nothing,
-    /// Something else.
+    /// Other bytes.
     Other,
 }
 
-/// What a store has said of a part that it took.
+/// The store's answer to a part that it has accepted.
 #[derive(Deserialize)]
 struct Taken {
     checksum_crc64nvme: Option<String>,
 }
 
-/// The CRC-64/NVME of a part by which the store has taken it.
+/// Returns the CRC-64/NVME with which the store has accepted a part.
 fn sum_of(part: &PartId) -> Option<String> {
     let taken: Taken = quick_xml::de::from_str(&part.content_id).ok()?;
     taken.checksum_crc64nvme
@@ -109,7 +111,7 @@ struct Sent {
     id: String,
 }
 
-/// What was noted of an upload, and where more is.
+/// The note of an upload, and the file to continue it in.
 #[derive(Debug)]
 struct Note {
     file: Option<File>,
@@ -119,7 +121,7 @@ struct Note {
 }
 
 impl Note {
-    /// What an interrupted upload to the same place has left.
+    /// Returns the note that an interrupted upload to the same place has left.
     fn found(path: Option<&Path>, key: &Key) -> Option<Self> {
         let path = path?;
         let text = fs::read_to_string(path).ok()?;
@@ -128,7 +130,7 @@ impl Note {
         if begun.key != key.as_ref() || begun.part == 0 {
             return None;
         }
-        // A line that a kill has torn is a part that is sent again.
+        // A part whose line was torn by a kill is sent again.
         let sent = lines
             .filter_map(|line| serde_json::from_str::<Sent>(line).ok())
             .map(|sent| {
@@ -143,12 +145,12 @@ impl Note {
             begun,
             sent,
         };
-        // What follows a torn line is a line of its own.
+        // The text behind a torn line must be a line of its own.
         note.write("");
         Some(note)
     }
 
-    /// Whether it is of this file as it is now.
+    /// Returns true where the note is of this file as it is now.
     fn is_of(&self, size: u64, modified: i64) -> bool {
         self.begun.size == size && self.begun.modified == modified
     }
@@ -184,7 +186,7 @@ impl Note {
         self.sent.insert(part, id);
     }
 
-    /// On a disk that takes nothing the upload goes on all the same; it only could not be resumed.
+    /// Writes a line. On a disk that refuses it, the upload continues all the same, but cannot be resumed.
     fn write(&mut self, line: &str) {
         if let Some(file) = &mut self.file {
             let _ = file.write_all(format!("{line}\n").as_bytes());
@@ -197,7 +199,8 @@ impl Note {
         }
     }
 
-    /// The checksum of the whole; `None` while parts are missing, or where they have none that add up.
+    /// Returns the checksum of the whole file; `None` while parts are missing, or where the parts have no checksums
+    /// that add up.
     fn sum_of_all(&self) -> Option<Checksum> {
         let ranges = self.ranges();
         let parts = ranges.into_iter().enumerate().map(|(part, range)| {
@@ -247,7 +250,7 @@ impl ObjectArtifacts {
                 return Ok(());
             };
             let begins_anew = match failure(&error) {
-                // Completed before a kill that came before the note of it, or swept away.
+                // The upload was completed just before a kill and not noted, or the store has removed it.
                 Some(ObjectFailure::PartsGone(_)) if is_from_before => {
                     let has_all = note.sent.len() == note.ranges().len();
                     if has_all && matches!(self.find(&upload, &note, None).await?, Found::Same) {
@@ -264,7 +267,7 @@ impl ObjectArtifacts {
                 _ => false,
             };
             note.remove();
-            // What stays of it all the same, `gc` finds.
+            // If parts remain all the same, `gc` finds them.
             let _ = self.store.abort_multipart(&key, &note.begun.upload).await;
             if !begins_anew {
                 return Err(error);
@@ -276,7 +279,7 @@ impl ObjectArtifacts {
         }
     }
 
-    /// Begins an upload at the store, with checksums that add up if it may and the store knows them.
+    /// Begins an upload at the store, with checksums that add up where that is allowed and the store knows them.
     async fn begin(
         &self,
         upload: Upload<'_>,
@@ -285,9 +288,10 @@ impl ObjectArtifacts {
         may_sum: bool,
     ) -> Result<Begun, ArtifactError> {
         let options = PutMultipartOptions {
-            attributes: match self.types_of_parts {
-                true => self.attributes(upload.path),
-                false => Attributes::new(),
+            attributes: if self.types_of_parts {
+                self.attributes(upload.path)
+            } else {
+                Attributes::new()
             },
             ..PutMultipartOptions::default()
         };
@@ -301,7 +305,7 @@ impl ObjectArtifacts {
             None => None,
             Some(summing) => match create(&*summing.creating).await {
                 Ok(id) => Some(id),
-                // Some buckets forbid payloads that are not signed.
+                // Some buckets forbid unsigned payloads.
                 Err(error) if is_not_understood(&error) || is_forbidden(&error) => None,
                 Err(error) => return Err(error),
             },
@@ -332,7 +336,7 @@ impl ObjectArtifacts {
         }
     }
 
-    /// Sends a part, and says by what the store knows it.
+    /// Sends a part, and returns the store's id of it.
     async fn send(
         &self,
         upload: Upload<'_>,
@@ -349,16 +353,17 @@ impl ObjectArtifacts {
         let sent = sent.map_err(|error| self.part_failed(upload.path, error));
         let is_unknown = match &sent {
             Err(error) => is_not_understood(error),
-            // Whoever does not confirm it has not compared it.
+            // A store that does not confirm the checksum has not compared it.
             Ok(sent) => sum_of(sent).is_none(),
         };
-        match summing.is_some() && is_unknown {
-            true => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
-            false => sent,
+        if summing.is_some() && is_unknown {
+            Err(self.not_done(upload.path, ObjectFailure::SumUnknown))
+        } else {
+            sent
         }
     }
 
-    /// Sends the parts that are missing, and makes one file of all.
+    /// Sends the missing parts, and makes one file of all parts.
     async fn go_on(
         &self,
         upload: Upload<'_>,
@@ -405,7 +410,7 @@ impl ObjectArtifacts {
             match sent {
                 Ok(Some((part, sent))) => note.add(part, sent),
                 Ok(None) => {}
-                // Those on their way arrive: they are not sent again.
+                // Parts in transit still arrive and are noted, so they are not sent again.
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
                     failed.get_or_insert(error);
@@ -426,10 +431,11 @@ impl ObjectArtifacts {
             completed => completed?,
         };
         match self.find(&upload, note, completed.e_tag).await? {
-            // The store has said that it made a file of the parts: what has become of that since, or is not seen yet,
-            // is its own affair.
+            // The store has confirmed that it made a file of the parts. It does not matter here if the file has changed
+            // since or is not visible yet.
             Found::Same | Found::Perhaps | Found::Nothing => Ok(()),
-            // Damaged, or the store adds otherwise: without sums both come out right.
+            // The bytes are damaged, or the store adds checksums in another way: an upload without checksums is right
+            // in both cases.
             Found::Other if adds_up => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
             Found::Other => {
                 let reason = format!("it has not the {} bytes that were sent", upload.size);
@@ -438,7 +444,7 @@ impl ObjectArtifacts {
         }
     }
 
-    /// What the store has at the place of an upload, of that version if one is given.
+    /// Returns the object at the place of an upload, of that version if one is given.
     async fn find(
         &self,
         upload: &Upload<'_>,
@@ -455,7 +461,7 @@ impl ObjectArtifacts {
                 let stored = found.extensions.get::<Checksum>().cloned();
                 (found.meta.size, stored)
             }
-            // Whoever only writes may not be allowed to be told checksums, or anything.
+            // A user with write access only may not be allowed to see checksums, or anything else.
             Err(error) if tells_nothing(&error) => match self.head(upload.path).await {
                 Ok(state) => (state.size, None),
                 Err(error) if tells_nothing(&error) => return Ok(Found::Perhaps),
@@ -463,7 +469,7 @@ impl ObjectArtifacts {
                 Err(error) => return Err(error),
             },
             Err(ArtifactError::NotFound { .. }) => return Ok(Found::Nothing),
-            // Somebody has put another there since.
+            // Somebody has put another object there since.
             Err(ArtifactError::Damaged { .. }) => return Ok(Found::Perhaps),
             Err(error) => return Err(error),
         };
@@ -479,15 +485,17 @@ impl ObjectArtifacts {
         })
     }
 
-    /// In an upload in parts, what is not there is the upload.
+    /// Returns the error for a part. If the store reports a missing object in an upload in parts, the upload is
+    /// missing.
     pub(crate) fn part_failed(
         &self,
         path: &ArtifactPath,
         error: object_store::Error,
     ) -> ArtifactError {
-        let source = match super::failure::missing(&error) {
-            true => ObjectFailure::PartsGone(error.to_string()),
-            false => ObjectFailure::from(error),
+        let source = if super::failure::missing(&error) {
+            ObjectFailure::PartsGone(error.to_string())
+        } else {
+            ObjectFailure::from(error)
         };
         self.not_done(path, source)
     }
@@ -504,7 +512,7 @@ fn is_not_understood(error: &ArtifactError) -> bool {
     failure(error).is_some_and(ObjectFailure::is_not_understood)
 }
 
-/// Whether a store does not say what it has, and will not later.
+/// Returns true where a store does not describe the object, and will not later.
 fn tells_nothing(error: &ArtifactError) -> bool {
     is_forbidden(error) || is_not_understood(error)
 }
@@ -513,7 +521,7 @@ fn is_forbidden(error: &ArtifactError) -> bool {
     matches!(failure(error), Some(ObjectFailure::Forbidden(_)))
 }
 
-/// When a file was changed last, in nanoseconds since 1970; 0 where the disk does not say.
+/// Returns the time of a file's last change, in nanoseconds since 1970; 0 where the disk does not say.
 fn modified(file: &File) -> i64 {
     file.metadata().map_or(0, |it| {
         it.mtime()
@@ -522,7 +530,7 @@ fn modified(file: &File) -> i64 {
     })
 }
 
-/// Each place that a staged file goes to has a note of its own.
+/// Returns the path of a note. Each place that a staged file goes to has its own note.
 fn note_path(place: &Path, store: &str, key: &str) -> PathBuf {
     let hash = crc32fast::hash(format!("{store}\n{key}").as_bytes());
     let mut name = place.file_name().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! What S3 needs beyond the other object stores: its settings, checksums and headers.
+//! Additions that S3 needs beyond the other object stores: its settings, checksums and headers.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ pub(crate) fn s3_builder(
         builder = builder.with_region(region);
     }
     if let Some(endpoint) = &access.endpoint_url {
-        // Stores beside AWS have no host name for each bucket.
+        // S3 stores other than AWS have no host name for each bucket.
         builder = builder
             .with_endpoint(endpoint.trim_end_matches('/'))
-            // Else AWS_ENDPOINT_URL_S3 comes before it.
+            // Otherwise, AWS_ENDPOINT_URL_S3 would take precedence.
             .with_config(
                 AmazonS3ConfigKey::S3Endpoint,
                 endpoint.trim_end_matches('/'),
@@ -44,7 +44,7 @@ pub(crate) fn s3_builder(
         builder = builder.with_credentials(Arc::new(Printed::by(command.clone())));
     }
     if let Some(keys) = &access.keys {
-        // As they are: a token of the environment that belongs to other keys must not come with them.
+        // These keys replace the token of the environment as well, because that token belongs to other keys.
         let credential = AwsCredential {
             key_id: keys.access_key_id.reveal().to_owned(),
             secret_key: keys.secret_access_key.reveal().to_owned(),
@@ -58,8 +58,9 @@ pub(crate) fn s3_builder(
     builder
 }
 
-/// CRC-64/NVME, of which a store makes that of the whole when the parts are put together. What TLS protects on its way
-/// is not hashed for the signature as well, as AWS's own clients have it.
+/// Adds checksums of the kind CRC-64/NVME, from which a store computes that of the whole file when the parts are
+/// combined. Payloads that TLS protects in transit are not hashed for the signature as well; AWS's own clients do the
+/// same.
 pub(crate) fn with_checksums_that_add_up(
     builder: AmazonS3Builder,
     insecure_tls: bool,
@@ -67,9 +68,10 @@ pub(crate) fn with_checksums_that_add_up(
     let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
     let is_private = endpoint.is_none_or(|url| url.starts_with("https://")) && !insecure_tls;
     let builder = builder.with_checksum_algorithm(aws::Checksum::CRC64NVME);
-    match is_private {
-        true => builder.with_unsigned_payload(true),
-        false => builder,
+    if is_private {
+        builder.with_unsigned_payload(true)
+    } else {
+        builder
     }
 }
 

@@ -40,17 +40,17 @@ use crate::{
 /// Files up to this length are sent in one request.
 const WHOLE: u64 = 16 << 20;
 
-/// A store with both ways to write to it.
+/// A store with both ways of writing to it.
 pub(crate) trait Objects: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Objects for T {}
 
-/// How uploads in parts are sent whose checksums add up to one of the whole.
+/// Access for uploads in parts whose checksums add up to that of the whole file.
 #[derive(Debug)]
 pub(crate) struct Summing {
-    /// With what is said of new objects.
+    /// The store with the headers for new objects.
     pub(crate) creating: Arc<dyn Objects>,
     pub(crate) parts: Arc<dyn Objects>,
-    /// By what it is remembered that a store does not know such checksums.
+    /// Key under which the process remembers that a store does not know such checksums.
     pub(crate) place: String,
 }
 
@@ -58,26 +58,26 @@ pub(crate) struct Summing {
 #[derive(Debug)]
 pub(crate) struct ObjectArtifacts {
     pub(crate) store: Arc<dyn Objects>,
-    /// The same, with the wish to be told checksums: whoever only writes may not be allowed to have them.
+    /// The same store, which also requests checksums: a user with write access only may not be allowed to see them.
     reading: Arc<dyn Objects>,
-    /// The same, with what is said of new objects.
+    /// The same store with the headers for new objects.
     pub(crate) creating: Arc<dyn Objects>,
     pub(crate) summing: Option<Summing>,
     pub(crate) prefix: String,
     pub(crate) uri: String,
     content_type: Option<String>,
-    /// False where an upload in parts cannot be told the type of what it brings (Azure).
+    /// False where an upload in parts cannot set the content type (Azure).
     pub(crate) types_of_parts: bool,
-    /// How unfinished uploads are listed, where the store can.
+    /// Access to the list of unfinished uploads, where the store has one.
     pub(crate) listing: Option<Listing>,
 }
 
 impl ObjectArtifacts {
-    /// The store of a URI. Nothing is asked of it yet.
+    /// Opens the store of a URI. Sends no request yet.
     ///
     /// # Errors
-    /// [`Invalid::Setting`] for what the settings or the environment say that cannot be.
-    pub fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Invalid> {
+    /// [`Invalid::Setting`] for invalid values in the settings or the environment.
+    pub(crate) fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Invalid> {
         let refuse = |reason: String| Invalid::setting("artifact URI", place.as_str(), reason);
         let not_built = |error: object_store::Error| refuse(error.to_string());
         let (mut content_type, mut listing, mut summing) = (None, None, None);
@@ -176,7 +176,7 @@ impl ObjectArtifacts {
         Key::parse(key).map_err(|error| self.failed(path, error.into()))
     }
 
-    /// The path of an object in the list of a folder; `None` for the mark of that folder.
+    /// Returns the path of an object in the list of a folder; `None` for the mark of that folder.
     fn listed(
         &self,
         folder: &ArtifactPath,
@@ -193,7 +193,7 @@ impl ObjectArtifacts {
         }
     }
 
-    /// The path of an object below the prefix; `None` for the prefix itself.
+    /// Returns the path of an object below the prefix; `None` for the prefix itself.
     pub(crate) fn below(&self, key: &Key) -> Result<Option<ArtifactPath>, ArtifactError> {
         let name = key.as_ref();
         let below = match self.prefix.as_str() {
@@ -220,7 +220,7 @@ impl ObjectArtifacts {
             };
         }
         match error {
-            // Of a key in a list: no path of ours is one.
+            // The key comes from a list: none of our own paths is invalid.
             object_store::Error::InvalidPath {
                 source: PathError::EmptySegment { path } | PathError::BadSegment { path, .. },
             } => ArtifactError::BadName {
@@ -419,7 +419,8 @@ impl ArtifactStore for ObjectArtifacts {
     }
 }
 
-/// A request is tried again a few times at once; what takes longer is for the courier, who tells the user.
+/// Returns the settings for immediate retries: a request is tried again a few times. If that is not enough, the courier
+/// retries and tells the user.
 pub(crate) fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -432,7 +433,7 @@ pub(crate) fn retries() -> RetryConfig {
     }
 }
 
-/// A part of the file of an upload.
+/// Reads a part of the file of an upload.
 pub(crate) async fn read(
     upload: Upload<'_>,
     file: File,

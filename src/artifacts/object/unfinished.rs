@@ -1,8 +1,8 @@
-//! Uploads in parts that were begun at an S3 store and never finished: what a process that died for good has left,
-//! invisible and paid for.
+//! Uploads in parts that were begun at an S3 store and never finished: a process that died for good has left them, and
+//! they are invisible but cost money.
 //!
-//! `object_store` has no call that lists them, so the two questions (`ListMultipartUploads`, `ListParts`) are signed
-//! with its signer and asked here.
+//! `object_store` has no call that lists them, so the two requests (`ListMultipartUploads`, `ListParts`) are signed
+//! with its signer and sent here.
 
 use std::{error::Error as _, time::Duration};
 
@@ -27,23 +27,23 @@ use crate::{
     mlflow::artifact_path::ArtifactPath,
 };
 
-/// How long a signature holds: one request.
+/// Time that a signature is valid: long enough for one request.
 const VALID: Duration = Duration::from_secs(300);
-/// Uploads whose parts are asked for at a time.
+/// Uploads whose parts are listed at a time.
 const TOGETHER: usize = 8;
-/// How often a question is asked before it is given up.
+/// Most attempts at a request.
 const TRIES: u32 = 4;
-/// How long is waited before it is asked again, doubled each time.
+/// Pause before the second attempt; each further pause is twice as long.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Asks an S3 store for what `object_store` does not ask.
+/// Sends an S3 store the requests that `object_store` has no calls for.
 #[derive(Debug)]
 pub(crate) struct Listing {
     store: AmazonS3,
     client: HttpClient,
-    /// Sent with every request, and so signed.
+    /// Headers that are sent with every request, and so signed.
     headers: HeaderMap,
-    /// Another's store, which may have prefixes of its own understanding.
+    /// True for a store other than AWS, which may interpret prefixes in its own way.
     is_beside_aws: bool,
 }
 
@@ -88,7 +88,7 @@ struct Part {
 }
 
 impl Listing {
-    pub fn new(
+    pub(crate) fn new(
         store: &AmazonS3,
         connector: &Connector,
         headers: HeaderMap,
@@ -102,7 +102,7 @@ impl Listing {
         })
     }
 
-    /// The answer to a question about the bucket, or about an object of it.
+    /// Sends a request about the bucket, or about an object in it, and returns the answer.
     async fn ask<T: DeserializeOwned>(
         &self,
         key: &Key,
@@ -136,7 +136,7 @@ impl Listing {
                         failed(format!("its list of uploads cannot be read: {error}").into())
                     });
                 }
-                // Of these the client has made an error, unless they say nothing.
+                // The client has turned such answers into errors, unless they have no body.
                 Ok(answer) if answer.status().is_client_error() => {
                     return Err(failed(answer.status().to_string().into()));
                 }
@@ -173,7 +173,7 @@ impl Listing {
             let page: Uploads = self.ask(&Key::default(), &query).await?;
             found.extend(page.uploads);
             let next = (page.next_key_marker, page.next_upload_id_marker);
-            // A store that sends the same page again would be asked for ever.
+            // A store that sends the same page again would otherwise be queried for ever.
             if !page.is_truncated || next == markers {
                 return Ok(found);
             }
@@ -181,7 +181,7 @@ impl Listing {
         }
     }
 
-    /// Bytes of the parts that have arrived.
+    /// Returns the bytes of the parts that have arrived.
     async fn size(&self, key: &Key, id: &str) -> object_store::Result<u64> {
         let mut bytes = 0;
         let mut marker = String::new();
@@ -212,7 +212,7 @@ impl ObjectArtifacts {
         };
         let failed = |error| self.failed(&root, error);
         let mut begun = listing.uploads(&prefix).await.map_err(failed)?;
-        // MinIO takes a prefix for a whole key: <https://github.com/minio/minio/issues/20989>.
+        // MinIO treats a prefix as a whole key: <https://github.com/minio/minio/issues/20989>.
         if begun.is_empty() && !prefix.is_empty() && listing.is_beside_aws {
             begun = listing.uploads("").await.map_err(failed)?;
             begun.retain(|upload| upload.key.starts_with(&prefix));
@@ -224,13 +224,14 @@ impl ObjectArtifacts {
         found.try_collect().await
     }
 
-    /// An upload and how much of it has arrived; `None` for one that is of no artifact or has ended meanwhile.
+    /// Describes an upload and how much of it has arrived; returns `None` for an upload of no artifact, or one that has
+    /// ended meanwhile.
     async fn described(
         &self,
         listing: &Listing,
         begun: Begun,
     ) -> Result<Option<Unfinished>, ArtifactError> {
-        // What is named as no artifact can be is not of an artifact.
+        // A key that no artifact can have is not of an artifact.
         let Ok(key) = Key::parse(&begun.key) else {
             return Ok(None);
         };
@@ -257,17 +258,18 @@ impl ObjectArtifacts {
     }
 }
 
-/// What a store refuses as it is, and what happened to the connection in a word: the client's own sentence has the URL
-/// in it, and that has the signature.
+/// Returns refusals of a store unchanged, and errors of the connection in a word: the client's own message contains the
+/// URL with the signature.
 fn without_url(error: HttpError) -> Box<dyn std::error::Error + Send + Sync> {
-    match error.source().is_some_and(|source| source.is::<Refusal>()) {
-        true => Box::new(error),
-        false => format!("the connection failed ({:?})", error.kind()).into(),
+    if error.source().is_some_and(|source| source.is::<Refusal>()) {
+        Box::new(error)
+    } else {
+        format!("the connection failed ({:?})", error.kind()).into()
     }
 }
 
-/// A time as S3 writes it (`2026-11-25T11:15:50.000Z`), in milliseconds since 1970; `None` for anything else. The
-/// calendar is that of Howard Hinnant's `days_from_civil`.
+/// Parses a time as S3 writes it (`2026-11-25T11:15:50.000Z`) to milliseconds since 1970; returns `None` for anything
+/// else. The calendar is that of Howard Hinnant's `days_from_civil`.
 fn milliseconds(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let number = |text: &str| -> Option<i64> {

@@ -1,5 +1,5 @@
-//! Histories against real journals and the sender. The file system is a real one; time, store and order of events are
-//! the test's own, so that a case that fails does so again.
+//! Histories against real journals and the sender. The file system is real; the test controls time, store and order of
+//! events, so that a failing case fails again.
 
 use std::{
     os::unix::fs::FileExt,
@@ -246,7 +246,7 @@ impl ArtifactStore for MemoryArtifacts {
     }
 
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
-        // The copy has gone where the file arrived before a kill.
+        // The copy is gone where the file arrived before a kill.
         let Ok(content) = std::fs::read_to_string(upload.file) else {
             return Ok(());
         };
@@ -297,7 +297,7 @@ impl ArtifactStore for MemoryArtifacts {
     }
 }
 
-/// A registry that nothing asks: any will do.
+/// Returns a registry that the tests never query.
 fn registry() -> Arc<SqlStore> {
     static REGISTRY: OnceLock<Arc<SqlStore>> = OnceLock::new();
     let open = || {
@@ -310,7 +310,7 @@ fn registry() -> Arc<SqlStore> {
         let opened = runtime.block_on(SqlStore::open(&file, &FreshSchema::Newest));
         Arc::new(opened.unwrap())
     };
-    // On a thread of its own, as the caller's may drive a runtime already.
+    // The store is opened on a separate thread, because the caller's thread may drive a runtime already.
     let open = || std::thread::spawn(open).join().unwrap();
     Arc::clone(REGISTRY.get_or_init(open))
 }
@@ -327,7 +327,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        // In memory where there is such a folder: a power cut is no part of the model.
+        // The files are in memory where there is such a folder: a power cut is not part of the model.
         let shm = Path::new("/dev/shm");
         let dir = if shm.is_dir() {
             tempfile::tempdir_in(shm)
@@ -395,7 +395,7 @@ impl World {
         self.journal.append(batch, Admission::Bounded).unwrap();
     }
 
-    /// Delivers as a worker does; false when the process dies in it.
+    /// Delivers as a worker does; returns false when the process dies meanwhile.
     async fn deliver(&mut self) -> bool {
         let mut sender = self.sender();
         let store = self.store.clone();
@@ -416,19 +416,19 @@ impl World {
         }
     }
 
-    /// The process dies; the kernel keeps what it has, and releases the lock.
+    /// Lets the process die; the kernel keeps the written data and releases the lock.
     fn die(&mut self, torn: u8) {
         let end = self.journal.end().position;
         let path = layout::segment_path(&self.journal.dir(), end.segment);
         (self.journal, self.outbox) = begin(self.dir.path());
         self.promised.die();
-        // The marker of a frame comes last.
+        // The marker of a frame is written last.
         let bytes = vec![0xA5; usize::from(torn)];
         let file = std::fs::File::options().write(true).open(path).unwrap();
         file.write_all_at(&bytes, end.offset + 4).unwrap();
     }
 
-    /// What the next process does first, again and again where it dies of it.
+    /// Runs the first steps of the next process, again and again if it dies during them.
     async fn recover(&self) {
         loop {
             let found = abandoned::abandoned(self.dir.path(), |_| true);
@@ -457,7 +457,7 @@ fn begin(dir: &Path) -> (Arc<Journal>, Outbox) {
     (journal, outbox)
 }
 
-/// A journal of short segments, which are made quickly.
+/// Returns a configuration with short segments, which are made quickly.
 fn config(dir: &Path) -> JournalConfig {
     JournalConfig {
         disk_limit: 1 << 20,

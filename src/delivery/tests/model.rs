@@ -1,4 +1,4 @@
-//! The model: what callers were told, and a store with MLflow's rules of identity.
+//! The model: the promises to callers, and a store with MLflow's rules of identity.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,37 +15,37 @@ use crate::{
 
 /// The end of a write or of an upload.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fate {
+pub(crate) enum Fate {
     Committed,
-    /// The connection breaks before the commit, or after it and before the answer.
+    /// The connection breaks before the commit, or between the commit and the answer.
     FailedBefore,
     FailedAfter,
-    /// The process dies there.
+    /// The process dies before the commit, or after it.
     DiedBefore,
     DiedAfter,
-    /// The store refuses it for good. Records of the model are never refused, uploads are.
+    /// The store finally refuses it. Records of the model are never refused; uploads can be.
     Refused,
 }
 
-/// A file of a run, with the mark that stands for its content.
-pub type File = (RunId, String, u64);
+/// A file of a run, with the mark that represents its content.
+pub(crate) type File = (RunId, String, u64);
 
 /// An event of a history.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     StartRun,
-    /// Goes on with the run that has ended last.
+    /// Resumes the run that has ended last.
     ResumeRun,
-    /// So many points, one call each.
+    /// Logs this many points, with one call each.
     Log(u8),
     Tag(u8),
-    /// Files, at one of a few paths each.
+    /// Logs files, each at one of a few paths.
     Files(Vec<u8>),
     EndRun,
-    /// Delivery gets to run; its writes and uploads end like this, the first one last.
+    /// Lets the delivery work; its writes and uploads end like this, the first one last.
     Deliver(Vec<Fate>),
-    /// The process dies, in the middle of an append, which leaves so many bytes of a frame; another one starts, and the
-    /// writes and uploads of its recovery end like this.
+    /// The process dies in the middle of an append, which leaves this many bytes of a frame. Another process starts,
+    /// and the writes and uploads of its recovery end like this.
     Crash(u8, Vec<Fate>),
 }
 
@@ -61,8 +61,8 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
     proptest::collection::vec(fate, 0..8)
 }
 
-/// Histories of up to `length` events.
-pub fn histories(length: usize) -> impl Strategy<Value = Vec<Event>> {
+/// Generates histories of up to `length` events.
+pub(crate) fn histories(length: usize) -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         2 => Just(Event::StartRun),
         4 => (1u8..20).prop_map(Event::Log),
@@ -76,9 +76,9 @@ pub fn histories(length: usize) -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 1..length)
 }
 
-/// What callers were told is kept, and the records that they were told of.
+/// The promises to callers: the kept records and files.
 #[derive(Debug, Default)]
-pub struct Promised {
+pub(crate) struct Promised {
     points: BTreeSet<(RunId, String, i64)>,
     tags: BTreeMap<(RunId, String), String>,
     files: Vec<File>,
@@ -91,7 +91,7 @@ pub struct Promised {
 
 impl Promised {
     /// Makes the records of a caller's event, and promises that they are kept.
-    pub fn record(&mut self, event: &Event) -> Vec<Record> {
+    pub(crate) fn record(&mut self, event: &Event) -> Vec<Record> {
         match event {
             Event::StartRun if self.active.is_none() => {
                 let run = RunId::random();
@@ -145,7 +145,7 @@ impl Promised {
         Some(Record::Tags { run, values })
     }
 
-    /// A file, whose name in the staging folder and length are its mark.
+    /// Makes a file, whose name in the staging folder and length are its mark.
     fn file(&mut self, path: u8) -> Option<Record> {
         let run = self.active?;
         self.step += 1;
@@ -174,8 +174,8 @@ impl Promised {
         Record::RunResumed { run }
     }
 
-    /// The process dies: its open runs are to fail.
-    pub fn die(&mut self) {
+    /// Lets the process die: its open runs must be marked as failed.
+    pub(crate) fn die(&mut self) {
         self.ended = self.active.take().or(self.ended);
         for status in self
             .runs
@@ -186,8 +186,8 @@ impl Promised {
         }
     }
 
-    /// Checks that a store has what was promised, and nothing twice.
-    pub fn check(&self, rows: &Rows) -> Result<(), TestCaseError> {
+    /// Checks that a store has everything that was promised, and nothing twice.
+    pub(crate) fn check(&self, rows: &Rows) -> Result<(), TestCaseError> {
         let points: BTreeSet<_> = rows.points.iter().cloned().collect();
         prop_assert_eq!(points.len(), rows.points.len(), "nothing is there twice");
         prop_assert_eq!(&points, &self.points);
@@ -209,7 +209,7 @@ impl Promised {
                 files.insert((*run, path.clone()), *mark);
             }
         }
-        // A file that was refused once may have been taken by a later process.
+        // A later process may have delivered a file that was refused once.
         for (place, mark) in &rows.files {
             let (run, path) = place.clone();
             let is_last = files.get(place) == Some(mark);
@@ -232,12 +232,12 @@ impl Promised {
 
 /// The rows and files of a store with MLflow's rules of identity.
 #[derive(Debug, Default)]
-pub struct Rows {
+pub(crate) struct Rows {
     pub runs: BTreeMap<RunId, String>,
     points: Vec<(RunId, String, i64)>,
     tags: BTreeMap<(RunId, String), String>,
     files: BTreeMap<(RunId, String), u64>,
-    /// Files that were uploaded or parked at some time, and those that were parked.
+    /// Files that were uploaded or parked at some time, and the files that were parked.
     arrived: BTreeSet<File>,
     parked: BTreeSet<File>,
     /// Files that were handed to the delivery, in order.
@@ -248,14 +248,14 @@ pub struct Rows {
 
 impl Rows {
     /// Notes a file that the delivery must upload before the end of its run.
-    pub fn expect(&mut self, record: &Record) {
+    pub(crate) fn expect(&mut self, record: &Record) {
         if let Some(file) = file_of(record) {
             self.expected.push(file);
         }
     }
 
     /// Writes records, as a transaction that was committed.
-    pub fn apply<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) {
+    pub(crate) fn apply<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) {
         for record in records {
             match record {
                 Record::RunStarted(start) => {
@@ -266,7 +266,7 @@ impl Rows {
                 } => {
                     for (key, _) in values {
                         let point = (*run, key.as_str().to_owned(), *step);
-                        // As `ON CONFLICT DO NOTHING`.
+                        // This is `ON CONFLICT DO NOTHING`.
                         if !self.points.contains(&point) {
                             self.points.push(point);
                         }
@@ -299,7 +299,7 @@ impl Rows {
     }
 
     /// Puts the file of an artifact record.
-    pub fn put(&mut self, record: &Record) {
+    pub(crate) fn put(&mut self, record: &Record) {
         let Some((run, path, mark)) = file_of(record) else {
             return;
         };
@@ -308,7 +308,7 @@ impl Rows {
     }
 
     /// Notes that an artifact was parked.
-    pub fn park(&mut self, record: &Record) {
+    pub(crate) fn park(&mut self, record: &Record) {
         if let Some(file) = file_of(record) {
             self.arrived.insert(file.clone());
             self.parked.insert(file);
@@ -316,7 +316,7 @@ impl Rows {
     }
 
     /// Ends a run whose process has died, unless it has ended.
-    pub fn fail(&mut self, run: RunId) {
+    pub(crate) fn fail(&mut self, run: RunId) {
         if let Some(status) = self.runs.get_mut(&run)
             && status == "RUNNING"
         {
@@ -325,8 +325,8 @@ impl Rows {
     }
 }
 
-/// The file of an artifact record.
-pub fn file_of(record: &Record) -> Option<File> {
+/// Returns the file of an artifact record.
+pub(crate) fn file_of(record: &Record) -> Option<File> {
     match record {
         Record::Artifact {
             run, path, staged, ..

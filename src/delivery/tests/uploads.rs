@@ -1,4 +1,5 @@
-//! Histories against the state machine alone: the journal is a list, and a death forgets all but the saved position.
+//! Histories against the state machine alone: the journal is a list, and a death forgets everything except the saved
+//! position.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use crate::{
     mlflow::run::RunId,
 };
 
-/// Uploads at a time, as the machine promises.
+/// Most uploads at a time, as the machine promises.
 const MAX_UPLOADS: usize = 16;
 
 /// The process dies.
@@ -25,7 +26,7 @@ struct Died;
 #[derive(Debug, Default)]
 struct Kept {
     records: Vec<Record>,
-    /// Entries whose position is saved.
+    /// Number of entries whose position is saved.
     saved: usize,
 }
 
@@ -43,7 +44,7 @@ impl Kept {
         all.skip(from).map(placed).collect()
     }
 
-    /// Runs that had started and not ended before the saved position.
+    /// Returns the runs that had started and not ended before the saved position.
     fn open_runs(&self) -> BTreeSet<RunId> {
         let mut open = BTreeSet::new();
         for record in &self.records[..self.saved] {
@@ -64,7 +65,7 @@ impl Kept {
     }
 }
 
-/// What a process has in memory: the machine, and the uploads that run.
+/// The memory of a process: the machine, and the running uploads.
 struct Process {
     uploads: Uploads,
     running: Vec<Placed>,
@@ -80,7 +81,7 @@ impl Process {
         }
     }
 
-    /// Delivers until nothing is left to read. Uploads that run may go on, unless `to_the_end`.
+    /// Delivers until nothing is left to read. Running uploads may continue, unless `to_the_end` is set.
     fn deliver(
         &mut self,
         journal: &mut Kept,
@@ -125,7 +126,7 @@ impl Process {
         }
     }
 
-    /// One of the uploads that run finishes: any of them may be the first.
+    /// Finishes one of the running uploads: any of them may be the first.
     fn finish_one(&mut self, rows: &mut Rows, fates: &mut Vec<Fate>) -> Result<(), Died> {
         assert!(!self.running.is_empty(), "something to wait for");
         let which = fates.len() % self.running.len();
@@ -167,13 +168,13 @@ fn attempt(
 
 fn size(record: &Record) -> u64 {
     match record {
-        // Some are long, so that memory is scarce.
+        // Some files are long, so that memory is scarce.
         Record::Artifact { size, .. } => size << (size % 26),
         _ => 0,
     }
 }
 
-/// Another process delivers the journal of a dead one, again and again where it dies of it.
+/// Lets another process deliver the journal of a dead one, again and again if it dies meanwhile.
 fn recover(journal: &mut Kept, rows: &mut Rows, fates: &mut Vec<Fate>) {
     while Process::new(journal)
         .deliver(journal, rows, fates, true)

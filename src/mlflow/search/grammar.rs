@@ -4,55 +4,49 @@ use std::fmt;
 
 use crate::mlflow::invalid::Invalid;
 
-pub use super::models::{
-    ModelField, ModelFilter, ModelOrder, ModelQuery, PROMPT_TAG, RegistryField, VersionField,
-    VersionFilter, VersionOrder, VersionQuery,
-};
-pub use super::runs::{Attribute, Comparison, DatasetField, Field, Filter, OrderBy, RunQuery};
-
-/// The fields of what is searched for.
+/// The fields of a kind of object that can be searched for.
 pub trait Searched: Clone + PartialEq + fmt::Debug {
-    /// How a comparison is written, for messages.
+    /// The form of a comparison, for messages.
     const FORM: &'static str;
-    /// What is sorted, for messages.
+    /// Plural name of the objects, for messages.
     const MANY: &'static str;
 
-    /// The field of a filter that a name means.
+    /// Returns the field of a filter that a name means.
     ///
     /// # Errors
-    /// Why it means none.
+    /// The reason where the name means no field.
     fn compared(name: &FieldName<'_>) -> Result<Self, String>;
 
-    /// The field of an order that a name means.
+    /// Returns the field of an order that a name means.
     ///
     /// # Errors
-    /// Why it means none.
+    /// The reason where the name means no field.
     fn sorted(name: &FieldName<'_>) -> Result<Self, String>;
 
-    /// How it can be compared.
+    /// Returns the operators that the field can be compared by.
     fn operators(&self) -> &'static [Operator];
 
-    /// What it is compared with, unless the operator takes a list or nothing.
+    /// Returns the kind of operand that the field is compared with, unless the operator takes a list or nothing.
     fn operand(&self) -> OperandKind;
 }
 
-/// The name of a field as a filter or an order has it.
+/// The name of a field as it is written in a filter or an order.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldName<'a> {
-    /// All of it.
+    /// The whole name.
     pub whole: &'a str,
     /// The word before the first dot, without quotes.
     pub kind: Option<&'a str>,
-    /// What comes behind, without quotes.
+    /// The rest of the name after the dot, without quotes.
     pub key: &'a str,
 }
 
-/// What a field is compared with.
+/// The kind of operand that a field is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperandKind {
     /// A number.
     Number,
-    /// A time: a number, a whole one as a rule.
+    /// A time: a number, usually a whole one.
     Time,
     /// A whole number, which may stand in quotes.
     Whole,
@@ -60,12 +54,12 @@ pub enum OperandKind {
     Text,
 }
 
-/// A filter: comparisons that all must hold.
+/// A filter: comparisons that must all be true.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterOf<F> {
-    /// The text as it was given: what a server is sent.
+    /// The text as it was given; this text is sent to a server.
     pub text: String,
-    /// Its comparisons.
+    /// Comparisons of the filter.
     pub comparisons: Vec<ComparisonOf<F>>,
 }
 
@@ -81,15 +75,15 @@ impl<F> Default for FilterOf<F> {
 /// One comparison of a filter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparisonOf<F> {
-    /// What is compared.
+    /// Field that is compared.
     pub field: F,
-    /// How.
+    /// Operator of the comparison.
     pub operator: Operator,
-    /// With what.
+    /// Operand that the field is compared with.
     pub operand: Operand,
 }
 
-/// How a field is compared.
+/// The operator of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `=`
@@ -118,7 +112,7 @@ pub enum Operator {
     IsNotNull,
 }
 
-/// What a field is compared with.
+/// The operand of a comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
     /// A number, for metrics.
@@ -136,11 +130,11 @@ pub enum Operand {
 /// One order of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OrderOf<F> {
-    /// The text as it was given: what a server is sent.
+    /// The text as it was given; this text is sent to a server.
     pub text: String,
-    /// What is sorted by. Runs without it, and NaN, come last either way.
+    /// Field that is sorted by. Runs without the field, and NaN, come last in both directions.
     pub field: F,
-    /// Smallest first.
+    /// True where the smallest value comes first.
     pub ascending: bool,
 }
 
@@ -153,7 +147,7 @@ impl<F: Searched> FilterOf<F> {
         let mut parser = Parser::new("filter", text);
         let mut comparisons = Vec::new();
         loop {
-            // The stock parser takes any number of ANDs between comparisons, and so scripts have them.
+            // The stock parser takes any number of ANDs between comparisons, so scripts may have several.
             while parser.skip_word("AND") {}
             if parser.is_at_end() {
                 break;
@@ -193,7 +187,7 @@ impl<F: Searched> OrderOf<F> {
     /// Reads several orders, the first one first.
     ///
     /// # Errors
-    /// Those of [`OrderOf::parse`], and a field that is there twice.
+    /// The errors of [`OrderOf::parse`], and [`Invalid::Value`] for a field that is given twice.
     pub fn parse_all(texts: &[String]) -> Result<Vec<Self>, Invalid> {
         let mut orders: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
@@ -227,7 +221,7 @@ impl fmt::Display for Operator {
     }
 }
 
-/// Reads a text from its beginning.
+/// A parser, which reads a text from its beginning.
 struct Parser<'a> {
     what: &'static str,
     text: &'a str,
@@ -257,7 +251,7 @@ impl<'a> Parser<'a> {
         Invalid::value(self.what, part, reason)
     }
 
-    /// Skips a word of the language, in any case, and says whether it was there.
+    /// Skips a keyword in upper or lower case; returns true where the keyword was there.
     fn skip_word(&mut self, word: &str) -> bool {
         self.skip_blanks();
         let rest = self.rest();
@@ -293,7 +287,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// A kind and a key, either of which may be quoted; a name alone is an attribute.
+    /// Reads a kind and a key, either of which may be quoted; a name alone is an attribute.
     fn field<F: Searched>(
         &mut self,
         named: impl Fn(&FieldName<'_>) -> Result<F, String>,
@@ -306,7 +300,7 @@ impl<'a> Parser<'a> {
             match self.rest().chars().next() {
                 Some(quote @ ('`' | '"' | '\'')) if self.at == segment => {
                     let inside = &self.rest()[1..];
-                    // Two back-quotes inside of back-quotes are part of the key.
+                    // A doubled back-quote inside back-quotes is part of the key.
                     let Some(end) = closing(inside, quote) else {
                         let reason = format!("its {quote} is not closed");
                         return Err(self.wrong(self.rest(), reason));
@@ -415,7 +409,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A whole number, alone or in quotes, as the stock parser takes both.
+    /// Reads a whole number, alone or in quotes, as the stock parser takes both.
     fn whole(&mut self) -> Result<i64, Invalid> {
         self.skip_blanks();
         let start = self.rest();
@@ -437,7 +431,7 @@ impl<'a> Parser<'a> {
             return Err(self.wrong(rest, format!("its {quote} is not closed")));
         };
         self.at += end + 2;
-        // Doubled and escaped quotes stay as they are, as they do in the stock parser.
+        // Doubled and escaped quotes are not changed, as in the stock parser.
         Ok(rest[1..=end].to_owned())
     }
 
@@ -476,7 +470,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Where the quote is closed: doubled ones, and escaped ones that another one follows, are inside.
+/// Returns the position of the closing quote. A doubled quote is inside, and so is an escaped quote where another quote
+/// follows later.
 fn closing(inside: &str, quote: char) -> Option<usize> {
     let mut escaped = None;
     let mut characters = inside.char_indices().peekable();
@@ -510,9 +505,9 @@ fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// An operator and an operand for "the field is this text", and the same as a filter's text. A text with both kinds
-/// of quotes, which the language has no form for, can only be asked for by a pattern: that finds others, too.
-pub fn equal(field: &str, text: &str) -> (Operator, String, String) {
+/// Returns an operator and an operand for "the field is this text", and the text of the filter. The language has no
+/// form for a text with both kinds of quotes: for it the filter has a pattern, which finds other texts, too.
+pub(crate) fn equal(field: &str, text: &str) -> (Operator, String, String) {
     let (operator, operand) = if is_exact(text) {
         (Operator::Equal, text.to_owned())
     } else {
@@ -523,8 +518,8 @@ pub fn equal(field: &str, text: &str) -> (Operator, String, String) {
     (operator, operand, filter)
 }
 
-/// Whether MLflow's language has quotes for a text.
-pub fn is_exact(text: &str) -> bool {
+/// Returns true where MLflow's language can quote a text.
+pub(crate) fn is_exact(text: &str) -> bool {
     !(text.contains('\'') && text.contains('"'))
 }
 
@@ -533,6 +528,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mlflow::search::runs::{
+        Attribute, Comparison, DatasetField, Field, Filter, OrderBy,
+    };
 
     #[test]
     fn the_corpus_of_the_fuzzer_is_understood_or_refused() {

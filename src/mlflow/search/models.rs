@@ -1,4 +1,4 @@
-//! What model versions and registered models are searched by.
+//! Searches for model versions and registered models.
 
 use super::grammar::{
     ComparisonOf, FieldName, FilterOf, Operand, OperandKind, Operator, OrderOf, Searched,
@@ -6,17 +6,17 @@ use super::grammar::{
 use crate::mlflow::model::ModelName;
 
 /// A filter of model versions.
-pub type VersionFilter = FilterOf<VersionField>;
+pub(crate) type VersionFilter = FilterOf<VersionField>;
 /// An order of model versions.
-pub type VersionOrder = OrderOf<VersionField>;
+pub(crate) type VersionOrder = OrderOf<VersionField>;
 /// A filter of registered models.
-pub type ModelFilter = FilterOf<ModelField>;
+pub(crate) type ModelFilter = FilterOf<ModelField>;
 /// An order of registered models.
-pub type ModelOrder = OrderOf<ModelField>;
+pub(crate) type ModelOrder = OrderOf<ModelField>;
 
-/// Tag by which MLflow keeps prompts among the registered models. A search finds them only where its filter asks
+/// Tag of prompts, which MLflow keeps among the registered models. A search finds prompts only where its filter asks
 /// for them.
-pub const PROMPT_TAG: &str = "mlflow.prompt.is_prompt";
+pub(crate) const PROMPT_TAG: &str = "mlflow.prompt.is_prompt";
 
 const TEXT: [Operator; 4] = [
     Operator::Equal,
@@ -44,58 +44,59 @@ const NUMBER: [Operator; 6] = [
 /// A search for model versions, checked and ready for a registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VersionQuery {
-    /// All of these hold for a version that is found.
+    /// Filter that is true for every version that is found.
     pub filter: VersionFilter,
-    /// Orders, the first one first. Behind them MLflow sorts by name, then version, highest first; without any by
-    /// the last update, latest first, before that.
+    /// Orders, the first one first. After them MLflow sorts by name, then by version, highest first. Without any order
+    /// MLflow sorts by the last update first, latest first.
     pub order_by: Vec<VersionOrder>,
-    /// At most so many versions.
+    /// Greatest number of versions to find.
     pub max_results: usize,
 }
 
 /// A search for registered models, checked and ready for a registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelQuery {
-    /// All of these hold for a model that is found.
+    /// Filter that is true for every model that is found.
     pub filter: ModelFilter,
-    /// Orders, the first one first; behind them MLflow sorts by name.
+    /// Orders, the first one first; after them MLflow sorts by name.
     pub order_by: Vec<ModelOrder>,
-    /// At most so many models.
+    /// Greatest number of models to find.
     pub max_results: usize,
 }
 
-/// What a model version has that can be compared or sorted by.
+/// A field of a model version that can be compared or sorted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VersionField {
-    /// Name of its model.
+    /// Name of the model.
     Name,
-    /// Its number.
+    /// Number of the version.
     Version,
-    /// The run that made it.
+    /// Id of the run that made the version.
     RunId,
-    /// Where its files are.
+    /// Source of the version.
     Source,
-    /// When it was created; for orders.
+    /// Time of the creation; for orders.
     Created,
-    /// When it was last updated; for orders.
+    /// Time of the last update; for orders.
     Updated,
-    /// A tag of it.
+    /// A tag.
     Tag(String),
 }
 
-/// What a registered model has that can be compared or sorted by.
+/// A field of a registered model that can be compared or sorted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelField {
-    /// Its name.
+    /// Name of the model.
     Name,
-    /// When it was last updated; for orders.
+    /// Time of the last update; for orders.
     Updated,
-    /// A tag of it.
+    /// A tag.
     Tag(String),
 }
 
 impl VersionFilter {
-    /// A filter for all versions of a model; where [`super::grammar::is_exact`] says so, it finds others, too.
+    /// Returns a filter for all versions of a model; where [`super::grammar::is_exact`] returns false for the name, the
+    /// filter may find versions of other models, too.
     pub fn of_model(name: &ModelName) -> Self {
         let (operator, operand, text) = super::grammar::equal("name", name.as_str());
         let field = VersionField::Name;
@@ -110,9 +111,9 @@ impl VersionFilter {
     }
 }
 
-/// A field of what is in a registry.
+/// A field of an object in a registry.
 pub trait RegistryField {
-    /// The tag that it is, if it is one.
+    /// Returns the key of the tag, if the field is a tag.
     fn tag(&self) -> Option<&str>;
 }
 
@@ -135,7 +136,7 @@ impl RegistryField for ModelField {
 }
 
 impl<F: RegistryField> FilterOf<F> {
-    /// Whether it asks for prompts: the first comparison with their tag decides.
+    /// Returns true where the filter asks for prompts: the first comparison with the tag of prompts decides.
     pub fn is_for_prompts(&self) -> bool {
         let mut comparisons = self.comparisons.iter();
         let first = comparisons.find(|it| it.field.tag() == Some(PROMPT_TAG));
@@ -147,13 +148,13 @@ impl<F: RegistryField> FilterOf<F> {
     }
 }
 
-/// What a name says for registered models and their versions: an attribute, or a tag's key.
+/// The meaning of a name for registered models and their versions: an attribute or the key of a tag.
 enum Named<'a> {
     Attribute(&'a str),
     Tag(&'a str),
 }
 
-/// The stock parser takes attributes and kinds without quotes only.
+/// Reads a name. The stock parser takes attributes and kinds without quotes only.
 fn named<'a>(name: &FieldName<'a>) -> Result<Named<'a>, String> {
     let is_quoted = |text: &str| text.starts_with(['`', '"', '\'']);
     match name.kind {

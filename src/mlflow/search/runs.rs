@@ -1,34 +1,34 @@
-//! What runs are searched by.
+//! Searches for runs.
 
 use super::grammar::{ComparisonOf, FieldName, FilterOf, OperandKind, Operator, OrderOf, Searched};
 use crate::mlflow::run::ViewType;
 
 /// A filter of runs.
-pub type Filter = FilterOf<Field>;
-/// One comparison of it.
-pub type Comparison = ComparisonOf<Field>;
+pub(crate) type Filter = FilterOf<Field>;
+/// A comparison of a filter of runs.
+pub(crate) type Comparison = ComparisonOf<Field>;
 /// An order of runs.
-pub type OrderBy = OrderOf<Field>;
+pub(crate) type OrderBy = OrderOf<Field>;
 
 /// A search for runs, checked and ready for a store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunQuery {
-    /// Experiments to look in.
+    /// Ids of the experiments to search.
     pub experiment_ids: Vec<String>,
-    /// All of these hold for a run that is found.
+    /// Filter that is true for every run that is found.
     pub filter: Filter,
-    /// Orders, the first one first; behind them MLflow sorts by start time, latest first, then run id.
+    /// Orders, the first one first; after them MLflow sorts by start time, latest first, then by run id.
     pub order_by: Vec<OrderBy>,
     /// Active, deleted or all runs.
     pub view: ViewType,
-    /// At most so many runs.
+    /// Greatest number of runs to find.
     pub max_results: usize,
-    /// Only runs whose latest value of the metric that is sorted by first is a number: what a search for the
-    /// best run wants. A server need not be told, as it puts the others last.
+    /// True for a search that finds only runs whose latest value of the first metric that is sorted by is a number, as
+    /// a search for the best run does. A server is not told this, as it sorts the other runs last.
     pub numbers_only: bool,
 }
 
-/// What a run has that can be compared and sorted by.
+/// A field of a run that can be compared or sorted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {
     /// Latest value of a metric.
@@ -65,15 +65,15 @@ pub enum Attribute {
 /// Properties of a dataset input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatasetField {
-    /// Its name.
+    /// Name of the dataset.
     Name,
-    /// Its digest.
+    /// Digest of the dataset.
     Digest,
-    /// Its context tag (`mlflow.data.context`).
+    /// Context tag of the input (`mlflow.data.context`).
     Context,
 }
 
-/// Words that name each kind of field; the first of a kind is the one that messages use.
+/// Words that name each kind of field; messages use the first word of a kind.
 const METRIC: [&str; 2] = ["metrics", "metric"];
 const PARAM: [&str; 4] = ["params", "parameters", "param", "parameter"];
 const TAG: [&str; 2] = ["tags", "tag"];
@@ -83,14 +83,15 @@ const DATASET: [&str; 2] = ["datasets", "dataset"];
 const ATTRIBUTES: &str =
     "run_id, run_name, status, start_time (created), end_time, artifact_uri, user_id";
 impl OrderBy {
-    /// The order by a metric.
+    /// Returns the order by a metric.
     pub fn metric(key: &str, ascending: bool) -> Self {
         let direction = if ascending { "ASC" } else { "DESC" };
-        // A key has no quotes: they are not among the characters that MLflow takes. A server peels off one pair of
-        // them before it trims what is left, so a blank at the end needs a second pair.
-        let quoted = match key.ends_with(' ') {
-            true => format!("'`{key}`'"),
-            false => format!("`{key}`"),
+        // A key has no quotes, as MLflow does not take these characters. A server removes one pair of quotes and then
+        // trims the rest, so a blank at the end needs a second pair of quotes.
+        let quoted = if key.ends_with(' ') {
+            format!("'`{key}`'")
+        } else {
+            format!("`{key}`")
         };
         Self {
             text: format!("metrics.{quoted} {direction}"),

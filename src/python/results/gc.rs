@@ -1,13 +1,13 @@
-//! What a collection of garbage has found.
+//! Findings of a garbage collection.
 
 use pyo3::{prelude::*, types::PyTuple};
 
 use crate::gc::report;
 
-/// Something that goes, or has gone.
+/// An item that is to be deleted, or has been.
 #[pyclass(frozen, eq, get_all, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct GarbageItem {
+pub(crate) struct GarbageItem {
     kind: &'static str,
     experiment: String,
     run_id: Option<String>,
@@ -64,10 +64,10 @@ impl GarbageItem {
     }
 }
 
-/// Something that looked like garbage and stays.
+/// An item that looked like garbage and stays.
 #[pyclass(frozen, eq, get_all, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct SparedItem {
+pub(crate) struct SparedItem {
     kind: &'static str,
     experiment: String,
     run_id: Option<String>,

@@ -1,4 +1,4 @@
-//! Journals on this disk, and what a delivery of them has done.
+//! Journals on this disk, and the results of their delivery.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::delivery::sync;
 
 /// A journal on this disk.
 #[pyclass(frozen, get_all, module = "heimdall_tracking")]
-pub struct JournalStatus {
+pub(crate) struct JournalStatus {
     journal: String,
     pid: u32,
     created: i64,
@@ -31,7 +31,7 @@ impl From<sync::JournalStatus> for JournalStatus {
 /// Records of a journal that wait for one destination.
 #[pyclass(frozen, get_all, module = "heimdall_tracking")]
 #[derive(Clone)]
-pub struct WaitingRecords {
+pub(crate) struct WaitingRecords {
     uri: String,
     pending: u64,
     oldest: Option<i64>,
@@ -49,9 +49,9 @@ impl From<sync::WaitingRecords> for WaitingRecords {
     }
 }
 
-/// What a delivery of journals has done.
+/// Results of a delivery of journals.
 #[pyclass(frozen, get_all, module = "heimdall_tracking")]
-pub struct SyncOutcome {
+pub(crate) struct SyncOutcome {
     delivered: u64,
     parked: u64,
     left: BTreeMap<String, (u64, String)>,

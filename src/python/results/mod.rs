@@ -1,29 +1,29 @@
-//! What calls return: objects that do not change.
+//! Return values of calls: objects that do not change.
 
-pub mod gc;
-pub mod journal;
-pub mod model;
-pub mod run;
-pub mod status;
+pub(crate) mod gc;
+pub(crate) mod journal;
+pub(crate) mod model;
+pub(crate) mod run;
+pub(crate) mod status;
 
 use pyo3::{prelude::*, types::PyList};
 
-/// Returns a text that may be missing, as Python shows it.
-pub fn optional(text: Option<&str>) -> String {
+/// Returns an optional text in Python's form.
+pub(crate) fn optional(text: Option<&str>) -> String {
     text.map_or_else(|| "None".to_owned(), |text| format!("{text:?}"))
 }
 
-/// Returns a text as HTML shows it.
-pub fn escaped(text: &str) -> String {
+/// Escapes a text for HTML.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
 }
 
-/// Returns a list of new objects. While it is made Python's garbage collector rests: with every few hundred of them it would
-/// go through objects of the whole process, and nothing new can be garbage yet.
-pub fn list<'py, T: IntoPyObject<'py>>(
+/// Returns a list of new objects. Python's garbage collector pauses meanwhile: after every few hundred new objects it
+/// would search the objects of the whole process, and no new object can be garbage yet.
+pub(crate) fn list<'py, T: IntoPyObject<'py>>(
     py: Python<'py>,
     objects: impl ExactSizeIterator<Item = T>,
 ) -> PyResult<Bound<'py, PyList>> {

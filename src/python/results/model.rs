@@ -5,10 +5,10 @@ use pyo3::{prelude::*, types::PyDict};
 use super::optional;
 use crate::store::registry;
 
-/// A registered model as the registry had it when it was asked.
+/// A registered model, as it was in the registry at the time of the query.
 #[pyclass(frozen, eq, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct RegisteredModel(pub registry::RegisteredModel);
+pub(crate) struct RegisteredModel(pub registry::RegisteredModel);
 
 #[pymethods]
 impl RegisteredModel {
@@ -63,10 +63,10 @@ impl RegisteredModel {
     }
 }
 
-/// A model version as the registry had it when it was asked.
+/// A model version, as it was in the registry at the time of the query.
 #[pyclass(frozen, eq, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct ModelVersion(pub registry::ModelVersion);
+pub(crate) struct ModelVersion(pub registry::ModelVersion);
 
 #[pymethods]
 impl ModelVersion {
@@ -140,7 +140,7 @@ impl ModelVersion {
         self.0.aliases.clone()
     }
 
-    // Not its source, which may be a URI with an account in it.
+    // The source is left out, because it may be a URI with credentials.
     fn __repr__(&self) -> String {
         format!(
             "ModelVersion(name={:?}, version=\"{}\", current_stage={:?}, aliases={:?}, run_id={})",

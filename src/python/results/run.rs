@@ -1,4 +1,4 @@
-//! Runs, what they consist of, and experiments.
+//! Runs, their parts, and experiments.
 
 use std::fmt::Write;
 
@@ -11,10 +11,10 @@ use crate::{
     store::tracking,
 };
 
-/// A run as the store had it when it was asked.
+/// A run, as it was in the store at the time of the query.
 #[pyclass(frozen, eq, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct Run(RunInfo);
+pub(crate) struct Run(RunInfo);
 
 impl From<RunInfo> for Run {
     fn from(info: RunInfo) -> Self {
@@ -105,7 +105,7 @@ impl Run {
     }
 }
 
-/// Returns a run as a table of HTML.
+/// Returns a run as an HTML table.
 fn html(run: &RunInfo) -> String {
     let (name, status) = (escaped(&run.run_name), escaped(&run.status));
     let mut html = format!("<table><caption><b>{name}</b> {status}</caption>");
@@ -119,10 +119,10 @@ fn html(run: &RunInfo) -> String {
     html + "</table>"
 }
 
-/// A dataset that a run was given.
+/// A dataset that is an input of a run.
 #[pyclass(frozen, eq, module = "heimdall_tracking")]
 #[derive(Clone, PartialEq)]
-pub struct DatasetInput(run::DatasetInput);
+pub(crate) struct DatasetInput(run::DatasetInput);
 
 #[pymethods]
 impl DatasetInput {
@@ -176,7 +176,7 @@ impl DatasetInput {
 /// A point of a metric's history.
 #[pyclass(frozen, eq, get_all, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct MetricPoint {
+pub(crate) struct MetricPoint {
     value: f64,
     step: i64,
     timestamp: i64,
@@ -204,10 +204,10 @@ impl MetricPoint {
     }
 }
 
-/// An experiment as the store had it when it was asked.
+/// An experiment, as it was in the store at the time of the query.
 #[pyclass(frozen, eq, module = "heimdall_tracking")]
 #[derive(PartialEq)]
-pub struct Experiment(tracking::Experiment);
+pub(crate) struct Experiment(tracking::Experiment);
 
 impl From<tracking::Experiment> for Experiment {
     fn from(experiment: tracking::Experiment) -> Self {
@@ -263,7 +263,7 @@ impl Experiment {
 /// A file or folder among a run's artifacts.
 #[pyclass(frozen, eq, hash, get_all, module = "heimdall_tracking")]
 #[derive(PartialEq, Eq, Hash)]
-pub struct FileInfo {
+pub(crate) struct FileInfo {
     path: String,
     is_dir: bool,
     file_size: Option<u64>,
@@ -289,8 +289,8 @@ impl FileInfo {
     }
 }
 
-/// Returns a run as `get_run_info` does: a dict with the names of the original.
-pub fn run_info(py: Python<'_>, run: RunInfo) -> PyResult<Bound<'_, PyDict>> {
+/// Returns a run for `get_run_info`: a dict with the names of the original.
+pub(crate) fn run_info(py: Python<'_>, run: RunInfo) -> PyResult<Bound<'_, PyDict>> {
     let info = PyDict::new(py);
     info.set_item("run_id", run.run_id)?;
     info.set_item("experiment_id", run.experiment_id)?;
@@ -303,8 +303,12 @@ pub fn run_info(py: Python<'_>, run: RunInfo) -> PyResult<Bound<'_, PyDict>> {
     Ok(info)
 }
 
-/// Returns a run as `get_best_run` does: a dict with the names of the original.
-pub fn best_run<'py>(py: Python<'py>, run: RunInfo, metric: &str) -> PyResult<Bound<'py, PyDict>> {
+/// Returns a run for `get_best_run`: a dict with the names of the original.
+pub(crate) fn best_run<'py>(
+    py: Python<'py>,
+    run: RunInfo,
+    metric: &str,
+) -> PyResult<Bound<'py, PyDict>> {
     let best = PyDict::new(py);
     best.set_item("run_id", run.run_id)?;
     best.set_item("metric_value", run.metrics.get(metric))?;

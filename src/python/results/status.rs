@@ -1,13 +1,13 @@
-//! How delivery stands, as Python sees it.
+//! Status of the delivery, for Python.
 
 use pyo3::{exceptions::PyKeyError, prelude::*, types::PyString};
 
 use super::escaped;
 use crate::{delivery::destination, os::clock::now_ms, tracker::open::Tracker};
 
-/// How delivery stood when it was asked.
+/// Status of the delivery at the time of the call.
 #[pyclass(frozen, get_all, module = "heimdall_tracking")]
-pub struct Status {
+pub(crate) struct Status {
     mode: &'static str,
     pending: u64,
     parked: u64,
@@ -19,10 +19,10 @@ pub struct Status {
     destinations: Vec<DestinationStatus>,
 }
 
-/// How one destination stood.
+/// Status of one destination.
 #[pyclass(frozen, get_all, from_py_object, module = "heimdall_tracking")]
 #[derive(Clone)]
-pub struct DestinationStatus {
+pub(crate) struct DestinationStatus {
     uri: String,
     pending: u64,
     parked: u64,
@@ -49,8 +49,8 @@ impl From<destination::DestinationStatus> for DestinationStatus {
 }
 
 impl Status {
-    /// How a tracker's delivery stands.
-    pub fn of(tracker: &Tracker) -> Self {
+    /// Returns the status of a tracker's delivery.
+    pub(crate) fn of(tracker: &Tracker) -> Self {
         let Some(status) = tracker.status() else {
             return Self {
                 mode: "silent",
@@ -88,7 +88,7 @@ impl Status {
     }
 }
 
-/// Members of a status that are its items as well.
+/// Members of a status that are also its items.
 const ITEMS: [&str; 9] = [
     "mode",
     "pending",
@@ -101,7 +101,7 @@ const ITEMS: [&str; 9] = [
     "destinations",
 ];
 
-/// "3 records wait, the oldest since 12 s"
+/// Describes the waiting records: "3 records wait, the oldest since 12 s".
 fn waiting(pending: u64, oldest: Option<i64>) -> String {
     let records = match pending {
         0 => return "all delivered".to_owned(),
@@ -117,7 +117,7 @@ fn waiting(pending: u64, oldest: Option<i64>) -> String {
     }
 }
 
-/// "12.3"
+/// Formats bytes as mebibytes: "12.3".
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }

@@ -48,7 +48,7 @@ struct Entry {
     file_size: Option<Size>,
 }
 
-/// A whole number, which protobuf's JSON writes as a text.
+/// A file size. Protobuf's JSON writes whole numbers as texts.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -56,7 +56,7 @@ enum Size {
     Text(String),
 }
 
-/// Longest that a download may take.
+/// Longest time that a download may take.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 fn silence(patience: Duration) -> Cause {
@@ -67,8 +67,9 @@ fn silence(patience: Duration) -> Cause {
 /// Bytes of the longest name that a disk can have.
 const LONGEST_NAME: usize = 255;
 
-/// MLflow's server has no better word than 500 for a name that its disk cannot have, and has none later. A file goes
-/// through its disk under the last name of its path, wherever it is kept; those of folders may be kept elsewhere.
+/// Converts status 500 for a name that is too long into a refusal. MLflow's server answers 500 for a name that its disk
+/// cannot store, on every attempt. A file passes the disk of the server under the last part of its path, whatever store
+/// keeps it; the names of its folders need not.
 fn named_too_long(path: &str, failure: Failure) -> Failure {
     match failure {
         Failure::Store(StoreError::Unavailable {
@@ -92,7 +93,7 @@ fn named_too_long(path: &str, failure: Failure) -> Failure {
 }
 
 impl Client {
-    /// The address of a path below one of the proxy's services.
+    /// Returns the URL of a path below one of the proxy's services.
     pub(crate) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, Failure> {
         let mut url = self.url(&format!("api/2.0/mlflow-artifacts/{service}"))?;
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -122,7 +123,7 @@ impl Client {
         Ok(())
     }
 
-    /// Lists the names in a folder; none where there is no such folder.
+    /// Lists the names in a folder; none where the folder does not exist.
     async fn listed(&self, path: &str) -> Result<Vec<Listed>, Failure> {
         let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
         url.query_pairs_mut().append_pair("path", path);
@@ -143,7 +144,7 @@ impl Client {
         Ok(listed.collect())
     }
 
-    /// Deletes a file; one that is not there is no error.
+    /// Deletes a file; a file that does not exist is no error.
     async fn delete_file(&self, path: &str) -> Result<(), Failure> {
         let url = self.artifact_url("artifacts", path)?;
         let request = self.authorised(Method::DELETE, url);
@@ -159,11 +160,11 @@ impl Client {
             let last = range.end.saturating_sub(1);
             request = request.header(RANGE, format!("bytes={}-{last}", range.start));
         }
-        // Only silence ends it: a file takes as long as it takes.
+        // Only silence ends a download: a long file takes a long time.
         let patience = self.patience(0);
         let begun = tokio::time::timeout(patience, self.begun(request.timeout(LONGEST))).await;
         let response = begun.unwrap_or_else(|_| Err(self.unavailable(silence(patience))))?;
-        // A server that sends all of the file whatever it is asked for is cut here.
+        // A server that ignores the range sends the whole file: this code cuts the range out.
         let (skip, take) = match range {
             Some(range) if response.status() != StatusCode::PARTIAL_CONTENT => {
                 (range.start, range.end - range.start)
@@ -204,13 +205,14 @@ impl Client {
     }
 }
 
-/// A name in a folder of the server's, and its length; a folder has none.
+/// A name in a folder of the server, and the length of the file; a folder has none.
 type Listed = (String, Option<u64>);
 
-/// Bytes that a server sends, as they come.
+/// Stream of the bytes that a server sends.
 type Sent = BoxStream<'static, Result<Bytes, StoreError>>;
 
-/// The folder of a run's artifacts below those that a tracking server keeps for its clients (`mlflow-artifacts:`).
+/// The folder of a run's artifacts among the artifacts that a tracking server keeps for its clients
+/// (`mlflow-artifacts:`).
 #[derive(Debug)]
 pub(crate) struct ProxyArtifacts {
     client: Arc<Client>,
@@ -218,8 +220,8 @@ pub(crate) struct ProxyArtifacts {
 }
 
 impl ProxyArtifacts {
-    /// Names a folder by its path at the server.
-    pub fn new(client: Arc<Client>, root: &str) -> Self {
+    /// Returns the store of a folder, by its path at the server.
+    pub(crate) fn new(client: Arc<Client>, root: &str) -> Self {
         let root = root.trim_matches('/').to_owned();
         Self { client, root }
     }
@@ -275,7 +277,7 @@ impl ArtifactStore for ProxyArtifacts {
         let listed = listed.map_err(|failure| self.failed(folder, failure))?;
         let mut infos = Vec::with_capacity(listed.len());
         for (name, size) in listed {
-            // One part of a path: what has more leads elsewhere.
+            // A name must be one part of a path: with a slash it would lead to another folder.
             let path = (!name.contains('/') && !name.is_empty()).then(|| folder.join(&name));
             let Some(Ok(path)) = path else {
                 let store = self.uri();

@@ -13,7 +13,7 @@ const MAX_PARAMS_OR_TAGS: usize = 100;
 
 const MAX_BYTES: usize = 900_000;
 
-/// What is logged to one run, gathered for as few requests as MLflow's limits allow.
+/// Metrics, params and tags of one run, collected for as few requests as MLflow's limits allow.
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) run: Option<RunId>,
@@ -23,8 +23,8 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// The bodies of requests: first, as many as the number says, those with params or tags, then those with
-    /// metrics alone.
+    /// Returns the bodies of the requests, and how many of them have params or tags; these come first, and the bodies
+    /// with metrics only follow.
     pub(crate) fn requests(self, run_id: &str) -> (usize, Vec<Value>) {
         let tags = self
             .tags
@@ -57,7 +57,7 @@ impl Batch {
     }
 }
 
-/// Items in lists that keep to a number and to the size of a request.
+/// Splits items into lists of at most `limit` items that do not exceed the size of a request.
 fn packed(items: Vec<Value>, limit: usize) -> Vec<Vec<Value>> {
     let mut lists: Vec<Vec<Value>> = Vec::new();
     let mut bytes = 0;
@@ -77,7 +77,7 @@ fn packed(items: Vec<Value>, limit: usize) -> Vec<Vec<Value>> {
     lists
 }
 
-/// A number as MLflow's JSON has it.
+/// Returns a number as MLflow's JSON writes it.
 pub(crate) fn number(value: f64) -> Value {
     if value.is_nan() {
         "NaN".into()

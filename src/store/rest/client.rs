@@ -1,4 +1,4 @@
-//! Requests to a tracking server, and what its answers mean.
+//! Requests to a tracking server, and the errors in its answers.
 
 use std::{fs, time::Duration};
 
@@ -17,35 +17,35 @@ use crate::{
     store::error::{Cause, StoreError},
 };
 
-/// How long a connection may take to come about.
+/// Longest time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read: a page of a search is a few megabytes.
 const MAX_ANSWER: usize = 256 << 20;
-/// Bytes a second below which a connection is given up.
+/// Least bytes per second; the time limit of a long body is computed from this rate.
 const SLOWEST: u64 = 16 << 10;
-/// Longest pause that an answer can ask of us.
+/// Longest pause that the client accepts from an answer, in seconds.
 const MAX_RETRY_AFTER: u64 = 3600;
 
-/// What went wrong with a request.
+/// The error of a request.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// MLflow says no, by one of its codes.
+    /// MLflow has refused the request with one of its error codes.
     Api {
-        /// For example `RESOURCE_DOES_NOT_EXIST`.
+        /// Code, for example `RESOURCE_DOES_NOT_EXIST`.
         code: String,
-        /// Its sentence.
+        /// Message of the server.
         message: String,
     },
-    /// Anything else.
+    /// Any other error.
     Store(StoreError),
 }
 
 impl Failure {
-    pub fn is(&self, expected: &str) -> bool {
+    pub(crate) fn is(&self, expected: &str) -> bool {
         matches!(self, Self::Api { code, .. } if code == expected)
     }
 
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         self.is("RESOURCE_DOES_NOT_EXIST")
             || matches!(self, Self::Store(StoreError::NotFound { .. }))
     }
@@ -65,7 +65,7 @@ enum Auth {
     Bearer(Secret),
 }
 
-/// Requests to one server.
+/// A client of one server.
 #[derive(Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -77,17 +77,17 @@ pub(crate) struct Client {
     parts: Parts,
 }
 
-/// The server has failed in a way that it has not foreseen.
+/// An unexpected failure inside the server.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct InternalError(String);
 
 impl Client {
-    /// A client that has not connected yet.
+    /// Returns a client that has not connected yet.
     ///
     /// # Errors
     /// [`StoreError::Open`] for certificates that cannot be read.
-    pub fn new(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
+    pub(crate) fn new(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
         tls::install();
         let refuse = |reason: String| StoreError::Open {
             destination: uri.base().to_owned(),
@@ -98,7 +98,7 @@ impl Client {
             .timeout(access.timeout)
             .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::custom(|attempt| {
-                // Credentials are for the server that the user has named, and for no other.
+                // The credentials are sent to the server that the user has named, and to no other.
                 let is_same = attempt
                     .previous()
                     .last()
@@ -138,29 +138,33 @@ impl Client {
         })
     }
 
-    /// How files are sent in parts.
-    pub fn parts(&self) -> &Parts {
+    /// Returns the state of uploads in parts.
+    pub(crate) fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// How long an answer may take to so many bytes.
-    pub fn patience(&self, bytes: u64) -> Duration {
+    /// Returns the longest time for the answer to a request of this many bytes.
+    pub(crate) fn patience(&self, bytes: u64) -> Duration {
         let way = Duration::from_secs(bytes / SLOWEST);
         self.patience.saturating_add(way)
     }
 
-    /// Where the server is, without credentials.
-    pub fn base(&self) -> &str {
+    /// Returns the URI of the server, without credentials.
+    pub(crate) fn base(&self) -> &str {
         &self.base
     }
 
-    /// Sends a body to be written, once: the caller tries again.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+    /// Sends a body by POST, once: the caller repeats the request.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, Failure> {
         self.send(self.posted(path, body)?).await
     }
 
-    /// Sends a body to be written, once, by the method that MLflow has chosen for it.
-    pub async fn write<T: DeserializeOwned>(
+    /// Sends a body by the given method, once: the caller repeats the request.
+    pub(crate) async fn write<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -169,8 +173,8 @@ impl Client {
         self.send(self.with_body(method, path, body)?).await
     }
 
-    /// Asks by GET, again where waiting may help.
-    pub async fn get<T: DeserializeOwned>(
+    /// Sends a query by GET, and repeats it where waiting may help.
+    pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, &str)],
@@ -179,8 +183,8 @@ impl Client {
             .await
     }
 
-    /// Asks by POST, again where waiting may help.
-    pub async fn ask<T: DeserializeOwned>(
+    /// Sends a query by POST, and repeats it where waiting may help.
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
         question: &Value,
@@ -188,12 +192,12 @@ impl Client {
         self.send_patiently(self.posted(path, question)?).await
     }
 
-    /// Sends what changes nothing when it is sent twice, again where waiting may help.
-    pub async fn send_patiently<T: DeserializeOwned>(
+    /// Sends a request that may be sent twice, and repeats it where waiting may help.
+    pub(crate) async fn send_patiently<T: DeserializeOwned>(
         &self,
         request: RequestBuilder,
     ) -> Result<T, Failure> {
-        // Only a stream cannot be sent twice, and no question is one.
+        // Only a stream cannot be sent twice, and no query has a stream.
         let again = || {
             let copy = request.try_clone();
             copy.ok_or_else(|| self.unavailable("a stream is not sent twice".into()))
@@ -201,8 +205,8 @@ impl Client {
         self.patiently(|| async { self.send(again()?).await }).await
     }
 
-    /// Does what changes nothing when it is done twice, again where waiting may help.
-    pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+    /// Runs `attempt`, which must change nothing when it runs twice, and repeats it where waiting may help.
+    pub(crate) async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, Failure> {
@@ -232,8 +236,8 @@ impl Client {
         Ok(with_json(self.request(method, path, &[])?, body))
     }
 
-    /// An address at the server.
-    pub fn url(&self, path: &str) -> Result<Url, Failure> {
+    /// Returns the URL of a path at the server.
+    pub(crate) fn url(&self, path: &str) -> Result<Url, Failure> {
         let url = format!("{}/{path}", self.base);
         Url::parse(&url).map_err(|error| Failure::Store(self.open_error(error.to_string())))
     }
@@ -251,8 +255,8 @@ impl Client {
         Ok(self.authorised(method, url))
     }
 
-    /// A request with the credentials that are the server's.
-    pub fn authorised(&self, method: Method, url: Url) -> RequestBuilder {
+    /// Returns a request with the credentials for the server.
+    pub(crate) fn authorised(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url);
         match &self.auth {
             Auth::None => request,
@@ -264,28 +268,32 @@ impl Client {
     }
 
     /// Sends a request, once, and reads its answer.
-    pub async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, Failure> {
         self.read(self.begun(request).await?).await
     }
 
-    /// Sends a request, once, and returns its answer unread if it is a success.
-    pub async fn begun(&self, request: RequestBuilder) -> Result<Response, Failure> {
+    /// Sends a request, once, and returns the answer unread where the status is a success.
+    pub(crate) async fn begun(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = self.answer(request).await?;
-        match response.status().is_success() {
-            true => Ok(response),
-            false => Err(self.refused(response).await),
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refused(response).await)
         }
     }
 
-    /// Sends a request, once, and returns its answer unread, whatever it is.
-    pub async fn answer(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        // The driver's words name the address asked, whose query may have what a user has recorded.
+    /// Sends a request, once, and returns the answer unread, with any status.
+    pub(crate) async fn answer(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        // The message of the HTTP client has the URL, whose query may contain data that a user has recorded.
         let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
         request.send().await.map_err(failed)
     }
 
-    /// What an answer means that is no success.
-    pub async fn refused(&self, mut response: Response) -> Failure {
+    /// Returns the error for an answer that is not a success.
+    pub(crate) async fn refused(&self, mut response: Response) -> Failure {
         let (status, headers) = (response.status(), response.headers().clone());
         match self.body(&mut response).await {
             Ok(body) => self.refusal(status, &headers, &body),
@@ -293,8 +301,11 @@ impl Client {
         }
     }
 
-    /// Reads the answer of a success.
-    pub async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, Failure> {
+    /// Reads the body of a successful answer.
+    pub(crate) async fn read<T: DeserializeOwned>(
+        &self,
+        mut response: Response,
+    ) -> Result<T, Failure> {
         let body = self.body(&mut response).await?;
         serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
             .map_err(|error| self.unreadable(&body, &error))
@@ -312,7 +323,7 @@ impl Client {
         Ok(body)
     }
 
-    pub fn unavailable(&self, source: Cause) -> Failure {
+    pub(crate) fn unavailable(&self, source: Cause) -> Failure {
         if crate::store::error::is_certificate_refused(&*source) {
             return Failure::Store(self.open_error(format!(
                 "{}; check MLFLOW_TRACKING_SERVER_CERT_PATH and MLFLOW_TRACKING_CLIENT_CERT_PATH",
@@ -340,7 +351,7 @@ impl Client {
         )))
     }
 
-    /// A success whose body is not what was asked for.
+    /// Returns the error for a successful answer whose body has the wrong form.
     fn unreadable(&self, body: &[u8], error: &serde_json::Error) -> Failure {
         if is_page(body) {
             return self.no_mlflow("a web page");
@@ -406,8 +417,8 @@ impl Client {
         }
     }
 
-    /// What a failure means where no code of MLflow's is expected.
-    pub fn error(&self, failure: Failure) -> StoreError {
+    /// Converts a failure into an error of the store; used where the caller expects no particular code of MLflow.
+    pub(crate) fn error(&self, failure: Failure) -> StoreError {
         match failure {
             Failure::Store(error) => error,
             Failure::Api { code, message } => match code.as_str() {
@@ -443,7 +454,7 @@ impl Client {
     }
 }
 
-/// An error with its causes in one sentence: the outermost of an HTTP client says little.
+/// Joins an error and its causes in one sentence: the outermost error of the HTTP client says little.
 pub(crate) fn describe(error: Cause) -> Cause {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -454,7 +465,7 @@ pub(crate) fn describe(error: Cause) -> Cause {
     text.into()
 }
 
-/// A request with a body of JSON.
+/// Adds a body of JSON to a request.
 pub(crate) fn with_json(request: RequestBuilder, body: &Value) -> RequestBuilder {
     request
         .header(CONTENT_TYPE, "application/json")
@@ -465,7 +476,8 @@ fn is_page(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"<")
 }
 
-/// Seconds, the form that servers use; a date is left to the usual back-off.
+/// Returns the time of `Retry-After` in seconds, the form that servers use; a date is ignored, and the usual back-off
+/// applies.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers
         .get(RETRY_AFTER)?

@@ -1,4 +1,4 @@
-//! What a collection of garbage asks a tracking server.
+//! The queries of garbage collection to a tracking server.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Experiments that are named in one question for logged models.
+/// Number of experiments that one query for logged models names.
 const EXPERIMENTS: usize = 50;
 
 #[derive(Deserialize)]
@@ -82,7 +82,7 @@ impl RestStore {
             numbers_only: false,
         };
         let runs = self.search_runs(&query).await?;
-        // A server does not say when a run was deleted.
+        // A server does not tell the time when a run was deleted.
         let rows = runs.into_iter().map(|run| RunRow {
             run,
             deleted_time: None,
@@ -107,7 +107,7 @@ impl RestStore {
                     .ask::<LoggedModels>("logged-models/search", &question)
                     .await;
                 let page = match page {
-                    // One of before MLflow 3, which has no such models.
+                    // The server is older than MLflow 3 and has no logged models.
                     Err(failure) if is_unknown(&failure) => return Ok(found),
                     page => page.map_err(|failure| self.error(failure))?,
                 };
@@ -141,10 +141,11 @@ impl RestStore {
                 .map_err(|failure| self.error(failure))?;
             for it in page.model_versions {
                 let version = it.version.unwrap_or_default();
-                // Only such a source says nothing of where the files are.
-                let location = match it.source.starts_with("models:") {
-                    true => self.download_uri_of(&it.name, version).await?,
-                    false => None,
+                // Only a source of this form does not tell the place of the files.
+                let location = if it.source.starts_with("models:") {
+                    self.download_uri_of(&it.name, version).await?
+                } else {
+                    None
                 };
                 found.push(VersionFiles {
                     name: it.name,
@@ -161,7 +162,7 @@ impl RestStore {
         }
     }
 
-    /// Where a version's files are; none where it has been deleted meanwhile.
+    /// Returns the URI of a version's files; none where the version has been deleted meanwhile.
     async fn download_uri_of(
         &self,
         name: &str,
@@ -181,7 +182,8 @@ impl RestStore {
     }
 }
 
-/// Whether a server does not know the question. It has answered others, so that it is there and an MLflow.
+/// Returns true where a server does not know the path of a query. The server has answered other queries, so it is
+/// reachable and is an MLflow server.
 fn is_unknown(failure: &Failure) -> bool {
     failure.is("ENDPOINT_NOT_FOUND") || matches!(failure, Failure::Store(StoreError::Open { .. }))
 }

@@ -1,16 +1,16 @@
-//! A tracking server, spoken to by MLflow's REST API.
+//! A tracking server, reached by MLflow's REST API.
 //!
-//! The ids of runs are the server's. A run that could be created at once has the server's id from the start;
-//! one that could not has an id of ours, under which it is journaled and, by a tag, found again: so that a
-//! creation whose answer was lost is not repeated.
+//! The server chooses the ids of runs. A run that could be created at once has the server's id from the start. A run
+//! that could not has an id of ours: the journal names the run by this id, and a tag with this id finds the run at the
+//! server. So a run is not created twice where the answer to its creation was lost.
 
-pub mod artifacts;
-pub mod batch;
-pub mod client;
-pub mod gc;
-pub mod multipart;
-pub mod registry;
-pub mod signed_address;
-pub mod store;
-pub mod tracking;
-pub mod wire;
+pub(crate) mod artifacts;
+pub(crate) mod batch;
+pub(crate) mod client;
+pub(crate) mod gc;
+pub(crate) mod multipart;
+pub(crate) mod registry;
+pub(crate) mod signed_address;
+pub(crate) mod store;
+pub(crate) mod tracking;
+pub(crate) mod wire;

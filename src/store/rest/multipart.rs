@@ -1,8 +1,8 @@
-//! Long files go past the server: for each part it hands out an address of the store behind it, as it does for stock
-//! MLflow's client.
+//! Uploads of long files directly to the store behind the server: for each part the server returns an address of the
+//! store, as it does for stock MLflow's client.
 //!
-//! The addresses are signed, so whoever has one may write: none reaches an error. The server's own credentials go to the
-//! server alone.
+//! The addresses are signed, so anybody that has an address may write: no address gets into an error. The credentials
+//! of the server are sent to the server only.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,35 +35,38 @@ use crate::{
     store::error::{Cause, StoreError},
 };
 
-/// Bytes of a part that are in memory at a time, before the connection has them.
+/// Number of bytes of a part that are in memory at a time, before the connection takes them.
 pub(crate) const PIECE: u64 = 1 << 20;
-/// Parts on their way at a time, of all files together.
+/// Number of parts that are sent at a time, of all files together.
 const TOGETHER: usize = 8;
-/// As many parts as S3 takes of a file.
+/// Greatest number of parts that S3 takes of a file.
 const MAX_PARTS: u64 = 10_000;
-/// Longest part that S3 takes.
+/// Length of the longest part that S3 takes.
 const MAX_LENGTH: u64 = 5 << 30;
-/// How long a server may take to say what it can.
+/// Longest time for the answer of a server to the query for its features.
 const INFO_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long an upload is gone on with: MLflow's addresses hold an hour, and new ones may lead elsewhere.
+/// Time for which an upload can be continued: MLflow's addresses are valid for an hour, and new addresses may lead
+/// to another upload.
 const HOLDS: Duration = Duration::from_secs(3600);
-/// Uploads of a file that came to nothing until it goes through the server, which may do what the way past it cannot.
+/// Number of failed direct uploads of a file after which the file is sent through the server, which may succeed where
+/// the direct upload fails.
 const IN_VAIN: u32 = 2;
 const ADVICE: &str = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false has files go through the server";
 
-/// How files are sent in parts.
+/// The state of uploads in parts.
 #[derive(Debug)]
 pub(crate) struct Parts {
     access: PartsAccess,
     room: Semaphore,
-    /// Uploads that the store cannot go on with at present, by their files' paths. Never on a disk: see above.
+    /// Uploads that the store cannot continue at present, by the paths of their files. They are never written to a
+    /// disk, as they have signed addresses.
     unfinished: Mutex<HashMap<String, Unfinished>>,
-    /// How many uploads of a file came to nothing, by its path.
+    /// Number of failed uploads of a file, by the path of the file.
     in_vain: Mutex<HashMap<String, u32>>,
 }
 
 impl Parts {
-    pub fn new(access: PartsAccess) -> Self {
+    pub(crate) fn new(access: PartsAccess) -> Self {
         Self {
             access,
             room: Semaphore::new(TOGETHER),
@@ -83,7 +86,7 @@ impl Parts {
     }
 }
 
-/// An upload that has begun, and what of it has arrived.
+/// An upload that has begun, with the parts that have arrived.
 struct Unfinished {
     of: Version,
     begun: Instant,
@@ -91,9 +94,9 @@ struct Unfinished {
     /// Length of a part.
     length: u64,
     places: Vec<Place>,
-    /// ETags of parts, by their numbers.
+    /// ETags of the parts that have arrived, by number.
     arrived: Mutex<BTreeMap<u64, String>>,
-    /// The store knows it no more, or its addresses do not hold any longer.
+    /// True where the store no longer knows the upload, or its addresses are no longer valid.
     is_over: AtomicBool,
 }
 
@@ -102,7 +105,7 @@ impl Unfinished {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it can be gone on with. To complete it needs no address.
+    /// Returns true where the upload can be continued. Its completion needs no address.
     fn holds(&self) -> bool {
         let is_whole = self.arrived().len() == self.places.len();
         !self.is_over.load(Ordering::Relaxed) && (is_whole || self.begun.elapsed() < HOLDS)
@@ -125,7 +128,7 @@ impl fmt::Debug for Unfinished {
     }
 }
 
-/// What tells whether a file is still the one of which parts have been sent.
+/// Size and time of a file, by which a change since the first part is noticed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Version {
     size: u64,
@@ -148,7 +151,7 @@ struct ServerInfo {
     multipart_uploads_enabled: bool,
 }
 
-/// An upload that the server has begun. Nothing of it can be printed.
+/// An upload that the server has begun. It has no `Debug`, as it has signed addresses.
 #[derive(Deserialize)]
 struct Begun {
     upload_id: Option<String>,
@@ -157,7 +160,7 @@ struct Begun {
 }
 
 impl Client {
-    /// Whether a file of that length goes in parts, as far as the user, else the server, says it.
+    /// Returns true where a file of this length is sent in parts, by the setting of the user, else of the server.
     async fn sends_in_parts(&self, size: u64) -> bool {
         let access = &self.parts().access;
         if size == 0 || size < access.from {
@@ -177,7 +180,7 @@ impl Client {
         self.send(request.timeout(INFO_TIMEOUT)).await
     }
 
-    /// Sends a file in parts; false where it is to go through the server.
+    /// Sends a file in parts; returns false where the file must be sent through the server.
     pub(crate) async fn put_in_parts(
         &self,
         path: &str,
@@ -185,7 +188,7 @@ impl Client {
         size: u64,
         sent: &AtomicU64,
     ) -> Result<bool, Failure> {
-        // The server names uploads by a folder and a name in it.
+        // The server names an upload by a folder and the name of a file in the folder.
         let Some((folder, name)) = path.rsplit_once('/') else {
             return Ok(false);
         };
@@ -224,25 +227,25 @@ impl Client {
             Err(failure) => failure,
         };
         if is_away(&failure) && !upload.is_over.load(Ordering::Relaxed) {
-            // What has arrived stays there for the next attempt.
+            // The parts that have arrived stay in the store for the next attempt.
             self.parts().unfinished().insert(path.to_owned(), upload);
             return Err(failure);
         }
         let is_refused = matches!(&failure, Failure::Store(StoreError::Refused { .. }));
-        // Addresses that do not hold as long as it takes will not next time either.
+        // Addresses that were not valid for long enough will not be on the next attempt either.
         let is_slow = is_new && upload.begun.elapsed() >= HOLDS;
         *self.parts().in_vain().entry(path.to_owned()).or_default() += 1;
         self.end(path, upload).await?;
-        match is_refused || is_slow {
-            true => {
-                sent.store(0, Ordering::Relaxed);
-                Ok(false)
-            }
-            false => Err(failure),
+        if is_refused || is_slow {
+            sent.store(0, Ordering::Relaxed);
+            Ok(false)
+        } else {
+            Err(failure)
         }
     }
 
-    /// Has the store forget an upload: what has arrived would be paid for. It is kept until somebody can be told.
+    /// Aborts an upload: the user would have to pay for the parts that have arrived. Where the server cannot be
+    /// reached, the upload is kept, and aborted on the next attempt.
     async fn end(&self, path: &str, upload: Unfinished) -> Result<(), Failure> {
         let (folder, name) = path.rsplit_once('/').unwrap_or_default();
         match self.abort(folder, name, &upload.id).await {
@@ -251,12 +254,12 @@ impl Client {
                 self.parts().unfinished().insert(path.to_owned(), upload);
                 Err(failure)
             }
-            // The store's own rules sweep it away.
+            // The store's own rules delete an upload that could not be aborted.
             _ => Ok(()),
         }
     }
 
-    /// Begins an upload; `None` where the server says that it cannot have it so.
+    /// Begins an upload; returns `None` where the server cannot take uploads in parts.
     async fn new_upload(
         &self,
         folder: &str,
@@ -269,7 +272,7 @@ impl Client {
         let Some(begun) = self.begin(folder, name, count).await? else {
             return Ok(None);
         };
-        // Uploads without an id, as to Azure, have their parts in common: two processes would mix theirs.
+        // Uploads without an id, as to Azure, share their parts: two processes would mix the parts of their uploads.
         let Some(id) = begun.upload_id else {
             return Ok(None);
         };
@@ -302,7 +305,7 @@ impl Client {
                 .collect()
         };
         let body = json!({"path": name, "upload_id": upload.id, "parts": parts});
-        // The store puts the parts together before it answers.
+        // The store joins the parts before it answers.
         let patience = self.patience(upload.of.size);
         self.of_upload("complete", folder, &body, patience).await
     }
@@ -319,8 +322,8 @@ impl Client {
         let request = with_json(self.authorised(Method::POST, url), &body);
         let response = self.answer(request).await?;
         match response.status() {
-            // A store that takes no parts, or a server from before there were any. One that may not sign addresses,
-            // as with the credentials of a machine of Google's, says no more than that it has failed.
+            // The store takes no parts, or the server is older than uploads in parts. A server that may not sign
+            // addresses, as with the credentials of a Google machine, answers 500 only.
             StatusCode::NOT_IMPLEMENTED
             | StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
@@ -333,7 +336,7 @@ impl Client {
         }
     }
 
-    /// Ends an upload by one of the two ways that there are.
+    /// Ends an upload: `way` is `complete` or `abort`.
     async fn of_upload(
         &self,
         way: &str,
@@ -369,7 +372,7 @@ impl Client {
         sent.fetch_add(there.sum(), Ordering::Relaxed);
         let missing = (0..upload.places.len())
             .filter(|index| !arrived.contains(&upload.places[*index].number));
-        // Those that are on their way when one fails may arrive.
+        // No part is begun after one has failed; parts that are being sent may still arrive.
         let is_away = &AtomicBool::new(false);
         let sent_all: Vec<Result<(), Failure>> = stream::iter(missing)
             .map(|index| async move {
@@ -393,7 +396,7 @@ impl Client {
         sent_all.into_iter().collect()
     }
 
-    /// An answer that nothing can be done with.
+    /// Returns the error for an answer that cannot be used.
     fn odd(&self, reason: &str) -> Failure {
         Failure::Store(StoreError::Refused {
             destination: self.base().to_owned(),
@@ -403,12 +406,12 @@ impl Client {
     }
 }
 
-/// Whether somebody is away for a while, rather than at a loss.
+/// Returns true where the server or the store is unavailable for a while, and has not failed with an internal error.
 fn is_away(failure: &Failure) -> bool {
     matches!(failure, Failure::Store(StoreError::Unavailable { source, .. }) if !source.is::<InternalError>())
 }
 
-/// Puts a part, once, and returns its ETag. Says whether the upload `is_over`.
+/// Sends a part, once, and returns its ETag. Sets `is_over` where the upload cannot be continued.
 async fn put_part(
     http: &reqwest::Client,
     place: &Place,
@@ -439,7 +442,7 @@ async fn put_part(
             let etag = etag.and_then(|etag| etag.to_str().ok());
             Ok(etag.unwrap_or_default().to_owned())
         }
-        // These do not pass by themselves, and no other address would be treated otherwise.
+        // These statuses do not pass by themselves, and another address would get the same one.
         status
             if status.is_redirection()
                 || matches!(status.as_u16(), 405 | 411 | 413 | 414 | 431 | 501) =>
@@ -449,7 +452,7 @@ async fn put_part(
                 source: format!("{status} (part {} of a file; {ADVICE})", place.number).into(),
             }))
         }
-        // An address holds for some time, and an upload until somebody sweeps it away: there are new ones then.
+        // With other statuses the address is no longer valid or the upload has been deleted; a new upload helps.
         status => {
             let passes = matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error();
             is_over.fetch_or(!passes, Ordering::Relaxed);

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// What none of a logged model's names has.
+/// Characters that the name of a logged model does not have.
 const NOT_IN_NAMES: [char; 6] = ['/', ':', '.', '%', '"', '\''];
 
 #[async_trait]
@@ -66,9 +66,12 @@ impl ModelRegistry for RestStore {
             .client
             .post::<IgnoredAny>("registered-models/rename", &body)
             .await;
-        renamed.map_err(|failure| match is_taken(&failure) {
-            true => self.model_error(new_name, failure),
-            false => self.model_error(name, failure),
+        renamed.map_err(|failure| {
+            if is_taken(&failure) {
+                self.model_error(new_name, failure)
+            } else {
+                self.model_error(name, failure)
+            }
         })?;
         self.model(new_name).await
     }
@@ -146,7 +149,8 @@ impl ModelRegistry for RestStore {
             "description": new.description,
             "tags": pairs(&new.tags),
         });
-        // What is there must agree with the source, and a null is there.
+        // The server compares the ids that are in the body with the source, and takes a null as an id: ids are left out
+        // where there are none.
         if let Some(run_id) = &new.run_id {
             body["run_id"] = run_id.as_str().into();
         }
@@ -184,7 +188,7 @@ impl ModelRegistry for RestStore {
                 if failure.is("RESOURCE_DOES_NOT_EXIST")
                     || failure.is("INVALID_PARAMETER_VALUE") =>
             {
-                // By the latter code MLflow says that a valid alias is none of this model's.
+                // MLflow answers `INVALID_PARAMETER_VALUE` for a valid alias that the model does not have.
                 self.model(name).await?;
                 Err(StoreError::NotFound {
                     what: format!("alias {:?} of model {:?}", alias.as_str(), name.as_str()),
@@ -323,7 +327,7 @@ impl ModelRegistry for RestStore {
             });
             let answer = self.client.ask("logged-models/search", &question).await;
             let page: wire::LoggedModels = match answer {
-                // A server before MLflow 3 has no such address, and no such models.
+                // A server before MLflow 3 does not have this path, and has no logged models.
                 Err(Failure::Store(StoreError::Open { .. })) => return Ok(None),
                 answer => answer.map_err(|failure| self.error(failure))?,
             };
@@ -351,7 +355,7 @@ impl ModelRegistry for RestStore {
         let tags = self.logged(model_id).await?.info.tags;
         let listed = tags.iter().find(|tag| tag.key == VERSIONS_TAG);
         let listed = listed.map(|tag| tag.value.as_str());
-        // Newer servers have noted it themselves.
+        // Newer servers have added the version to the tag themselves.
         let Some(value) = registry::with_version(listed, name, version) else {
             return Ok(());
         };
@@ -377,7 +381,7 @@ impl RestStore {
             Ok(found) => Ok(found.model),
             Err(failure)
                 if failure.is("RESOURCE_DOES_NOT_EXIST")
-                    // A server before MLflow 3 has no such address.
+                    // A server before MLflow 3 does not have this path.
                     || matches!(failure, Failure::Store(StoreError::Open { .. })) =>
             {
                 Err(StoreError::NotFound {
@@ -418,7 +422,7 @@ impl RestStore {
             .map_err(|failure| self.version_error(name, version, failure))
     }
 
-    /// Adds to versions their aliases, which a server leaves out of what a search finds.
+    /// Adds the aliases to versions: a server leaves them out of the results of a search.
     async fn with_aliases(
         &self,
         mut versions: Vec<ModelVersion>,
@@ -430,7 +434,7 @@ impl RestStore {
             .map(|name| async move {
                 match self.model(&name).await {
                     Ok(model) => Ok(Some((model.name.clone(), model))),
-                    // Deleted in between.
+                    // The version has been deleted since the search.
                     Err(StoreError::NotFound { .. }) => Ok(None),
                     Err(error) => Err(error),
                 }
@@ -447,7 +451,8 @@ impl RestStore {
         Ok(versions)
     }
 
-    /// What a failure means for a model: MLflow's own sentence is about the same, in other words for each release.
+    /// Converts a failure about a model into an error of the store. MLflow's own message has another wording in each
+    /// release.
     fn model_error(&self, name: &ModelName, failure: Failure) -> StoreError {
         let what = format!("registered model {:?}", name.as_str());
         let destination = self.client.base().to_owned();
@@ -481,7 +486,7 @@ fn pairs(tags: &[(Key, TagValue)]) -> Vec<Value> {
         .collect()
 }
 
-/// The parameters of a page of a search.
+/// Returns the parameters of a page of a search.
 fn page(
     filter: &str,
     order_by: &[&str],
@@ -503,7 +508,7 @@ fn page(
     query
 }
 
-/// A text as one segment of a path.
+/// Encodes a text as one segment of a path.
 fn segment(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

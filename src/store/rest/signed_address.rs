@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::client::Failure;
 use crate::store::error::{Cause, StoreError};
 
-/// What would make another request of ours than the one that is meant.
+/// Headers that the server must not set on our request to the signed address.
 const NOT_THEIRS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
 
 #[derive(Deserialize)]
@@ -22,14 +22,14 @@ pub(crate) struct Credential {
     headers: BTreeMap<String, String>,
 }
 
-/// Where a part goes.
+/// The address of a part.
 pub(crate) struct Place {
     pub(crate) number: u64,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
 }
 
-/// Where the parts go, by their numbers; else what is wrong with what the server has said.
+/// Returns the addresses of the parts, sorted by part number; the error says what is wrong with the server's answer.
 pub(crate) fn places(credentials: Vec<Credential>, count: u64) -> Result<Vec<Place>, String> {
     if credentials.len() as u64 != count {
         return Err(format!(
@@ -78,7 +78,7 @@ impl Credential {
     }
 }
 
-/// A server may quote what it was sent, which has the signed addresses in it.
+/// Masks signed addresses in an error: a server may quote the request, which contains them.
 pub(crate) fn without_addresses(failure: Failure) -> Failure {
     let cut = |cause: Cause| without_queries(&cause.to_string()).into();
     match failure {
@@ -120,7 +120,7 @@ pub(crate) fn without_addresses(failure: Failure) -> Failure {
     }
 }
 
-/// A text with what follows the `?` of each address in it masked.
+/// Masks the query of each address in a text.
 fn without_queries(text: &str) -> String {
     let ends_address = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>');
     text.split_inclusive(ends_address)

@@ -1,4 +1,4 @@
-//! A tracking server and the ids that it has given to our runs.
+//! A tracking server as a store, and the ids that the server has given to our runs.
 
 use std::{
     collections::HashMap,
@@ -32,34 +32,34 @@ use crate::{
     },
 };
 
-/// Tag by which a run is found that was journaled under an id of ours.
-pub const RUN_ID_TAG: &str = "heimdall.run_id";
+/// Tag that holds our id of a run; a run that is journaled under our id is found by this tag.
+pub(crate) const RUN_ID_TAG: &str = "heimdall.run_id";
 
-/// How long `start_run` waits for the server's id before it goes on with one of ours.
+/// Longest time that `start_run` waits for the server's id before it continues with an id of ours.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests that are on their way at a time.
+/// Number of requests that are sent at a time.
 pub(crate) const TOGETHER: usize = 2;
 
-/// Entries of a page of an answer.
+/// Number of entries of a page of an answer.
 pub(crate) const PAGE: usize = 1_000;
 
 /// An MLflow tracking server.
 #[derive(Debug)]
-pub struct RestStore {
+pub(crate) struct RestStore {
     pub(crate) client: std::sync::Arc<Client>,
-    /// The server's id of each run that is known by ours.
+    /// The server's id of each run, by our id.
     runs: Mutex<HashMap<RunId, String>>,
     experiments: Mutex<HashMap<String, Experiment>>,
 }
 
 impl RestStore {
-    /// Connects, and asks something that every tracking server answers.
+    /// Connects, and sends a query that every tracking server answers.
     ///
     /// # Errors
-    /// [`StoreError::Open`] for an address where there is no MLflow and for certificates that cannot be read;
-    /// those of a request.
-    pub async fn open(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
+    /// [`StoreError::Open`] for an address without an MLflow server and for certificates that cannot be read; the
+    /// errors of a request.
+    pub(crate) async fn open(uri: &ServerUri, access: &ServerAccess) -> Result<Self, StoreError> {
         let store = Self {
             client: std::sync::Arc::new(Client::new(uri, access)?),
             runs: Mutex::default(),
@@ -94,7 +94,7 @@ impl RestStore {
         Ok(answer.run)
     }
 
-    /// The server's id of a run that has an id of ours, or the server's own.
+    /// Returns the server's id of a run; `run` is our id or the server's id.
     async fn server_id(&self, run: RunId) -> Result<String, StoreError> {
         if let Some(known) = self.known(run) {
             return Ok(known);
@@ -104,7 +104,7 @@ impl RestStore {
         Ok(found.run_id)
     }
 
-    /// A run by the server's id or ours.
+    /// Returns a run by the server's id or our id.
     async fn find(&self, run_id: &str) -> Result<RunInfo, StoreError> {
         self.found(run_id).await.map(RunInfo::from)
     }
@@ -122,7 +122,7 @@ impl RestStore {
         }
         let experiments = self.experiments(ViewType::ActiveOnly).await?;
         let ids: Vec<&str> = experiments.iter().map(|it| it.id.as_str()).collect();
-        // A server may have more experiments than a search takes.
+        // A server may have more experiments than one search may name.
         for ids in ids.chunks(100) {
             let question = json!({
                 "experiment_ids": ids,
@@ -186,7 +186,7 @@ impl RestStore {
         };
         let run_id = self.server_id(run).await?;
         let (params, mut requests) = batch.requests(&run_id);
-        // Requests of metrics alone can be on their way together: a point is a point in any order.
+        // Requests with metrics only can be sent at the same time: the order of points does not matter.
         let together = requests.split_off(params);
         for request in &requests {
             self.log_batch(&run_id, request).await?;
@@ -213,7 +213,7 @@ impl RestStore {
         }
     }
 
-    /// Why a batch was refused, as the run itself tells.
+    /// Returns the reason why a batch was refused: looks at the stage and the params of the run.
     async fn explain(&self, run_id: &str, request: &Value, refusal: Failure) -> StoreError {
         let Ok(run) = self.get_run(run_id).await.map(RunInfo::from) else {
             return self.error(refusal);
@@ -271,7 +271,7 @@ impl TrackingStore for RestStore {
                     .await;
                 match created {
                     Ok(created) => self.experiment(&created.experiment_id).await?,
-                    // Another process was faster.
+                    // Another process has created the experiment first.
                     Err(failure) if failure.is("RESOURCE_ALREADY_EXISTS") => {
                         self.experiment_by_name(name).await?
                     }
@@ -359,7 +359,7 @@ impl TrackingStore for RestStore {
             });
         };
         let Ok(run) = created?.parse::<RunId>() else {
-            // Known by ours then, which the map and the tag lead to it from.
+            // The server's id is not one of ours: keep our id and find the run by its tag.
             return Ok(None);
         };
         self.remember(run, &run.to_string());
@@ -524,7 +524,7 @@ impl TrackingStore for RestStore {
     fn artifacts(&self, uri: &str) -> Option<Box<dyn ArtifactStore>> {
         let rest = uri.strip_prefix("mlflow-artifacts:")?;
         let path = match rest.strip_prefix("//") {
-            // Another server than this one gets nothing: it is not the one the credentials are for.
+            // A URI of another server is refused: the credentials are for this server only.
             Some(rest) => {
                 let (host, path) = rest.split_once('/')?;
                 let base = self.client.base().split_once("://")?.1;
@@ -540,7 +540,7 @@ impl TrackingStore for RestStore {
 }
 
 impl RestStore {
-    /// Records that have a request of their own.
+    /// Writes a record that needs a request of its own.
     async fn write_alone(&self, record: &Record) -> Result<(), StoreError> {
         match record {
             Record::RunStarted(start) => match self.server_id(start.run).await {
@@ -555,7 +555,7 @@ impl RestStore {
                     .post::<serde::de::IgnoredAny>("runs/delete-tag", &body)
                     .await;
                 match answer {
-                    // Gone already, or never there.
+                    // The tag is deleted already, or has never existed.
                     Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => Ok(()),
                     answer => answer.map(|_| ()).map_err(|failure| self.error(failure)),
                 }

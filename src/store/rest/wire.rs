@@ -1,7 +1,7 @@
-//! Answers of a tracking server, as far as they are read.
+//! The answers of a tracking server, with the fields that are read.
 //!
-//! 64-bit integers come as numbers or as strings, and the words NaN, Infinity and -Infinity for numbers that JSON
-//! has no form for.
+//! 64-bit integers are numbers or strings. The words NaN, Infinity and -Infinity stand for numbers that JSON cannot
+//! write.
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -48,7 +48,7 @@ fn float<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         )]
         Some(Number::Integer(number)) => number as f64,
         Some(Number::Float(number)) => number,
-        // Rust reads all three words.
+        // Rust's `parse` reads all three words.
         Some(Number::Text(text)) => text.parse().map_err(D::Error::custom)?,
     })
 }
@@ -74,7 +74,7 @@ pub(crate) struct Metric {
 }
 
 impl Metric {
-    pub fn point(&self) -> MetricPoint {
+    pub(crate) fn point(&self) -> MetricPoint {
         MetricPoint {
             value: self.value,
             timestamp: self.timestamp.unwrap_or_default(),
@@ -224,8 +224,8 @@ struct Dataset {
 }
 
 impl Run {
-    /// Largest step of the latest points of the metrics whose keys begin with `prefix`.
-    pub fn latest_step(&self, prefix: &str) -> Option<i64> {
+    /// Returns the largest step among the latest points of the metrics whose keys begin with `prefix`.
+    pub(crate) fn latest_step(&self, prefix: &str) -> Option<i64> {
         let metrics = self.data.metrics.iter();
         let found = metrics.filter(|metric| metric.key.starts_with(prefix));
         found.map(|metric| metric.point().step).max()
@@ -321,7 +321,7 @@ pub(crate) struct ModelVersion {
     aliases: Vec<String>,
 }
 
-/// A server leaves out what is the default.
+/// Returns the default status, which a server leaves out.
 fn ready() -> String {
     registry::READY.to_owned()
 }
@@ -406,7 +406,7 @@ impl From<RegisteredModel> for registry::RegisteredModel {
             tags: it.tags.into_iter().map(|it| (it.key, it.value)).collect(),
             aliases,
         };
-        // A server does not say the aliases of these.
+        // A server leaves the aliases of these versions out.
         for version in &mut latest {
             model.put_aliases(version);
         }

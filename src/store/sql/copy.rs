@@ -3,7 +3,7 @@
 //! Format: PostgreSQL's documentation of COPY, "Binary Format".
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
-/// No flags, no extension of the header.
+/// The rest of the header: no flags, no extension.
 const NOTHING: [u8; 8] = [0; 8];
 const END: i16 = -1;
 
@@ -15,36 +15,36 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub fn new(columns: i16) -> Self {
+    pub(crate) fn new(columns: i16) -> Self {
         Self {
             bytes: [SIGNATURE, &NOTHING].concat(),
             columns,
         }
     }
 
-    /// Begins a row; as many fields follow as there are columns.
-    pub fn row(&mut self) -> &mut Self {
+    /// Begins a row; the caller adds one field for each column.
+    pub(crate) fn row(&mut self) -> &mut Self {
         self.bytes.extend(self.columns.to_be_bytes());
         self
     }
 
-    /// A `varchar` or `text`. What is too long for the format is too long for the server as well.
-    pub fn text(&mut self, text: &str) -> &mut Self {
+    /// Adds a `varchar` or `text`. A text that is too long for the format is too long for the server as well.
+    pub(crate) fn text(&mut self, text: &str) -> &mut Self {
         self.field(text.as_bytes())
     }
 
-    /// A `bigint`.
-    pub fn int(&mut self, number: i64) -> &mut Self {
+    /// Adds a `bigint`.
+    pub(crate) fn int(&mut self, number: i64) -> &mut Self {
         self.field(&number.to_be_bytes())
     }
 
-    /// A `double precision`.
-    pub fn float(&mut self, number: f64) -> &mut Self {
+    /// Adds a `double precision`.
+    pub(crate) fn float(&mut self, number: f64) -> &mut Self {
         self.field(&number.to_be_bytes())
     }
 
-    /// A `boolean`.
-    pub fn bool(&mut self, flag: bool) -> &mut Self {
+    /// Adds a `boolean`.
+    pub(crate) fn bool(&mut self, flag: bool) -> &mut Self {
         self.field(&[u8::from(flag)])
     }
 
@@ -55,7 +55,7 @@ impl Rows {
         self
     }
 
-    pub fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.bytes.extend(END.to_be_bytes());
         self.bytes
     }

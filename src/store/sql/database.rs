@@ -1,7 +1,7 @@
-//! One database behind two drivers: statements and rows that do not know which.
+//! One database behind two drivers: statements and rows that are the same for both.
 //!
-//! SQL is written once, in the words that SQLite and PostgreSQL share, with `$1`-style parameters; values go
-//! as parameters only, never into the text. What the two do not share is asked of [`Dialect`].
+//! SQL is written once, in the syntax that SQLite and PostgreSQL share, with `$1`-style parameters. Values are passed
+//! as parameters only, never in the text. [`Dialect`] tells the two apart where they differ.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use sqlx::{
 use super::{copy, locks, schema::Dialect, statement::Statement};
 use crate::config::uri::PostgresUri;
 
-/// How long SQLite itself waits for another writer before the delivery worker takes over waiting.
+/// Longest time that SQLite itself waits for another writer; after it the delivery worker waits and tries again.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may take to come about.
+/// Longest time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may say nothing while a statement waits for it.
+/// Longest time that a server may be silent while a statement waits for the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// One connection writes while another one answers questions.
+/// Number of connections: one for writing, one for queries.
 const CONNECTIONS: u32 = 2;
 
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
@@ -35,19 +35,19 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    pub fn text(&self, column: usize) -> Result<Option<String>> {
+    pub(crate) fn text(&self, column: usize) -> Result<Option<String>> {
         match self {
             Self::Sqlite(row) => row.try_get(column),
             Self::Postgres(row) => row.try_get(column),
         }
     }
 
-    /// The text, or an empty one for NULL.
-    pub fn string(&self, column: usize) -> Result<String> {
+    /// Returns the text, or an empty text for NULL.
+    pub(crate) fn string(&self, column: usize) -> Result<String> {
         Ok(self.text(column)?.unwrap_or_default())
     }
 
-    pub fn int(&self, column: usize) -> Result<Option<i64>> {
+    pub(crate) fn int(&self, column: usize) -> Result<Option<i64>> {
         match self {
             Self::Sqlite(row) => row.try_get(column),
             Self::Postgres(row) => {
@@ -61,14 +61,14 @@ impl Row {
         }
     }
 
-    pub fn float(&self, column: usize) -> Result<Option<f64>> {
+    pub(crate) fn float(&self, column: usize) -> Result<Option<f64>> {
         match self {
             Self::Sqlite(row) => row.try_get(column),
             Self::Postgres(row) => row.try_get(column),
         }
     }
 
-    pub fn bool(&self, column: usize) -> Result<bool> {
+    pub(crate) fn bool(&self, column: usize) -> Result<bool> {
         Ok(match self {
             Self::Sqlite(row) => row.try_get::<Option<bool>, _>(column)?,
             Self::Postgres(row) => row.try_get::<Option<bool>, _>(column)?,
@@ -85,17 +85,17 @@ pub(crate) enum Database {
 }
 
 impl Database {
-    pub async fn open_sqlite(path: &std::path::Path) -> Result<Self> {
+    pub(crate) async fn open_sqlite(path: &std::path::Path) -> Result<Self> {
         locks::install();
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
-            // As stock MLflow has it, and as PostgreSQL is: LIKE looks at the case, ILIKE does not.
+            // LIKE distinguishes the case and ILIKE does not, as in stock MLflow and in PostgreSQL.
             .pragma("case_sensitive_like", "true");
-        // Where SQLite itself has rolled back (a full disk, for example), the driver goes on counting a
-        // transaction that is gone: such a connection is no longer used.
+        // After SQLite itself has rolled back (on a full disk, for example), the driver still counts a transaction
+        // that no longer exists: such a connection is not used again.
         let pool = SqlitePoolOptions::new()
             .max_connections(CONNECTIONS)
             .before_acquire(|connection, _| {
@@ -107,7 +107,7 @@ impl Database {
         Ok(Self::Sqlite(pool))
     }
 
-    pub async fn open_postgres(uri: &PostgresUri) -> Result<Self> {
+    pub(crate) async fn open_postgres(uri: &PostgresUri) -> Result<Self> {
         let mut options: PgConnectOptions = uri.connect().reveal().parse()?;
         if let Some((user, password)) = uri.user() {
             options = options.username(user.reveal());
@@ -115,10 +115,10 @@ impl Database {
                 options = options.password(password.reveal());
             }
         }
-        // The server shows its administrator who is connected.
+        // The server shows this name to its administrator.
         let options = options.application_name("heimdall-tracking");
-        // The pool tries a server that is not there until its time is up; a person who starts a script wants to
-        // know at once.
+        // The pool would try an absent server until the timeout; a person who starts a script wants to know at once,
+        // so one connection is tried first.
         let first = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options));
         let first = first.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
         first.close().await?;
@@ -129,7 +129,7 @@ impl Database {
         Ok(Self::Postgres(pool))
     }
 
-    pub fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Sqlite(_) => Dialect::Sqlite,
             Self::Postgres(_) => Dialect::Postgres,
@@ -137,9 +137,9 @@ impl Database {
     }
 
     /// Begins a transaction that writes.
-    pub async fn begin(&self) -> Result<Transaction> {
+    pub(crate) async fn begin(&self) -> Result<Transaction> {
         Ok(match self {
-            // Immediate: one that first reads and then writes could find itself overtaken by another writer.
+            // IMMEDIATE, as another writer could come between the first read and the first write of a transaction.
             Self::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
             Self::Postgres(pool) => {
                 let mut session = Session::new(pool.acquire().await?);
@@ -149,7 +149,7 @@ impl Database {
         })
     }
 
-    pub async fn execute(&self, statement: Statement) -> Result<u64> {
+    pub(crate) async fn execute(&self, statement: Statement) -> Result<u64> {
         match self {
             Self::Sqlite(pool) => Ok(pool.execute(statement.sqlite()).await?.rows_affected()),
             Self::Postgres(pool) => {
@@ -161,8 +161,8 @@ impl Database {
         }
     }
 
-    /// All rows, each turned into what is wanted of it as it comes.
-    pub async fn fetch<T>(
+    /// Returns all rows, each converted by `of_row` when it arrives.
+    pub(crate) async fn fetch<T>(
         &self,
         statement: Statement,
         of_row: impl Fn(&Row) -> Result<T>,
@@ -190,9 +190,8 @@ impl Database {
     }
 }
 
-/// A connection to PostgreSQL for some statements. A server that says nothing for too long is given up with the
-/// connection, which is closed as well where the session ends before its [release](Session::release): the server
-/// rolls back then.
+/// A connection to PostgreSQL for some statements. The connection is closed where the server is silent for too long,
+/// and where the session ends before its [release](Session::release): the server rolls back then.
 #[derive(Debug)]
 pub(crate) struct Session(Option<PoolConnection<Postgres>>);
 
@@ -227,7 +226,7 @@ impl Session {
         Ok(())
     }
 
-    /// Gives the connection back for others to use.
+    /// Returns the connection to the pool.
     fn release(mut self) {
         drop(self.0.take());
     }
@@ -235,14 +234,15 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Not given back: whoever was given it would wait for what this one has left there.
+        // The connection is not returned to the pool: its next user would wait for the answer that this session has
+        // not read.
         if let Some(connection) = self.0.take() {
             drop(connection.detach());
         }
     }
 }
 
-/// An answer of a server, waited for as long as one may take.
+/// Waits for an answer of a server, for at most [`ANSWER_TIMEOUT`].
 async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     let in_time = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
     in_time.unwrap_or_else(|_| {
@@ -255,7 +255,7 @@ async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     })
 }
 
-/// A transaction; dropped without [`Transaction::commit`] it has changed nothing.
+/// A transaction; one that is dropped without [`Transaction::commit`] has changed nothing.
 #[derive(Debug)]
 pub(crate) enum Transaction {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
@@ -263,21 +263,21 @@ pub(crate) enum Transaction {
 }
 
 impl Transaction {
-    pub fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Sqlite(_) => Dialect::Sqlite,
             Self::Postgres(_) => Dialect::Postgres,
         }
     }
 
-    pub async fn execute(&mut self, statement: Statement) -> Result<u64> {
+    pub(crate) async fn execute(&mut self, statement: Statement) -> Result<u64> {
         match self {
             Self::Sqlite(tx) => Ok(tx.execute(statement.sqlite()).await?.rows_affected()),
             Self::Postgres(session) => session.execute(statement).await,
         }
     }
 
-    pub async fn fetch<T>(
+    pub(crate) async fn fetch<T>(
         &mut self,
         statement: Statement,
         of_row: impl Fn(&Row) -> Result<T>,
@@ -302,12 +302,12 @@ impl Transaction {
         }
     }
 
-    /// Copies rows into a table of PostgreSQL; false, and nothing copied, where one of them is there already.
-    pub async fn copy(&mut self, copy: &str, rows: copy::Rows) -> Result<bool> {
+    /// Copies rows into a table of PostgreSQL. Returns false, and copies nothing, where one of the rows exists already.
+    pub(crate) async fn copy(&mut self, copy: &str, rows: copy::Rows) -> Result<bool> {
         let Self::Postgres(session) = self else {
             return Ok(false);
         };
-        // A COPY that fails would take the transaction with it.
+        // A COPY that fails would abort the transaction.
         session.run("SAVEPOINT points").await?;
         let mut copying = answered(session.connection()?.copy_in_raw(copy)).await?;
         answered(copying.send(rows.finish())).await?;
@@ -324,8 +324,8 @@ impl Transaction {
         }
     }
 
-    /// Undoes what it has done, and keeps the connection where that works.
-    pub async fn rollback(self) {
+    /// Rolls the transaction back, and keeps the connection where that works.
+    pub(crate) async fn rollback(self) {
         match self {
             Self::Sqlite(tx) => {
                 let _ = tx.rollback().await;
@@ -338,7 +338,7 @@ impl Transaction {
         }
     }
 
-    pub async fn commit(self) -> Result<()> {
+    pub(crate) async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(tx) => tx.commit().await,
             Self::Postgres(mut session) => {

@@ -1,4 +1,4 @@
-//! Experiments: found by name or created.
+//! Experiments that are found by name or created.
 
 use super::{
     database::Transaction, schema::Dialect, statement::Statement, store::SqlStore,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl SqlStore {
-    /// The experiment of that name, created if there is none.
+    /// Returns the experiment of this name; creates it if there is none.
     pub(crate) async fn get_or_create_experiment_in(
         &self,
         tx: &mut Transaction,
@@ -50,7 +50,7 @@ impl SqlStore {
             .bind(id);
             self.execute(tx, update).await?;
         }
-        // Created here, or by another process since the first look.
+        // The experiment was created here, or by another process since the first query.
         match self.experiment_named(tx, name).await? {
             Some(found) => found,
             None => Err(self.not_found(format!("experiment {name:?}"))),
@@ -80,7 +80,7 @@ impl SqlStore {
         }))
     }
 
-    /// That the artifact URIs of runs below a location fit into their column, whose width PostgreSQL insists on.
+    /// Checks that the artifact URIs of runs below a location fit into their column, whose width PostgreSQL enforces.
     pub(crate) fn check_location(&self, location: &str) -> Result<(), StoreError> {
         let longest = artifact_uri(location, &RunId::random().to_string());
         let (length, width) = (

@@ -1,21 +1,21 @@
-//! Where the fault for a driver's error lies.
+//! The causes of a driver's errors.
 
-/// What a driver's error says about who is at fault.
+/// The cause of a driver's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The database cannot be reached or cannot take anything now.
     Unavailable,
-    /// The password, or the user.
+    /// The password or the user is wrong.
     Unauthenticated,
-    /// What the user may do.
+    /// The user does not have the permission.
     Forbidden,
-    /// The record or the question.
+    /// The record or the query is wrong.
     Record,
 }
 
 impl Fault {
     /// Sorts an error by SQLSTATE (PostgreSQL) or by the kind of constraint (SQLite).
-    pub fn of(error: &sqlx::Error) -> Self {
+    pub(crate) fn of(error: &sqlx::Error) -> Self {
         use sqlx::error::ErrorKind::{
             CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation,
         };
@@ -40,7 +40,7 @@ impl Fault {
         let code = error.code().unwrap_or_default();
         match code.get(..2) {
             Some("28") => Self::Unauthenticated,
-            // Data that is none, that breaks a rule, or that is beyond the server's own limits.
+            // These classes are invalid data, violated constraints and exceeded limits of the server.
             Some("22" | "23" | "54") => Self::Record,
             _ if code == "42501" => Self::Forbidden,
             _ => Self::Unavailable,
@@ -48,7 +48,7 @@ impl Fault {
     }
 }
 
-/// True when nothing but another name, user or database in the URI helps.
+/// Returns true where only another name, user or database in the URI helps.
 pub(crate) fn is_misconfigured(error: &sqlx::Error) -> bool {
     match error {
         error if crate::store::error::is_certificate_refused(error) => true,

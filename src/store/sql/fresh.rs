@@ -1,5 +1,5 @@
-//! A fresh database gets the tables of an MLflow release: one that is shipped here, or, where the user's own
-//! mlflow is of another one, by that mlflow itself.
+//! Creation of the tables in a fresh database: from a schema that is shipped here, or, where the user's own mlflow is
+//! of another release, by that mlflow itself.
 
 use std::{
     io::Write,
@@ -21,17 +21,17 @@ use crate::{
     store::error::StoreError,
 };
 
-/// What a stock mlflow does when it first opens a database. The URI comes by standard input, as the arguments of
-/// a process can be read by others.
+/// Program that opens a database for the first time with a stock mlflow. It reads the URI from standard input, as other
+/// users can read the arguments of a process.
 const INITIALISE: &str = "import sys\n\
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore\n\
 uri, root = sys.stdin.read().splitlines()\n\
 SqlAlchemyStore(uri, root)\n";
 
-/// How long another process may take to create the tables.
+/// Longest time that another process may take to create the tables, in seconds.
 const PATIENCE_S: u32 = 60;
 
-/// Creates the tables and experiment 0; of processes that find the same database fresh, one does.
+/// Creates the tables and experiment 0. Where several processes find the same database fresh, one of them does so.
 pub(crate) async fn create(
     destination: &Destination,
     database: &Database,
@@ -66,7 +66,7 @@ async fn by_statements(
     schema: &Schema,
 ) -> Result<(), sqlx::Error> {
     let mut tx = database.begin().await?;
-    // SQLite's transaction excludes other writers already. Any number does that others do not lock.
+    // SQLite's transaction excludes other writers already. The number of the lock is arbitrary; nobody else uses it.
     if tx.dialect() == Dialect::Postgres {
         tx.execute(Statement::new("SELECT pg_advisory_xact_lock(7310579621)"))
             .await?;
@@ -92,7 +92,7 @@ async fn by_statements(
     tx.commit().await
 }
 
-/// Lets the user's own mlflow create the tables. Takes the seconds that mlflow takes.
+/// Lets the user's own mlflow create the tables. This takes seconds, as mlflow itself does.
 async fn by_mlflow(
     destination: &Destination,
     database: &Database,
@@ -112,7 +112,7 @@ async fn by_mlflow(
         Ok(Err(reason)) => reason,
         Err(error) => error.to_string(),
     };
-    // Another process may be at it, and have been the first.
+    // Another process may have begun first and be creating the tables now.
     for _ in 0..PATIENCE_S {
         let layout = Layout::read(database).await;
         let layout = layout.map_err(|error| opening(destination, error))?;
@@ -143,7 +143,7 @@ fn initialise(python: &Path, input: &str) -> Result<(), String> {
         .spawn()
         .map_err(|error| format!("{} does not start: {error}", python.display()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that dies before it reads says so by its exit status.
+        // The exit status tells of a child that dies before it reads.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child
@@ -153,7 +153,7 @@ fn initialise(python: &Path, input: &str) -> Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    // The exception's own line; it may quote the URI, which has a password.
+    // The last line is that of the exception; the line may quote the URI, which has a password.
     let last = said.lines().rev().find(|line| !line.trim().is_empty());
     let secret = input.lines().next().unwrap_or_default();
     Err(match last {

@@ -1,4 +1,4 @@
-//! What is removed for good: the rows of deleted runs, and what must be known before.
+//! Garbage collection: deletes the rows of deleted runs, and reads the rows that are needed before that.
 
 use super::{
     rows::{RUN_COLUMNS, run},
@@ -11,8 +11,9 @@ use crate::store::{
     tracking::{LoggedModelFiles, RunRow},
 };
 
-/// Tables that have rows of a run and the column that names it, in the order in which they are emptied: those that
-/// refer to others first. A revision need not have all of them. The first four are those that `mlflow gc` empties.
+/// Tables that have rows of a run, each with the column that has the run's id. They are in the order in which rows are
+/// deleted: tables that refer to others come first. A revision need not have all tables. `mlflow gc` deletes from the
+/// first four.
 const OF_RUN: [(&str, &str); 5] = [
     ("metrics", "run_uuid"),
     ("latest_metrics", "run_uuid"),
@@ -21,7 +22,7 @@ const OF_RUN: [(&str, &str); 5] = [
     ("logged_model_metrics", "run_id"),
 ];
 
-/// Inputs of a run, which are datasets and models, and models that it has put out: a condition on `inputs`.
+/// Condition on `inputs` for the rows of a run: its input datasets and models, and its output models.
 const INPUTS: &str = "(destination_type = 'RUN' AND destination_id = $1) \
                       OR (source_type IN ('RUN_INPUT', 'RUN_OUTPUT') AND source_id = $1)";
 
@@ -44,7 +45,8 @@ impl SqlStore {
         .await
     }
 
-    /// Of all workspaces and stages: MLflow keeps the files of a deleted model until it is collected.
+    /// Returns the files of the logged models of all workspaces and stages: MLflow keeps the files of a deleted model
+    /// until it is collected.
     pub(crate) async fn files_of_logged_models(&self) -> Result<Vec<LoggedModelFiles>, StoreError> {
         if !self.layout.has("logged_models", "artifact_location") {
             return Ok(Vec::new());
@@ -59,11 +61,13 @@ impl SqlStore {
         .await
     }
 
-    /// Of all workspaces. A version that MLflow has deleted has its row still, and no files.
+    /// Returns the files of the versions of all workspaces. A version that MLflow has deleted still has a row, but no
+    /// files.
     pub(crate) async fn files_of_versions(&self) -> Result<Vec<VersionFiles>, StoreError> {
-        let location = match self.layout.has("model_versions", "storage_location") {
-            true => "storage_location",
-            false => "NULL",
+        let location = if self.layout.has("model_versions", "storage_location") {
+            "storage_location"
+        } else {
+            "NULL"
         };
         let query = Statement::new(format!(
             "SELECT name, version, source, run_id, {location} FROM model_versions \
@@ -83,7 +87,7 @@ impl SqlStore {
 
     pub(crate) async fn purge(&self, run_id: &str) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        // Holds the row: who restores the run at this moment waits, and then finds none.
+        // The update locks the row: a client that restores the run now waits, and then finds no run.
         let hold = Statement::new(
             "UPDATE runs SET lifecycle_stage = lifecycle_stage \
              WHERE run_uuid = $1 AND lifecycle_stage = 'deleted'",
@@ -106,7 +110,7 @@ impl SqlStore {
                 self.execute(&mut tx, delete.bind(run_id)).await?;
             }
         }
-        // What people have noted of a run is theirs, and goes on without it.
+        // Issues that people have written about a run stay, without the reference to the run.
         if self.layout.has("issues", "source_run_id") {
             let part =
                 Statement::new("UPDATE issues SET source_run_id = NULL WHERE source_run_id = $1");

@@ -1,4 +1,4 @@
-//! What tables and columns a database has: the revision of its schema, as far as statements care.
+//! Layout of a database: the tables and columns that it has, as far as statements depend on its revision.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::config::uri::Destination;
 
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 
-/// Columns that are written or read whatever the revision: what a database must have.
+/// Columns that every database must have: they are written or read in all revisions.
 const NEEDED: [(&str, &[&str]); 16] = [
     ("alembic_version", &["version_num"]),
     (
@@ -105,13 +105,13 @@ const NEEDED: [(&str, &[&str]); 16] = [
     ("model_version_tags", &["key", "value", "name", "version"]),
 ];
 
-/// The columns of each table, with the most characters that each can hold.
+/// The columns of each table, with the greatest number of characters that each column can hold.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
     tables: HashMap<String, HashMap<String, Option<usize>>>,
 }
 
-/// Table, column and width of every column that the search path reaches.
+/// Returns the query for the table, name and width of every column that the search path reaches.
 fn columns(dialect: Dialect) -> Statement {
     Statement::new(match dialect {
         Dialect::Sqlite => {
@@ -132,12 +132,12 @@ fn column(row: &Row) -> Result<(String, String, Option<usize>)> {
 }
 
 impl Layout {
-    pub async fn read(database: &Database) -> Result<Self> {
+    pub(crate) async fn read(database: &Database) -> Result<Self> {
         let found = database.fetch(columns(database.dialect()), column).await?;
         Ok(Self::of(found))
     }
 
-    pub async fn read_within(tx: &mut Transaction) -> Result<Self> {
+    pub(crate) async fn read_within(tx: &mut Transaction) -> Result<Self> {
         let found = tx.fetch(columns(tx.dialect()), column).await?;
         Ok(Self::of(found))
     }
@@ -151,9 +151,9 @@ impl Layout {
         layout
     }
 
-    /// True for a database to create the tables in: an empty one, or one of PostgreSQL that has only tables of
-    /// others in it.
-    pub fn is_fresh(&self, dialect: Dialect) -> bool {
+    /// Returns true for a database in which the tables are to be created: an empty one, or a PostgreSQL database that
+    /// has tables of other programs only.
+    pub(crate) fn is_fresh(&self, dialect: Dialect) -> bool {
         let ours = ["alembic_version", "experiments", "runs", "metrics"];
         match dialect {
             Dialect::Sqlite => self.tables.is_empty(),
@@ -161,22 +161,22 @@ impl Layout {
         }
     }
 
-    pub fn has(&self, table: &str, column: &str) -> bool {
+    pub(crate) fn has(&self, table: &str, column: &str) -> bool {
         self.tables
             .get(table)
             .is_some_and(|columns| columns.contains_key(column))
     }
 
-    /// The most characters that a column can hold, and that a reader of this revision expects.
-    pub fn width(&self, table: &str, column: &str) -> usize {
+    /// Returns the greatest number of characters that a column can hold and that a reader of this revision expects.
+    pub(crate) fn width(&self, table: &str, column: &str) -> usize {
         self.tables
             .get(table)
             .and_then(|columns| columns.get(column).copied().flatten())
             .unwrap_or(usize::MAX)
     }
 
-    /// A condition, beginning with AND, that keeps to the default workspace where the revision has them.
-    pub fn in_default_workspace(&self, table: &str) -> &'static str {
+    /// Returns a condition, beginning with AND, for the default workspace; an empty text where the revision has none.
+    pub(crate) fn in_default_workspace(&self, table: &str) -> &'static str {
         if self.has(table, "workspace") {
             " AND workspace = 'default'"
         } else {
@@ -184,8 +184,8 @@ impl Layout {
         }
     }
 
-    /// Says what is missing and what to do.
-    pub fn check(&self, destination: &Destination) -> Result<(), String> {
+    /// Checks that the database has the needed columns; the error says what is missing and what to do.
+    pub(crate) fn check(&self, destination: &Destination) -> Result<(), String> {
         for (table, columns) in NEEDED {
             let missing = columns.iter().find(|column| !self.has(table, column));
             let reason = match missing {

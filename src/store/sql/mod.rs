@@ -1,25 +1,25 @@
 //! An MLflow database, written to directly.
 //!
-//! Statements name their columns and use only those that every supported revision of the schema has, or that
-//! [`Layout`] has found, so that the database decides the revision and not the writer.
+//! Statements name their columns. They use only the columns that every supported revision of the schema has and those
+//! that [`Layout`] has found, so the database decides the revision, not the writer.
 
-pub mod copy;
-pub mod database;
-pub mod experiments;
-pub mod fault;
-pub mod fresh;
-pub mod gc;
-pub mod layout;
-pub mod locks;
-pub mod points;
-pub mod registry;
-pub mod rows;
-pub mod schema;
-pub mod search;
-pub mod statement;
-pub mod store;
-pub mod tracking;
-pub mod write;
+pub(crate) mod copy;
+pub(crate) mod database;
+pub(crate) mod experiments;
+pub(crate) mod fault;
+pub(crate) mod fresh;
+pub(crate) mod gc;
+pub(crate) mod layout;
+pub(crate) mod locks;
+pub(crate) mod points;
+pub(crate) mod registry;
+pub(crate) mod rows;
+pub(crate) mod schema;
+pub(crate) mod search;
+pub(crate) mod statement;
+pub(crate) mod store;
+pub(crate) mod tracking;
+pub(crate) mod write;
 
 #[cfg(test)]
 mod tests;

@@ -11,13 +11,13 @@ use crate::{
     store::error::StoreError,
 };
 
-/// Rows of one INSERT into SQLite. A fixed number of them keeps the statement prepared.
+/// Number of rows of one INSERT into SQLite. A fixed number of rows keeps the statement prepared.
 pub(crate) const ROWS: usize = 64;
 
-/// Points from which on a COPY into PostgreSQL is worth its two more round trips.
+/// Least number of points for which a COPY into PostgreSQL is worth its two more round trips.
 const COPIED: usize = 200;
 
-/// A point as the tables keep it: MLflow stores NaN as 0 with a flag and infinities as the largest floats.
+/// A point as the tables store it: MLflow stores NaN as 0 with a flag and infinities as the largest floats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
     step: i64,
@@ -42,7 +42,7 @@ impl Point {
         }
     }
 
-    /// MLflow's rule for the latest point of a metric: greatest step, then time, then value.
+    /// Applies MLflow's rule for the latest point of a metric: greatest step, then time, then value.
     fn is_later_than(&self, other: &Self) -> bool {
         (self.step, self.timestamp, self.value) > (other.step, other.timestamp, other.value)
     }
@@ -59,7 +59,8 @@ impl SqlStore {
         if points.is_empty() {
             return Ok(());
         }
-        // In key order, as the stock store locks these rows, so that the two cannot deadlock.
+        // The order is that of the keys, in which the stock store locks these rows too, so that the two cannot
+        // deadlock.
         let mut latest: BTreeMap<(RunId, &Key), Point> = BTreeMap::new();
         for (run, key, point) in &points {
             latest
@@ -71,13 +72,13 @@ impl SqlStore {
                 })
                 .or_insert(*point);
         }
-        // Neighbours in the table's key are neighbours in its index.
+        // Points are sorted by the key of the table, so that they are next to each other in its index.
         points.sort_by(|(run_a, a, x), (run_b, b, y)| {
             (*a, x.timestamp, x.step, *run_a)
                 .cmp(&(*b, y.timestamp, y.step, *run_b))
                 .then(x.value.total_cmp(&y.value))
         });
-        // A point that is logged twice is one point.
+        // A point that is logged twice is stored once.
         points.dedup();
         if !self.copy_points(tx, &points).await? {
             self.insert_points(tx, "metrics", &points, "DO NOTHING")
@@ -99,7 +100,8 @@ impl SqlStore {
         .await
     }
 
-    /// Copies points that are not there yet; false where that is not possible or one of them is there.
+    /// Copies points that are new. Returns false, and copies nothing, where a COPY is not possible or not worth it, or
+    /// where one of the points exists already.
     async fn copy_points(
         &self,
         tx: &mut Transaction,

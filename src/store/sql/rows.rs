@@ -16,7 +16,7 @@ pub(crate) const EXPERIMENT: &str = "SELECT experiment_id, name, artifact_locati
 pub(crate) const RUN_COLUMNS: &str = "r.run_uuid, r.name, r.experiment_id, r.user_id, r.status, \
                                       r.start_time, r.end_time, r.lifecycle_stage, r.artifact_uri";
 
-/// An experiment out of a row of [`EXPERIMENT`]'s columns.
+/// Returns the experiment of a row of [`EXPERIMENT`]'s columns.
 pub(crate) fn experiment(row: &Row) -> Result<Experiment, sqlx::Error> {
     Ok(Experiment {
         id: row.int(0)?.unwrap_or_default().to_string(),
@@ -29,7 +29,7 @@ pub(crate) fn experiment(row: &Row) -> Result<Experiment, sqlx::Error> {
     })
 }
 
-/// A run out of a row of [`RUN_COLUMNS`].
+/// Returns the run of a row of [`RUN_COLUMNS`].
 pub(crate) fn run(row: &Row) -> Result<RunInfo, sqlx::Error> {
     Ok(RunInfo {
         run_id: row.string(0)?,
@@ -62,7 +62,7 @@ pub(crate) fn input(row: &Row) -> Result<(String, String, DatasetInput), sqlx::E
     Ok((row.string(0)?, row.string(1)?, dataset))
 }
 
-/// A value as it was logged, out of the columns for the number and for whether it is NaN.
+/// Returns a value as it was logged, from the column of the number and the column of the NaN flag.
 pub(crate) fn number(row: &Row, value: usize, is_nan: usize) -> Result<f64, sqlx::Error> {
     if row.bool(is_nan)? {
         return Ok(f64::NAN);
@@ -74,7 +74,7 @@ pub(crate) fn deleted_time(stage: LifecycleStage, now: i64) -> Option<i64> {
     (stage == LifecycleStage::Deleted).then_some(now)
 }
 
-/// A condition on the lifecycle stage, the only column of that name in a statement.
+/// Returns a condition on the lifecycle stage; the statement must have one column of that name only.
 pub(crate) fn in_view(view: ViewType) -> &'static str {
     match view {
         ViewType::All => "1 = 1",

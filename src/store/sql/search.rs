@@ -13,28 +13,27 @@ use crate::{
     },
 };
 
-/// Which runs a statement finds, and by which way.
+/// The runs that a statement finds, and the plan by which it finds them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Scope {
-    /// All runs that match, those without what they are sorted by at the end.
+    /// All runs that match; runs without the value that is sorted by come last.
     Every,
-    /// Those with a number for the metric they are first sorted by.
+    /// The runs that have a number for the metric that is sorted by first.
     Numbers,
-    /// The same, for PostgreSQL: the metric's values are sorted before any run is looked up, which is quick where
-    /// most of them match and slow where few do.
+    /// Like `Numbers`, for PostgreSQL: the values of the metric are sorted before any run is looked up, which is fast
+    /// where most runs match and slow where few do.
     NumbersSortedFirst,
-    /// Of those, and by the same way, only runs that are sure to be before all others: of so many values those that
-    /// are better than the last.
+    /// Like `NumbersSortedFirst`, restricted to the n best values; ties with the n-th are left to a second query.
     FirstNumbers(usize),
 }
 
-/// Whether the runs at the top of a query's answer are those with the best numbers of a metric.
+/// Returns true where a query sorts by a metric first.
 pub(crate) fn is_by_metric(query: &RunQuery) -> bool {
     let by = query.order_by.first().map(|order| &order.field);
     matches!(by, Some(Field::Metric(_)))
 }
 
-/// The statement that finds the runs of a query, in its order, as rows of [`RUN_COLUMNS`].
+/// Returns the statement that finds the runs of a query, in the order of the query, as rows of [`RUN_COLUMNS`].
 pub(crate) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Statement {
     let mut statement = Statement::new("");
     if let Scope::FirstNumbers(count) = scope
@@ -57,7 +56,7 @@ pub(crate) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Sta
         push_condition(&mut statement, comparison, dialect);
     }
     if let Scope::FirstNumbers(count) = scope {
-        // Runs that are level with the last of the values may be missing among them.
+        // The list of first values may leave out runs whose value equals the last one.
         let is_better = match query.order_by.first() {
             Some(order) if !order.ascending => "> (SELECT min(value) FROM first)",
             _ => "< (SELECT max(value) FROM first)",
@@ -80,7 +79,7 @@ pub(crate) fn statement(query: &RunQuery, dialect: Dialect, scope: Scope) -> Sta
     statement
 }
 
-/// Joins what a run is sorted by, unless that is its own attribute.
+/// Joins the table of the value that runs are sorted by, unless the value is an attribute of the run.
 fn join_ordered(statement: &mut Statement, number: usize, order: &OrderBy, scope: Scope) {
     let (table, key) = match &order.field {
         Field::Metric(key) => ("latest_metrics", key),
@@ -112,7 +111,7 @@ fn join_ordered(statement: &mut Statement, number: usize, order: &OrderBy, scope
     }
 }
 
-/// The numbers of the metric that an order is by, sorted, with their runs.
+/// Adds a query for the numbers of the metric that is sorted by, in that order, with their runs.
 fn push_sorted(statement: &mut Statement, order: &OrderBy) {
     let (Field::Metric(key) | Field::Param(key) | Field::Tag(key)) = &order.field else {
         return;
@@ -122,7 +121,7 @@ fn push_sorted(statement: &mut Statement, order: &OrderBy) {
     statement.push(&format!(" ORDER BY value {}", direction(order.ascending)));
 }
 
-/// Values first, then (of metrics) NaN, then runs that have none, whichever way the values go.
+/// Adds the order: numbers and texts first, then NaN (for metrics), then runs without a value, in both directions.
 fn push_order(statement: &mut Statement, number: usize, order: &OrderBy, scope: Scope) {
     let value = match &order.field {
         Field::Attribute(attribute) => format!("r.{}", column(*attribute)),
@@ -148,7 +147,7 @@ fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: D
     let of_run =
         |table: &str| format!("EXISTS (SELECT 1 FROM {table} f WHERE f.run_uuid = r.run_uuid");
     match &comparison.field {
-        // The column is empty for runs of MLflow before 1.30, the tag is not.
+        // Runs of MLflow before 1.30 have the name in the tag only, and an empty column.
         Field::Attribute(Attribute::RunName) => {
             statement.push(&of_run("tags")).push(" AND f.key = ");
             statement.push_bind(RUN_NAME_TAG).push(" AND ");
@@ -164,7 +163,7 @@ fn push_condition(statement: &mut Statement, comparison: &Comparison, dialect: D
                 .push(&of_run("latest_metrics"))
                 .push(" AND f.key = ");
             statement.push_bind(key.as_str()).push(" AND ");
-            // NaN is kept as 0 with a flag, and is not equal to anything.
+            // NaN is stored as 0 with a flag, and is not equal to any value.
             if comparison.operator == Operator::NotEqual {
                 statement.push("(f.is_nan OR ");
             } else {

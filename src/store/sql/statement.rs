@@ -8,14 +8,14 @@ use sqlx::{
 
 use super::schema::Dialect;
 
-/// What a parameter of a statement can be.
+/// The value of a parameter of a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Int(Option<i64>),
     Float(f64),
     Bool(bool),
     Text(Option<String>),
-    /// Columns of rows, for PostgreSQL's `unnest`.
+    /// Columns of several rows, for PostgreSQL's `unnest`.
     Ints(Vec<i64>),
     Floats(Vec<f64>),
     Bools(Vec<bool>),
@@ -96,42 +96,45 @@ pub(crate) struct Statement {
 }
 
 impl Statement {
-    pub fn new(sql: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(sql: impl Into<Cow<'static, str>>) -> Self {
         Self {
             sql: sql.into(),
             values: Vec::new(),
         }
     }
 
-    /// Asks for PostgreSQL's plan of this statement instead of its rows.
-    pub fn explained(&self) -> Self {
+    /// Returns the statement that asks PostgreSQL for the plan of this statement instead of the rows.
+    pub(crate) fn explained(&self) -> Self {
         Self {
             sql: format!("EXPLAIN {}", self.sql).into(),
             values: self.values.clone(),
         }
     }
 
-    /// Gives the next parameter its value.
-    pub fn bind(mut self, value: impl Into<Value>) -> Self {
+    /// Sets the value of the next parameter.
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
         self
     }
 
-    /// Adds a part of SQL; what users give goes in by [`Statement::push_bind`] only.
-    pub fn push(&mut self, sql: &str) -> &mut Self {
+    /// Adds a piece of SQL; values from users are added by [`Statement::push_bind`] only.
+    pub(crate) fn push(&mut self, sql: &str) -> &mut Self {
         self.sql.to_mut().push_str(sql);
         self
     }
 
-    /// Adds a parameter where the text ends now.
-    pub fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
+    /// Adds a parameter at the end of the text.
+    pub(crate) fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
         let number = format!("${}", self.values.len());
         self.push(&number)
     }
 
     /// Adds `(first, second, …)` with a parameter for each.
-    pub fn push_list<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
+    pub(crate) fn push_list<V: Into<Value>>(
+        &mut self,
+        values: impl IntoIterator<Item = V>,
+    ) -> &mut Self {
         self.push("(");
         for (position, value) in values.into_iter().enumerate() {
             if position > 0 {
@@ -143,7 +146,7 @@ impl Statement {
     }
 
     /// Adds `IN (…)` or, where the database has arrays, `= ANY (…)`, which stays one prepared statement.
-    pub fn push_one_of(&mut self, dialect: Dialect, texts: &[String]) -> &mut Self {
+    pub(crate) fn push_one_of(&mut self, dialect: Dialect, texts: &[String]) -> &mut Self {
         match dialect {
             Dialect::Sqlite => self.push("IN ").push_list(texts.iter().map(String::as_str)),
             Dialect::Postgres => self.push("= ANY (").push_bind(texts.to_vec()).push(")"),
@@ -161,7 +164,7 @@ impl Statement {
                 Value::Float(value) => query.bind(value),
                 Value::Bool(value) => query.bind(value),
                 Value::Text(value) => query.bind(value),
-                // SQLite has no arrays, and nothing gives it one.
+                // SQLite has no arrays, and no statement for SQLite binds one.
                 Value::Ints(_) | Value::Floats(_) | Value::Bools(_) | Value::Texts(_) => {
                     query.bind(None::<i64>)
                 }

@@ -1,4 +1,4 @@
-//! The database, open, and its errors in the words of a store.
+//! An open database, and its errors as errors of a store.
 
 use super::fresh;
 use super::layout::Layout;
@@ -14,7 +14,7 @@ use crate::{
 
 /// A SQLite or PostgreSQL database with MLflow's schema.
 #[derive(Debug)]
-pub struct SqlStore {
+pub(crate) struct SqlStore {
     pub(crate) destination: Destination,
     pub(crate) database: Database,
     pub(crate) layout: Layout,
@@ -24,9 +24,9 @@ impl SqlStore {
     /// Opens the database; a fresh one gets the schema of an MLflow release.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when it cannot be opened, is no MLflow database or lacks what is written here;
-    /// [`StoreError::Unavailable`] when its server does not answer.
-    pub async fn open(
+    /// [`StoreError::Open`] when the database cannot be opened, is no MLflow database or lacks a table or column that
+    /// is written; [`StoreError::Unavailable`] when its server does not answer.
+    pub(crate) async fn open(
         destination: &Destination,
         fresh_schema: &FreshSchema,
     ) -> Result<Self, StoreError> {
@@ -76,7 +76,7 @@ impl SqlStore {
         tx.commit().await.map_err(|error| self.error(error))
     }
 
-    /// Executes a statement and returns how many rows it has changed.
+    /// Executes a statement and returns the number of rows that it has changed.
     pub(crate) async fn execute(
         &self,
         tx: &mut Transaction,
@@ -105,7 +105,7 @@ impl SqlStore {
         Ok(self.fetch(tx, query, of_row).await?.into_iter().next())
     }
 
-    /// Rows that a question finds, outside of a transaction.
+    /// Returns the rows that a query finds, outside of a transaction.
     pub(crate) async fn ask<T>(
         &self,
         query: Statement,
@@ -115,7 +115,7 @@ impl SqlStore {
         found.map_err(|error| self.error(error))
     }
 
-    /// Sorts a driver's error: at fault is the record, what we may do, or the database.
+    /// Converts an error of the driver: the cause is the record, our permissions, or the database.
     pub(crate) fn error(&self, source: sqlx::Error) -> StoreError {
         store_error(&self.destination, source)
     }
@@ -156,7 +156,7 @@ fn store_error(destination: &Destination, source: sqlx::Error) -> StoreError {
     }
 }
 
-/// What an error means while the database is being opened.
+/// Converts an error of the driver while the database is being opened.
 pub(crate) fn opening(destination: &Destination, error: sqlx::Error) -> StoreError {
     if is_misconfigured(&error) || matches!(destination, Destination::Sqlite(_)) {
         open_error(destination, error.to_string())

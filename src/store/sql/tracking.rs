@@ -1,4 +1,4 @@
-//! Questions to the database, and what is done to runs and experiments at once.
+//! Queries of runs and experiments, and changes that are made immediately.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,13 +25,14 @@ use crate::{
     },
 };
 
-/// Runs whose params, metrics and tags are fetched at a time: bounds the memory beside the answer.
+/// Number of runs whose params, metrics and tags are fetched at a time: bounds the memory beside the answer.
 const PAGE: usize = 500;
 
-/// Up to so many results, the runs with a number are asked for first, and the others only if these do not fill them.
+/// For searches of up to this many results, the runs with a number are queried first; the others are queried only where
+/// these are too few.
 const FEW: usize = 1000;
 
-/// Numbers of a metric among which its best runs are looked for before all of them are sorted.
+/// Number of best values of a metric that are searched before all values are sorted.
 const FIRST: usize = 100;
 
 #[async_trait]
@@ -51,7 +52,7 @@ impl TrackingStore for SqlStore {
     }
 
     async fn experiment(&self, id: &str) -> Result<Experiment, StoreError> {
-        // What is no number is no experiment of a database.
+        // A text that is no number is the id of no experiment of a database.
         let number = id.parse::<i64>().ok();
         let mut query = Statement::new(EXPERIMENT);
         query.push(" WHERE experiment_id = ").push_bind(number);
@@ -92,7 +93,7 @@ impl TrackingStore for SqlStore {
         .bind(now)
         .bind(number);
         self.execute(&mut tx, update).await?;
-        // MLflow deletes and restores all runs with their experiment.
+        // MLflow deletes and restores an experiment with all of its runs.
         let mut update = Statement::new("UPDATE runs SET lifecycle_stage = ");
         update.push_bind(stage.as_str());
         update
@@ -169,8 +170,8 @@ impl TrackingStore for SqlStore {
         run_id: &str,
         key: &str,
     ) -> Result<Vec<MetricPoint>, StoreError> {
-        // SQLite, which knows nothing of the numbers of rows, would go through the points that all runs have of the
-        // key; told that nearly all points are of it, it looks for the run.
+        // SQLite has no statistics of the rows and would read the points of this key of all runs. With the hint that
+        // nearly all points have this key, SQLite uses the index of the run.
         let of_key = match self.database.dialect() {
             Dialect::Sqlite => "likelihood(key = $2, 0.9)",
             Dialect::Postgres => "key = $2",
@@ -191,14 +192,14 @@ impl TrackingStore for SqlStore {
             })
             .await?;
         if points.is_empty() {
-            // That there is no such run is worth telling from that it has no such metric.
+            // A run that does not exist is an error; a run without this metric is not.
             self.artifact_uri(run_id).await?;
         }
         Ok(points)
     }
 
     async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError> {
-        // LIKE would be blind to case in SQLite.
+        // LIKE would ignore the case in SQLite.
         let query = Statement::new(
             "SELECT MAX(step) FROM latest_metrics WHERE run_uuid = $1 AND SUBSTR(key, 1, LENGTH($2)) = $2",
         )
@@ -229,8 +230,8 @@ impl TrackingStore for SqlStore {
 }
 
 impl SqlStore {
-    /// The runs that have a number for the metric they are sorted by, by that one of two ways which PostgreSQL's
-    /// planner, who knows how many there are of everything, holds to be cheaper.
+    /// Returns the runs that have a number for the metric that is sorted by. Of two plans it takes the one that the
+    /// planner of PostgreSQL, which has statistics of all tables, estimates to be cheaper.
     async fn by_number(&self, query: &RunQuery) -> Result<Vec<RunInfo>, StoreError> {
         let dialect = self.database.dialect();
         let joined = search::statement(query, dialect, Scope::Numbers);
@@ -241,7 +242,7 @@ impl SqlStore {
         if self.cost(&sorted_first).await? >= self.cost(&joined).await? {
             return self.ask(joined, run).await;
         }
-        // To find the first of the numbers takes less than to sort them all, and most often does.
+        // A query for the best numbers costs less than sorting all of them, and mostly finds enough runs.
         if query.max_results <= FIRST / 2 {
             let first = search::statement(query, dialect, Scope::FirstNumbers(FIRST));
             let runs = self.ask(first, run).await?;
@@ -252,7 +253,7 @@ impl SqlStore {
         self.ask(sorted_first, run).await
     }
 
-    /// The planner's estimate, in its own units.
+    /// Returns the estimate of the planner, in units of the planner.
     async fn cost(&self, statement: &Statement) -> Result<f64, StoreError> {
         // "Limit  (cost=4139.17..4139.18 rows=1 width=49)"
         let plan = self.ask(statement.explained(), |row| row.string(0)).await?;
@@ -283,7 +284,7 @@ impl SqlStore {
         Ok(experiments)
     }
 
-    /// Adds to runs what the other tables know of them.
+    /// Adds to runs the params, metrics, tags and inputs from the other tables.
     async fn with_details(&self, mut runs: Vec<RunInfo>) -> Result<Vec<RunInfo>, StoreError> {
         for page in runs.chunks_mut(PAGE) {
             let ids: Vec<String> = page.iter().map(|run| run.run_id.clone()).collect();

@@ -1,4 +1,4 @@
-//! Records into tables, each batch in one transaction.
+//! Writing of records into the tables, each batch in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -26,7 +26,7 @@ impl SqlStore {
         match self.write_in(&mut tx, records).await {
             Ok(()) => self.commit(tx).await,
             Err(error) => {
-                // What does not answer is not asked to forget, either.
+                // A database that does not answer is not asked to roll back: it would not answer that either.
                 if !error.is_transient() {
                     tx.rollback().await;
                 }
@@ -140,7 +140,7 @@ impl SqlStore {
         Ok(())
     }
 
-    /// That all these runs are there and not deleted.
+    /// Checks that all these runs exist and are not deleted.
     async fn check_writable(
         &self,
         tx: &mut Transaction,
@@ -176,7 +176,7 @@ impl SqlStore {
     ) -> Result<(), StoreError> {
         let run_id = run.to_string();
         let width = self.layout.width("params", "value");
-        // The first of two values under one key in a batch is the one that stays, as between batches.
+        // The first of two values for one key in a batch stays, as between batches.
         let mut new: BTreeMap<&Key, String> = BTreeMap::new();
         for (key, value) in params {
             let value = cut(value.clone(), width);
@@ -194,7 +194,7 @@ impl SqlStore {
             }
             insert.push(" ON CONFLICT DO NOTHING");
             self.execute(tx, insert).await?;
-            // The value that is there after the attempt tells whether the param was new or the same.
+            // The stored value after the attempt tells whether the param was new or the same.
             let mut query =
                 Statement::new("SELECT key, value FROM params WHERE run_uuid = $1 AND key IN ")
                     .bind(run_id.as_str());
@@ -224,7 +224,8 @@ impl SqlStore {
     ) -> Result<(), StoreError> {
         let run_id = run.to_string();
         let width = self.layout.width("tags", "value");
-        // In key order, so that two writers of the same tags cannot wait for each other; the last value wins.
+        // Tags are written in the order of their keys, so that two writers of the same tags cannot wait for each other.
+        // The last value of a tag wins.
         let tags: BTreeMap<&str, &String> = tags
             .iter()
             .map(|(key, value)| (key.as_str(), value))
@@ -252,7 +253,7 @@ impl SqlStore {
         Ok(())
     }
 
-    /// A dataset and that the run was given it, as MLflow's `log_inputs` writes them.
+    /// Writes a dataset and its link to the run, as MLflow's `log_inputs` does.
     async fn write_input(
         &self,
         tx: &mut Transaction,
@@ -309,7 +310,7 @@ impl SqlStore {
                 .bind(run_id.as_str()),
             )
             .await?;
-        // As in MLflow, the tags are those of the first time that the run was given the dataset.
+        // As in MLflow, the tags stay those of the first time that the dataset was logged to the run.
         if new > 0 {
             for (name, value) in &dataset.tags {
                 let insert = Statement::new(

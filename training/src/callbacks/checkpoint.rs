@@ -1,4 +1,4 @@
-//! Keeps the best weights on disk, and the last.
+//! Keeps the best weights and the last weights on disk.
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +7,18 @@ use tch::Tensor;
 use super::{Callback, Epoch, Flow, Learner, MONITOR};
 use crate::error::{Error, Result};
 
-/// What a checkpoint is written from.
+/// The content of a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Checkpoint<'a> {
-    /// The epoch it is of.
+    /// The epoch of the checkpoint.
     pub epoch: &'a Epoch,
-    /// What is being trained.
+    /// The network in training.
     pub learner: Learner<'a>,
 }
 
 /// The format of checkpoint files.
 pub trait CheckpointStore {
-    /// Writes a checkpoint. The file is there whole or, if this fails, as it was before.
+    /// Writes a checkpoint. Afterwards the file is complete or, if this fails, unchanged.
     fn save(&mut self, path: &Path, checkpoint: &Checkpoint<'_>) -> Result<()>;
 
     /// Reads the tensors of a checkpoint by name.
@@ -28,13 +28,13 @@ pub trait CheckpointStore {
 /// A checkpoint on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saved {
-    /// Its file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its validation loss.
+    /// Validation loss of its epoch.
     pub score: f64,
 }
 
-/// Keeps the checkpoints of the `save_top_k` epochs with the least validation loss, and `last.ckpt`.
+/// Keeps the checkpoints of the `save_top_k` epochs with the lowest validation loss, and `last.ckpt`.
 #[derive(Debug)]
 pub struct ModelCheckpoint<S> {
     store: S,
@@ -44,7 +44,7 @@ pub struct ModelCheckpoint<S> {
 }
 
 impl<S: CheckpointStore> ModelCheckpoint<S> {
-    /// Keeps checkpoints in `folder`, which is made when the first is written.
+    /// Keeps checkpoints in `folder`, which is created when the first checkpoint is written.
     pub fn new(store: S, folder: &Path, save_top_k: usize) -> Result<Self> {
         if save_top_k == 0 {
             let reason = "the best checkpoint is needed for the test: keep at least 1";
@@ -58,12 +58,12 @@ impl<S: CheckpointStore> ModelCheckpoint<S> {
         })
     }
 
-    /// The kept checkpoints, best first; of two with the same loss the earlier.
+    /// Returns the kept checkpoints, the best first; of two with the same loss, the earlier first.
     pub fn best(&self) -> &[Saved] {
         &self.best
     }
 
-    /// The checkpoint of the last epoch.
+    /// Returns the path of the checkpoint of the last epoch.
     pub fn last(&self) -> PathBuf {
         self.folder.join("last.ckpt")
     }
@@ -91,7 +91,7 @@ impl<S: CheckpointStore> Callback for ModelCheckpoint<S> {
                 .join(format!("epoch={}-step={}.ckpt", epoch.index, epoch.step));
             self.store.save(&path, &checkpoint)?;
             self.best.insert(rank, Saved { path, score });
-            // Only after the better one is safe.
+            // A worse checkpoint is removed only after the better one is safe.
             for worse in self.best.split_off(self.best.len().min(self.save_top_k)) {
                 std::fs::remove_file(&worse.path).map_err(|source| Error::Io {
                     path: worse.path,
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::callbacks::tests::run;
 
-    /// Files that hold the number of their epoch.
+    /// A store of files that hold the number of their epoch.
     struct Numbers;
 
     impl CheckpointStore for Numbers {

@@ -1,4 +1,4 @@
-//! Ends a training that no longer gets better.
+//! Ends a training that no longer improves.
 
 use super::{Callback, Epoch, Flow, Learner, MONITOR};
 use crate::error::{Error, Result};
@@ -12,10 +12,10 @@ pub struct EarlyStopping {
 }
 
 impl EarlyStopping {
-    /// One with the given patience in epochs.
+    /// Makes a callback with the given patience in epochs.
     pub fn new(patience: usize) -> Result<Self> {
         if patience == 0 {
-            let reason = "it is a number of epochs from 1; None never stops";
+            let reason = "it must be a number of epochs from 1; None never stops";
             return Err(Error::configuration("patience", patience, reason));
         }
         Ok(Self {

@@ -1,16 +1,16 @@
-//! Hands the metrics of each epoch to the tracker.
+//! Logs the metrics of each epoch to the tracker.
 
 use super::{Callback, Epoch, Flow, Learner};
 use crate::error::Result;
 
-/// Where metrics go.
+/// Receiver of metrics.
 pub trait Logger {
     /// Records metrics of one moment.
     fn log_metrics(&mut self, metrics: &[(String, f64)], step: usize) -> Result<()>;
 }
 
-/// Logs what each epoch has logged so far, under the number of optimiser steps done, and the number of the
-/// epoch as `epoch`, as Lightning's loggers do. Give it after the callbacks whose metrics it shall take along.
+/// Logs the metrics that an epoch has so far, with the number of optimiser steps done as the step, and the number of
+/// the epoch as `epoch`, like Lightning's loggers. Place it after the callbacks whose metrics it must include.
 #[derive(Debug)]
 pub struct MetricsLogger<L>(pub L);
 

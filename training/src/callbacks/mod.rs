@@ -1,6 +1,6 @@
-//! What happens beside the loop: each callback is told what the loop did and may end it.
+//! Callbacks: the loop reports to each callback, and a callback may end the training.
 //!
-//! They run in the order they are given; what one logs into the [`Epoch`], the next ones see.
+//! Callbacks run in the given order; the next ones see the metrics that one logs into the [`Epoch`].
 
 pub mod checkpoint;
 pub mod early_stopping;
@@ -18,33 +18,33 @@ use crate::{
     error::Result, evaluate::Metrics, fit::FitConfig, model::RssLocalizationNet, optim::AdamW,
 };
 
-/// The metric that decides which checkpoint is best and when to stop; less is better.
+/// The metric that decides which checkpoint is best and when to stop; lower is better.
 pub const MONITOR: &str = "val/loss";
 
-/// How long a training may become.
+/// Longest possible training.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Epochs at most.
+    /// Most epochs.
     pub epochs: usize,
-    /// Optimiser steps in each.
+    /// Optimiser steps in each epoch.
     pub steps_per_epoch: usize,
 }
 
-/// What an epoch ended with.
+/// Results of an epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Epoch {
-    /// Its number, from 0.
+    /// Number of the epoch, from 0.
     pub index: usize,
     /// Optimiser steps done since the training began.
     pub step: usize,
     /// Learning rate of the last step.
     pub lr: f64,
-    /// What was logged, in order.
+    /// Logged metrics, in order.
     pub metrics: Vec<(String, f64)>,
 }
 
 impl Epoch {
-    /// An epoch with nothing logged yet.
+    /// Returns an epoch without metrics.
     pub fn new(index: usize, step: usize, lr: f64) -> Self {
         Self {
             index,
@@ -66,7 +66,7 @@ impl Epoch {
         }
     }
 
-    /// The value of a metric, if it was logged.
+    /// Returns the value of a metric, if it was logged.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics
             .iter()
@@ -75,7 +75,7 @@ impl Epoch {
     }
 }
 
-/// What is being trained, as a callback may look at it.
+/// The state of the training, for callbacks to read.
 #[derive(Debug, Clone, Copy)]
 pub struct Learner<'a> {
     /// The network.
@@ -86,33 +86,33 @@ pub struct Learner<'a> {
     pub config: &'a FitConfig,
 }
 
-/// Whether the loop goes on.
+/// Decision to continue or to end the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flow {
-    /// It does.
+    /// The loop continues.
     Continue,
-    /// It ends after this epoch, for this reason.
+    /// The loop ends after this epoch, for this reason.
     Stop(String),
 }
 
-/// Something that happens beside the loop. An error ends the training.
+/// Actions that the loop calls between its own steps. An error ends the training.
 pub trait Callback {
-    /// Before the first step.
+    /// Runs before the first step.
     fn on_fit_start(&mut self, _plan: &Plan) -> Result<()> {
         Ok(())
     }
 
-    /// After each step.
+    /// Runs after each step.
     fn on_train_batch_end(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// After each epoch and its validation.
+    /// Runs after each epoch and its validation.
     fn on_epoch_end(&mut self, _epoch: &mut Epoch, _learner: &Learner<'_>) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
-    /// After the last epoch.
+    /// Runs after the last epoch.
     fn on_fit_end(&mut self) -> Result<()> {
         Ok(())
     }
@@ -123,7 +123,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::{model::rss_net::tests::small, optim::AdamWConfig};
 
-    /// Ends epochs with these validation losses, one after the other, and says after which one to stop.
+    /// Ends epochs with these validation losses, one after the other, and returns the epoch after which the callback
+    /// stops.
     pub(crate) fn run(callback: &mut dyn Callback, losses: &[f64]) -> Option<usize> {
         let model = small(0);
         let config = FitConfig::default();

@@ -1,17 +1,17 @@
-//! Shows how far the training is: a bar on a terminal, and a line for each epoch.
+//! Shows the progress of the training: a bar on a terminal, and a line for each epoch.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Callback, Epoch, Flow, Learner, MONITOR, Plan};
 use crate::error::Result;
 
-/// Where the lines go.
+/// Receiver of the lines.
 pub trait Printer {
     /// Prints a line.
     fn print(&mut self, line: &str) -> Result<()>;
 }
 
-/// A bar on standard error if that is a terminal, and a line per epoch.
+/// A bar on standard error if that is a terminal, and a line for each epoch.
 #[derive(Debug)]
 pub struct Progress<P> {
     printer: P,
@@ -21,7 +21,7 @@ pub struct Progress<P> {
 }
 
 impl<P: Printer> Progress<P> {
-    /// A display that is drawn when the training starts.
+    /// Makes a display that is drawn when the training starts.
     pub fn new(printer: P) -> Self {
         Self {
             printer,
@@ -84,7 +84,7 @@ impl<P: Printer> Callback for Progress<P> {
 
 impl<P> Drop for Progress<P> {
     fn drop(&mut self) {
-        // A training that an error ended leaves no half-drawn bar.
+        // A training that ended with an error leaves no half-drawn bar.
         self.bar.finish_and_clear();
     }
 }

@@ -1,4 +1,4 @@
-//! What is trained on: recordings read from disk and divided into training, validation and test rows.
+//! Training data: recordings, read from disk and divided into training, validation and test rows.
 
 pub mod rss;
 pub mod split;

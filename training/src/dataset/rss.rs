@@ -1,9 +1,9 @@
 //! Received signal strengths of one transmitter at known places, as published for the POWDER test bed.
 //!
-//! A folder holds `single_tx.csv` (one row per time stamp, one column of dBm per receiver, the transmitter's
-//! latitude and longitude), `receivers.json` (id to `[lat, lon]`, or null for receivers that move) and
-//! `splits.json` (name to time stamps). Receivers that move are left out. Nothing is repaired: the first value
-//! that does not belong ends the reading with its file, line and column.
+//! A folder contains `single_tx.csv` (one row per time stamp, one column of dBm per receiver, the transmitter's
+//! latitude and longitude), `receivers.json` (id to `[lat, lon]`, or null for receivers that move) and `splits.json`
+//! (name to time stamps). Receivers that move are left out. Nothing is repaired: the first invalid value ends the
+//! reading with an error that names file, line and column.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,7 +20,7 @@ use crate::{
     geo::{LatLon, LocalFrame},
 };
 
-/// What stands in the data for "this receiver did not hear the transmitter or took no part", in dBm.
+/// Value in the data for "this receiver did not hear the transmitter or took no part", in dBm.
 pub const NOT_HEARD_DBM: f32 = -101.0;
 
 const SAMPLES: &str = "single_tx.csv";
@@ -30,36 +30,36 @@ const SPLITS: &str = "splits.json";
 /// A receiver that does not move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receiver {
-    /// Its name, as the data's column is called.
+    /// Name of the receiver and of the data's column.
     pub id: String,
-    /// Where it stands.
+    /// Position of the receiver.
     #[serde(flatten)]
     pub position: LatLon,
 }
 
-/// What was heard of the transmitter at one moment.
+/// Received powers of the transmitter at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recording {
-    /// When, as the file writes it.
+    /// Time of the recording, as written in the file.
     pub timestamp: String,
     /// One power per receiver in dBm, uncalibrated; [`NOT_HEARD_DBM`] or less means not heard.
     pub rss_dbm: Vec<f32>,
-    /// Where the transmitter was.
+    /// Position of the transmitter.
     pub position: LatLon,
 }
 
-/// Recordings and how they are divided.
+/// Recordings and their division.
 #[derive(Debug, Clone)]
 pub struct RssDataset {
-    /// The folder they were read from.
+    /// The folder of the data.
     pub path: PathBuf,
     /// The receivers, in the order of the data's columns.
     pub receivers: Vec<Receiver>,
     /// All rows, in the file's order.
     pub recordings: Vec<Recording>,
-    /// How the rows were to be divided.
+    /// Settings of the division.
     pub split_config: SplitConfig,
-    /// Which rows train, validate and test.
+    /// Rows for training, validation and test.
     pub split: Split,
 }
 
@@ -97,7 +97,7 @@ impl RssDataset {
         })
     }
 
-    /// The readings of some rows as a tensor of dBm, `[rows, receivers]`.
+    /// Returns the readings of some rows as a tensor of dBm, `[rows, receivers]`.
     pub fn rss(&self, rows: &[usize]) -> Result<Tensor> {
         let values: Vec<f32> = rows
             .iter()
@@ -107,7 +107,7 @@ impl RssDataset {
             .f_view([rows.len() as i64, self.receivers.len() as i64])?)
     }
 
-    /// The transmitter's positions of some rows.
+    /// Returns the transmitter's positions of some rows.
     pub fn positions(&self, rows: &[usize]) -> Vec<LatLon> {
         rows.iter()
             .map(|&row| self.recordings[row].position)
@@ -115,7 +115,7 @@ impl RssDataset {
     }
 }
 
-/// The map around the middle of the receivers, if there are any.
+/// Returns the map around the middle of the receivers, if there are any.
 pub fn local_frame(receivers: &[Receiver]) -> Option<LocalFrame> {
     let positions: Vec<_> = receivers.iter().map(|receiver| receiver.position).collect();
     LatLon::mean(&positions).map(|origin| LocalFrame { origin })
@@ -128,11 +128,11 @@ fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result
         .map_err(|source| Error::malformed(path, source.line() as u64, source.to_string()))
 }
 
-/// The fixed receivers of `receivers.json`.
+/// Reads the fixed receivers of `receivers.json`.
 fn read_receivers(path: &Path) -> Result<BTreeMap<String, LatLon>> {
     let listed: BTreeMap<String, Option<[f64; 2]>> = read_json(
         path,
-        "it maps each receiver to [latitude, longitude] or null",
+        "it must map each receiver to [latitude, longitude] or null",
     )?;
     let mut fixed = BTreeMap::new();
     for (id, position) in listed {
@@ -148,10 +148,12 @@ fn read_receivers(path: &Path) -> Result<BTreeMap<String, LatLon>> {
     Ok(fixed)
 }
 
-/// The rows that a named split of `splits.json` holds out.
+/// Returns the rows that a named split of `splits.json` holds out.
 fn test_rows(path: &Path, name: &str, recordings: &[Recording]) -> Result<Vec<usize>> {
-    let mut splits: BTreeMap<String, Vec<String>> =
-        read_json(path, "it maps the name of each split to its time stamps")?;
+    let mut splits: BTreeMap<String, Vec<String>> = read_json(
+        path,
+        "it must map the name of each split to its time stamps",
+    )?;
     let Some(timestamps) = splits.remove(name) else {
         let known = splits.into_keys().collect();
         return Err(Error::UnknownSplit {
@@ -181,7 +183,7 @@ fn test_rows(path: &Path, name: &str, recordings: &[Recording]) -> Result<Vec<us
         .collect())
 }
 
-/// The rows of `single_tx.csv`, and the receivers in the order of its columns.
+/// Reads the rows of `single_tx.csv`, and the receivers in the order of its columns.
 fn read_recordings(
     path: &Path,
     positions: &BTreeMap<String, LatLon>,
@@ -191,7 +193,7 @@ fn read_recordings(
     parse_recordings(path, file, positions)
 }
 
-/// One column that is read, and where it stands.
+/// A column to read, and its index.
 struct Column {
     name: String,
     index: usize,
@@ -321,7 +323,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The recordings that ship with the repository.
+    /// Loads the recordings that are part of the repository.
     pub(crate) fn powder(test: &str) -> RssDataset {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/powder_rss_462mhz");
         RssDataset::load(

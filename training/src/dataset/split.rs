@@ -1,8 +1,8 @@
 //! Division of recordings by place.
 //!
-//! Neighbouring seconds are recorded metres apart. Divided at random they fall on both sides, and a network
-//! that remembers rows looks good; so the validation rows are whole squares of the map, as the published
-//! `grid_test` rows are.
+//! Recordings of neighbouring seconds are only metres apart. A random division would put them on both sides, and a
+//! network that only remembers rows would look good. So the validation rows are whole squares of the map, as the
+//! published `grid_test` rows are.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,17 @@ use crate::{
     rng::Rng,
 };
 
-/// How the rows of a dataset are divided.
+/// Settings of the division of a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SplitConfig {
     /// Name of the published split that is held out for the test.
     pub test: String,
-    /// Share of the other rows that validates, 0…1 exclusive; whole squares are taken until it is reached.
+    /// Share of the other rows that are used for validation, 0…1 exclusive; whole squares are taken until it is
+    /// reached.
     pub val_fraction: f64,
     /// Side of a square in metres.
     pub square_m: f64,
-    /// Decides which squares validate.
+    /// Seed of the choice of the validation squares.
     pub seed: u64,
 }
 
@@ -41,15 +42,15 @@ impl Default for SplitConfig {
 /// Indices of rows, ascending; no row is in two parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Rows to learn from.
+    /// Rows for training.
     pub train: Vec<usize>,
-    /// Rows that choose the checkpoint and end the training.
+    /// Rows that decide which checkpoint is best and when the training ends.
     pub val: Vec<usize>,
-    /// Rows that are looked at once, at the end.
+    /// Rows that are used once, at the end.
     pub test: Vec<usize>,
 }
 
-/// A square of the map by its column and row.
+/// Returns the square of the map that contains a point, by column and row.
 fn square(point: EastNorth, side_m: f64) -> (i64, i64) {
     (
         (point.east / side_m).floor() as i64,
@@ -58,10 +59,10 @@ fn square(point: EastNorth, side_m: f64) -> (i64, i64) {
 }
 
 impl Split {
-    /// Holds out the rows `test` (ascending) and cuts the validation rows from the rest by squares.
+    /// Holds out the rows `test` (ascending) and takes the validation rows from the rest by squares.
     pub fn by_square(points: &[EastNorth], test: &[usize], config: &SplitConfig) -> Result<Self> {
         if !(config.val_fraction > 0.0 && config.val_fraction < 1.0) {
-            let reason = "it is a share of the rows between 0 and 1";
+            let reason = "it must be a share of the rows between 0 and 1";
             return Err(Error::configuration(
                 "val_fraction",
                 config.val_fraction,
@@ -72,7 +73,7 @@ impl Split {
             return Err(Error::configuration(
                 "square_m",
                 config.square_m,
-                "it is a length in metres above 0",
+                "it must be a length in metres above 0",
             ));
         }
         let mut squares: BTreeMap<(i64, i64), Vec<usize>> = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! The layers the networks are made of, initialised as `torch.nn` does and through calls that can fail.
+//! The layers of the networks, initialised as in `torch.nn`, with calls that return errors.
 //!
-//! `tch::nn` has the same layers; its own draw other first weights than PyTorch, do not count batches in
-//! BatchNorm and panic where these return an error.
+//! `tch::nn` has the same layers, but its first weights differ from PyTorch's, its BatchNorm does not count batches,
+//! and its calls panic where these return an error.
 
 use tch::{Device, Kind, Tensor};
 
@@ -17,7 +17,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn new(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self> {
-        // nn.Linear: Kaiming's uniform distribution with a = √5 comes to this bound for weight and bias alike.
+        // As in nn.Linear, Kaiming's uniform distribution with a = √5 gives this bound for weight and bias alike.
         let bound = 1.0 / (inputs as f64).sqrt();
         let weight = scope.uniform("weight", &[outputs, inputs], bound)?;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! From the powers at fixed receivers to a position and its uncertainty.
+//! Network from the powers at fixed receivers to a position and its uncertainty.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -16,10 +16,10 @@ use crate::{
     loss::{positive_sigma, raw_for_sigma},
 };
 
-/// Everything that makes an [`RssLocalizationNet`] but its weights.
+/// All settings of an [`RssLocalizationNet`], without its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RssNetConfig {
-    /// The receivers, one input each, in order.
+    /// The receivers, in order; each has one input.
     pub receivers: Vec<Receiver>,
     /// Width of each layer of the trunk.
     pub hidden: Vec<i64>,
@@ -27,9 +27,9 @@ pub struct RssNetConfig {
     pub dropout: f64,
     /// Dropout after the first and the second layer of each head.
     pub head_dropout: [f64; 2],
-    /// Decibels above "not heard" that make an input of 1.
+    /// Decibels above "not heard" that correspond to an input of 1.
     pub rss_scale_db: f64,
-    /// Metres that make an output of 1.
+    /// Metres that correspond to an output of 1.
     pub position_scale_m: f64,
     /// Lower bound of sigma in metres; see [`positive_sigma`].
     pub sigma_floor_m: f64,
@@ -40,7 +40,7 @@ pub struct RssNetConfig {
 }
 
 impl RssNetConfig {
-    /// The configuration that works for a campus-sized network of these receivers.
+    /// Returns a configuration that works for a campus-sized network of these receivers.
     pub fn new(receivers: Vec<Receiver>) -> Self {
         Self {
             receivers,
@@ -58,14 +58,18 @@ impl RssNetConfig {
     fn validate(&self) -> Result<()> {
         let positive = |name, value: f64| match value > 0.0 && value.is_finite() {
             true => Ok(()),
-            false => Err(Error::configuration(name, value, "it is a number above 0")),
+            false => Err(Error::configuration(
+                name,
+                value,
+                "it must be a number above 0",
+            )),
         };
         positive("rss_scale_db", self.rss_scale_db)?;
         positive("position_scale_m", self.position_scale_m)?;
         positive("sigma_floor_m", self.sigma_floor_m)?;
         if !(self.sigma_init_m > self.sigma_floor_m && self.sigma_init_m.is_finite()) {
             let reason = format!(
-                "it is a length in metres above sigma_floor_m ({})",
+                "it must be a length in metres above sigma_floor_m ({})",
                 self.sigma_floor_m
             );
             return Err(Error::configuration(
@@ -81,7 +85,7 @@ impl RssNetConfig {
             ("head_dropout", second),
         ] {
             if !(0.0..1.0).contains(&dropout) {
-                let reason = "it is a probability below 1";
+                let reason = "it must be a probability below 1";
                 return Err(Error::configuration(name, dropout, reason));
             }
         }
@@ -97,7 +101,7 @@ impl RssNetConfig {
     }
 }
 
-/// What the network says of a batch, in units of `position_scale_m`.
+/// Output of the network for a batch, in units of `position_scale_m`.
 #[derive(Debug)]
 pub struct Output {
     /// East and north, `[rows, 2]`.
@@ -106,18 +110,18 @@ pub struct Output {
     pub sigma: Tensor,
 }
 
-/// Brings the receivers' shares of the power, which sum to 1, to the size of the other inputs.
+/// Factor that scales the receivers' shares of the power, which sum to 1, to the size of the other inputs.
 const SHARE_SCALE: f64 = 3.0;
 
 /// The position and uncertainty heads of the Heimdall networks on a small trunk for received powers.
 ///
-/// Input is a row of dBm per receiver; the trunk is `Linear LayerNorm GELU Dropout` per layer. East and north
-/// are counted from the middle of the receivers.
+/// The input is a row of dBm per receiver; the trunk is `Linear LayerNorm GELU Dropout` per layer. East and north are
+/// measured from the middle of the receivers.
 #[derive(Debug)]
 pub struct RssLocalizationNet {
     config: RssNetConfig,
     frame: LocalFrame,
-    /// Where the receivers stand, `[receivers, 2]`, in the unit of the output.
+    /// Positions of the receivers, `[receivers, 2]`, in the unit of the output.
     receivers: Tensor,
     state: State,
     trunk: Vec<(Linear, LayerNorm)>,
@@ -126,7 +130,8 @@ pub struct RssLocalizationNet {
 }
 
 impl RssLocalizationNet {
-    /// A network with first weights drawn from libtorch's generator, which is seeded with the config's seed.
+    /// Makes a network with first weights drawn from libtorch's generator, which is seeded with the configuration's
+    /// seed.
     pub fn new(config: RssNetConfig) -> Result<Self> {
         config.validate()?;
         let Some(frame) = local_frame(&config.receivers) else {
@@ -142,7 +147,7 @@ impl RssLocalizationNet {
         let mut features = 3 * config.receivers.len() as i64 + 5;
         let mut trunk = Vec::new();
         for (layer, &width) in config.hidden.iter().enumerate() {
-            // Four modules per layer, as in the torch.nn.Sequential that this is.
+            // There are four modules per layer, as in the corresponding torch.nn.Sequential.
             let linear = Linear::new(scope.child("trunk").child(4 * layer), features, width)?;
             trunk.push((
                 linear,
@@ -178,22 +183,22 @@ impl RssLocalizationNet {
         })
     }
 
-    /// What the network was made from.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> &RssNetConfig {
         &self.config
     }
 
-    /// The map that positions are computed on.
+    /// Returns the map that positions are computed on.
     pub fn frame(&self) -> LocalFrame {
         self.frame
     }
 
-    /// The tensors by name.
+    /// Returns the tensors by name.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Runs the network on powers in dBm, `[rows, receivers]`; `train` switches dropout and batch statistics on.
+    /// Runs the network on powers in dBm, `[rows, receivers]`; `train` enables dropout and batch statistics.
     pub fn forward(&self, rss: &Tensor, train: bool) -> Result<Output> {
         let receivers = self.config.receivers.len() as i64;
         if rss.dim() != 2 || rss.size()[1] != receivers {
@@ -217,9 +222,10 @@ impl RssLocalizationNet {
         Ok(Output { mean, sigma })
     }
 
-    /// What the trunk sees of powers in dBm: for each receiver its level above the mean of those that heard
-    /// something, whether it heard something, and its share of the power; then that mean and two centroids of the
-    /// receivers. A transmitter that is twice as strong changes the mean alone, for the rest is relative.
+    /// Returns the inputs of the trunk for powers in dBm. For each receiver these are its level above the mean of the
+    /// receivers that heard something, a flag for having heard something, and its share of the power. The mean itself
+    /// and two centroids of the receivers follow. A transmitter that is twice as strong changes only the mean, because
+    /// all other inputs are relative.
     fn features(&self, rss: &Tensor) -> Result<Tensor> {
         let floor = f64::from(NOT_HEARD_DBM);
         let heard = rss.f_gt(floor)?.f_to_kind(Kind::Float)?;
@@ -230,7 +236,8 @@ impl RssLocalizationNet {
         let sum = |tensor: &Tensor| tensor.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
         let mean = sum(&level)?.f_div(&sum(&heard)?.f_clamp_min(1.0)?)?;
         let relative = level.f_sub(&mean)?.f_mul(&heard)?;
-        // Of powers, the strongest receiver takes all; of their cube roots, several have a say.
+        // In a mean weighted by powers, the strongest receiver dominates; weighted by their cube roots, several
+        // receivers count.
         let shares = |root: f64| -> Result<Tensor> {
             let exponent = rss.f_div_scalar(10.0 * root)?;
             let power = Tensor::f_pow_scalar(10.0, &exponent)?.f_mul(&heard)?;
@@ -248,13 +255,13 @@ impl RssLocalizationNet {
         )?)
     }
 
-    /// The network's answer to powers in dBm, `[rows, receivers]`, in degrees and metres.
+    /// Returns the network's predictions for powers in dBm, `[rows, receivers]`, in degrees and metres.
     pub fn predict(&self, rss: &Tensor) -> Result<Vec<Prediction>> {
         let _no_grad = tch::no_grad_guard();
         self.predictions(&self.forward(rss, false)?)
     }
 
-    /// An output in degrees and metres.
+    /// Converts an output to degrees and metres.
     pub fn predictions(&self, output: &Output) -> Result<Vec<Prediction>> {
         let scale = self.config.position_scale_m;
         let numbers = |tensor: &Tensor| -> Result<Vec<f64>> {
@@ -285,7 +292,7 @@ impl RssLocalizationNet {
             .collect())
     }
 
-    /// Positions as the network is to give them: `[rows, 2]`, in units of `position_scale_m`.
+    /// Returns positions as targets of the network: `[rows, 2]`, in units of `position_scale_m`.
     pub fn targets(&self, positions: &[LatLon]) -> Result<Tensor> {
         targets(positions, self.frame, self.config.position_scale_m)
     }
@@ -304,7 +311,7 @@ fn targets(positions: &[LatLon], frame: LocalFrame, scale_m: f64) -> Result<Tens
 pub(crate) mod tests {
     use super::*;
 
-    /// A small network of three receivers.
+    /// Makes a small network of three receivers.
     pub(crate) fn small(seed: u64) -> RssLocalizationNet {
         let receivers = (0..3)
             .map(|n| Receiver {

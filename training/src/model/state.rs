@@ -1,4 +1,4 @@
-//! The named tensors of a network, in the order and under the names that PyTorch's `state_dict()` gives them.
+//! The named tensors of a network, in the order and under the names of PyTorch's `state_dict()`.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 pub struct Entry {
     /// Dotted name, for example `trunk.0.weight`.
     pub name: String,
-    /// The tensor; layers hold the same one.
+    /// The tensor; a layer holds the same one.
     pub tensor: Tensor,
-    /// Whether it is learned, or kept beside like BatchNorm's running mean.
+    /// True where the tensor is learned; false for others, such as BatchNorm's running mean.
     pub learned: bool,
 }
 
@@ -22,12 +22,12 @@ pub struct State {
 }
 
 impl State {
-    /// The tensors in order.
+    /// Returns the tensors in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// The learned tensors in order.
+    /// Returns the learned tensors in order.
     pub fn parameters(&self) -> Vec<Tensor> {
         self.entries
             .iter()
@@ -36,7 +36,7 @@ impl State {
             .collect()
     }
 
-    /// Copies of all tensors, apart from the network.
+    /// Returns copies of all tensors, independent of the network.
     pub fn copy(&self) -> Result<Vec<(String, Tensor)>> {
         let copied = self.entries.iter().map(|entry| {
             let mut copy = entry.tensor.f_detach()?.f_empty_like()?;
@@ -46,8 +46,8 @@ impl State {
         copied.collect()
     }
 
-    /// Overwrites every tensor with the one of the same name. All must be there with the right shape, and none
-    /// besides; otherwise nothing is changed.
+    /// Overwrites every tensor with the one of the same name. The names must match exactly, and every shape must be
+    /// right; otherwise nothing is changed.
     pub fn load(&self, tensors: &[(String, Tensor)]) -> Result<()> {
         let what = "the state dict";
         let find = |name: &str| {
@@ -94,7 +94,7 @@ impl State {
     }
 }
 
-/// Where a layer puts its tensors: the state and the dotted prefix of their names.
+/// The place where a layer registers its tensors: the state and the dotted prefix of their names.
 #[derive(Debug)]
 pub(crate) struct Scope<'a> {
     state: &'a mut State,
@@ -126,20 +126,20 @@ impl<'a> Scope<'a> {
         shared
     }
 
-    /// A learned tensor drawn uniformly from `−bound…bound`.
+    /// Adds a learned tensor drawn uniformly from `−bound…bound`.
     pub(crate) fn uniform(&mut self, name: &str, shape: &[i64], bound: f64) -> Result<Tensor> {
         let tensor =
             Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
         Ok(self.add(name, tensor.f_set_requires_grad(true)?, true))
     }
 
-    /// A learned tensor of one value.
+    /// Adds a learned tensor of one value.
     pub(crate) fn constant(&mut self, name: &str, shape: &[i64], value: f64) -> Result<Tensor> {
         let tensor = Tensor::f_full(shape, value, (Kind::Float, Device::Cpu))?;
         Ok(self.add(name, tensor.f_set_requires_grad(true)?, true))
     }
 
-    /// A tensor that is kept and not learned.
+    /// Adds a tensor that is kept and not learned.
     pub(crate) fn buffer(&mut self, name: &str, tensor: Tensor) -> Tensor {
         self.add(name, tensor, false)
     }

@@ -1,4 +1,4 @@
-//! Checkpoint files in the form of Lightning's, written and read by `torch` itself.
+//! Checkpoint files in Lightning's format, written and read by `torch` itself.
 
 use std::{
     fs, io,
@@ -22,10 +22,10 @@ use crate::{
     optim::AdamW,
 };
 
-/// The version of Lightning whose layout the files have; its loaders ask for one.
+/// The version of Lightning whose layout the files have; its loaders require a version.
 const LIGHTNING_LAYOUT: &str = "2.6.0";
 
-/// `torch.save` and `torch.load(weights_only=True)`.
+/// Checkpoint files through `torch.save` and `torch.load(weights_only=True)`.
 pub struct TorchFiles;
 
 impl CheckpointStore for TorchFiles {
@@ -110,7 +110,8 @@ fn contents<'py>(py: Python<'py>, checkpoint: &Checkpoint<'_>) -> PyResult<Bound
     Ok(contents)
 }
 
-/// What `torch.optim.AdamW.state_dict()` gives for two groups: the parameters that decay, then those that do not.
+/// Returns the result of `torch.optim.AdamW.state_dict()` for two groups: first the parameters that decay, then the
+/// others.
 fn optimizer_state<'py>(
     py: Python<'py>,
     optimizer: &AdamW,

@@ -1,4 +1,4 @@
-//! `RssDataset` as Python sees it.
+//! The Python class `RssDataset`.
 
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ impl RssDataset {
     }
 }
 
-/// Positions as a tensor of degrees, `[n, 2]`.
+/// Returns positions as a tensor of degrees, `[n, 2]`.
 pub fn degrees(positions: &[LatLon]) -> Result<tch::Tensor> {
     let values: Vec<f64> = positions
         .iter()

@@ -1,10 +1,10 @@
-//! The one place where an [`Error`] becomes a Python exception of `heimdall_training.errors`.
+//! The only place where an [`Error`] becomes a Python exception of `heimdall_training.errors`.
 
 use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
 
 use crate::error::Error;
 
-/// The exception for an error; one that a Python callback raised comes out as it was.
+/// Returns the exception for an error; an exception that a Python callback raised is returned unchanged.
 pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     let error = match error {
         Error::Foreign(error) => match error.downcast::<PyErr>() {
@@ -22,12 +22,12 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
             Ok(class) => PyErr::from_type(class, message),
             Err(error) => error.into(),
         },
-        // Only an installation without its Python files lacks the class.
+        // The class is missing only in an installation without its Python files.
         Err(_) => PyErr::from_type(PyRuntimeError::type_object(py), message),
     }
 }
 
-/// An exception on its way through the loop.
+/// Wraps a Python exception, so that it can pass through the loop.
 pub fn from_python(error: PyErr) -> Error {
     Error::Foreign(Box::new(error))
 }

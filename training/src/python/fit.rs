@@ -1,4 +1,4 @@
-//! `fit` and `evaluate` as the Python trainer calls them.
+//! The functions `fit` and `evaluate`, for the Python trainer.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ use crate::{
     fit::{FitConfig, FitReport},
 };
 
-/// A fitted network's checkpoints and what led to them.
+/// Checkpoints and results of a fitted network.
 struct Fitted {
     report: FitReport,
     best: Vec<(PathBuf, f64)>,

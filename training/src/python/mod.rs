@@ -1,5 +1,5 @@
-//! The Python face of the training loop: values in, answers and exceptions out. Nothing else in the crate
-//! knows Python. The documentation that users read stands in `_native.pyi`.
+//! The Python interface of the training loop: values in, results and exceptions out. No other module of the crate uses
+//! Python. The user documentation is in `_native.pyi`.
 //!
 //! libtorch is found because the package imports `torch` before this module: both use the same copy.
 

@@ -1,4 +1,4 @@
-//! `RssLocalizationNet` as Python sees it.
+//! The Python class `RssLocalizationNet`.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -27,7 +27,7 @@ use crate::{
     optim::count,
 };
 
-/// A receiver as Python writes it: id, latitude, longitude.
+/// A receiver in Python: id, latitude, longitude.
 pub type ReceiverTuple = (String, f64, f64);
 
 pub fn tuples(receivers: &[Receiver]) -> Vec<ReceiverTuple> {
@@ -52,7 +52,7 @@ fn receivers(tuples: Vec<ReceiverTuple>) -> Result<Vec<Receiver>> {
     tuples.into_iter().map(parse).collect()
 }
 
-/// Settings as a dictionary.
+/// Returns settings as a dictionary.
 pub fn json<'py>(py: Python<'py>, settings: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
     let text = serde_json::to_string(settings)
         .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
@@ -66,7 +66,7 @@ pub struct RssLocalizationNet {
     training: AtomicBool,
 }
 
-/// Says that a network is being trained, until it is dropped.
+/// Marks a network as being trained, until this value is dropped.
 pub struct Training<'a>(&'a RssLocalizationNet);
 
 impl Drop for Training<'_> {
@@ -76,7 +76,7 @@ impl Drop for Training<'_> {
 }
 
 impl RssLocalizationNet {
-    /// Marks the network as being trained. What uses it meanwhile is refused: a callback that waited for it
+    /// Marks the network as being trained. Other uses are refused meanwhile: a callback that waited for the network
     /// would wait for itself.
     pub fn begin_training(&self) -> PyResult<Training<'_>> {
         match self.training.swap(true, Ordering::AcqRel) {
@@ -85,7 +85,8 @@ impl RssLocalizationNet {
         }
     }
 
-    /// The network. Ask for it detached only: its owner may be waiting for the interpreter.
+    /// Locks the network. Call this only while detached from the interpreter: the owner of the lock may be waiting for
+    /// the interpreter.
     pub fn lock(&self) -> MutexGuard<'_, model::RssLocalizationNet> {
         self.net.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +109,7 @@ fn busy() -> PyErr {
     PyRuntimeError::new_err("the model is being trained: use it after fit() has returned")
 }
 
-/// Positions in degrees and sigmas in metres as two arrays, `[n, 2]`.
+/// Returns positions in degrees and sigmas in metres as two arrays, `[n, 2]`.
 pub fn arrays<'py>(py: Python<'py>, predictions: &[Prediction]) -> PyResult<Bound<'py, PyTuple>> {
     let positions: Vec<LatLon> = predictions
         .iter()
@@ -226,7 +227,7 @@ impl RssLocalizationNet {
         options.set_item("dtype", torch.getattr("float32")?)?;
         let rss = unwrap(&torch.call_method("as_tensor", (rss,), Some(&options))?)?;
         let predictions = self.with(py, move |net| {
-            // NaN means not heard, too: it is below everything.
+            // NaN means not heard, too, so it becomes a value below all others.
             let rss = rss.f_nan_to_num(f64::NEG_INFINITY, f64::INFINITY, f64::NEG_INFINITY)?;
             let floor = f64::from(crate::dataset::NOT_HEARD_DBM);
             net.predict(&rss.f_clamp_min(floor)?.f_to_kind(Kind::Float)?)

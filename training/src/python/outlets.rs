@@ -1,4 +1,4 @@
-//! Callbacks that need the interpreter, and take it only for the moment they do.
+//! Callbacks that need the interpreter, and attach to it only as long as necessary.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,7 @@ use crate::{
     error::Result,
 };
 
-/// Lets Ctrl-C end the training: asks the interpreter for pending signals, but not so often that steps wait
-/// for it.
+/// Lets Ctrl-C end the training: asks the interpreter for pending signals, but so rarely that steps do not wait for it.
 pub struct Signals {
     asked: Instant,
 }
@@ -36,7 +35,7 @@ impl Callback for Signals {
     }
 }
 
-/// A Python callable that takes the metrics and the step.
+/// A Python callable that receives the metrics and the step.
 pub struct PythonLogger(pub Py<PyAny>);
 
 impl Logger for PythonLogger {
@@ -52,7 +51,7 @@ impl Logger for PythonLogger {
     }
 }
 
-/// Python's `print`, so that lines appear in notebooks and where `sys.stdout` was sent.
+/// Python's `print`, so that lines appear in notebooks and where `sys.stdout` is redirected.
 pub struct PythonPrinter(pub Py<PyAny>);
 
 impl Printer for PythonPrinter {

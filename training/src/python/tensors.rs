@@ -1,4 +1,4 @@
-//! Tensors across the border: one libtorch tensor seen from both sides, nothing is copied.
+//! Exchange of tensors with Python: both sides use one libtorch tensor, and nothing is copied.
 #![allow(unsafe_code, reason = "tch passes Python objects as raw pointers")]
 
 use pyo3::{exceptions::PyTypeError, prelude::*};
@@ -7,20 +7,20 @@ use tch::Tensor;
 use super::errors::to_python;
 use crate::error::Error;
 
-/// The `torch.Tensor` of a tensor; both share memory and autograd graph.
+/// Returns the `torch.Tensor` of a tensor; both share memory and autograd graph.
 pub fn wrap<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     let object = tensor
         .pyobject_wrap()
         .map_err(|error| to_python(py, Error::from(error)))?;
-    // SAFETY: THPVariable_Wrap returned a new reference (or null with the exception set, which `_or_err` checks),
-    // and `py` shows that this thread is attached to the interpreter, which the call before needed as well.
+    // SAFETY: THPVariable_Wrap returned a new reference (or null with the exception set, which `_or_err` checks), and
+    // `py` shows that this thread is attached to the interpreter, which the previous call needed as well.
     unsafe { Bound::from_owned_ptr_or_err(py, object.cast()) }
 }
 
-/// The tensor of a `torch.Tensor`; both share memory and autograd graph.
+/// Returns the tensor of a `torch.Tensor`; both share memory and autograd graph.
 pub fn unwrap(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
-    // SAFETY: the pointer is that of a live object, which `object` keeps alive during the call, on a thread that
-    // is attached to the interpreter; the tensor that comes out holds its own reference.
+    // SAFETY: the pointer is that of a live object, which `object` keeps alive during the call, on a thread that is
+    // attached to the interpreter; the returned tensor holds its own reference.
     let tensor = unsafe { Tensor::pyobject_unpack(object.as_ptr().cast()) };
     match tensor.map_err(|error| to_python(object.py(), Error::from(error)))? {
         Some(tensor) => Ok(tensor),

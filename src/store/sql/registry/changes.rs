@@ -1,4 +1,4 @@
-//! Steps that the changes of the registry share.
+//! Steps that several changes of the registry share.
 
 use super::rows::DELETED;
 use crate::{
@@ -18,17 +18,17 @@ use crate::{
     },
 };
 
-/// How often the creation of a version is tried where others change the same model.
+/// Number of attempts to create a version while other clients change the same model.
 pub(crate) const ATTEMPTS: usize = 5;
 
 impl SqlStore {
-    /// Creates a version, or nothing where somebody else was in between.
+    /// Creates a version; returns `None`, and creates nothing, where another client was faster.
     pub(crate) async fn try_to_create(&self, new: &NewVersion) -> Result<Option<i64>, StoreError> {
         let now = now_ms();
         let name = new.name.as_str();
         let mut tx = self.begin().await?;
         self.insert_model(&mut tx, &new.name, None).await?;
-        // This also holds the model's row, so that nobody else can take the number before the commit.
+        // The update also locks the model's row, so that no other client can take the number before the commit.
         if !self.touch_model(&mut tx, &new.name, now).await? {
             tx.rollback().await;
             return Ok(None);
@@ -42,7 +42,7 @@ impl SqlStore {
         let version = newest.flatten().unwrap_or_default() + 1;
         let location = new.location.as_deref().unwrap_or(&new.source);
         let has_location = self.layout.has("model_versions", "storage_location");
-        // A revision that knows no copies has the files' place alone.
+        // A revision without copies of versions has only one column, for the location of the files.
         let source = if has_location { &new.source } else { location };
         let description = Some(new.description.clone()).filter(|text| !text.is_empty());
         let mut insert = Statement::new(
@@ -69,7 +69,7 @@ impl SqlStore {
         insert.push(")");
         match tx.execute(insert).await {
             Ok(_) => {}
-            // A stock client that has not held the model's row was faster.
+            // A stock client that has not locked the model's row was faster.
             Err(error)
                 if error
                     .as_database_error()
@@ -89,7 +89,7 @@ impl SqlStore {
         Ok(Some(version))
     }
 
-    /// Inserts a model; false where there is one of that name.
+    /// Inserts a model; returns false where a model of this name exists.
     pub(crate) async fn insert_model(
         &self,
         tx: &mut Transaction,
@@ -108,7 +108,7 @@ impl SqlStore {
         Ok(self.execute(tx, insert).await? > 0)
     }
 
-    /// Sets a tag of what `of` names; its row is held by the caller.
+    /// Sets a tag of the model or version that `of` names; the caller has locked its row.
     pub(crate) async fn put_tag(
         &self,
         tx: &mut Transaction,
@@ -144,7 +144,7 @@ impl SqlStore {
         Ok(())
     }
 
-    /// Holds a model's row until the end of the transaction.
+    /// Locks a model's row until the end of the transaction.
     pub(crate) async fn hold_model(
         &self,
         tx: &mut Transaction,
@@ -161,7 +161,7 @@ impl SqlStore {
         }
     }
 
-    /// Holds the row of a version's model, once it is clear that there is such a version.
+    /// Checks that a version exists and locks the row of its model.
     pub(crate) async fn hold_version(
         &self,
         tx: &mut Transaction,
@@ -182,7 +182,7 @@ impl SqlStore {
         }
     }
 
-    /// Notes that a model has changed; false where there is none.
+    /// Updates the time of a model's last change; returns false where the model does not exist.
     pub(crate) async fn touch_model(
         &self,
         tx: &mut Transaction,
@@ -197,7 +197,7 @@ impl SqlStore {
         Ok(self.execute(tx, update).await? > 0)
     }
 
-    /// Adds the condition for a version that is not deleted, of the only table of a statement.
+    /// Adds the condition for a version that is not deleted, to a statement with one table.
     pub(crate) fn push_version(&self, statement: &mut Statement, name: &ModelName, version: i64) {
         statement.push("name = ").push_bind(name.as_str());
         statement.push(" AND version = ").push_bind(version);

@@ -45,7 +45,7 @@ impl SqlStore {
         version: i64,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        // Holds the row, as several versions may be registered of one model at once.
+        // The update locks the row, as several versions may be registered from one model at the same time.
         let hold = Statement::new("UPDATE logged_models SET name = name WHERE model_id = $1")
             .bind(model_id);
         if self.execute(&mut tx, hold).await? == 0 {
@@ -80,7 +80,7 @@ impl SqlStore {
     }
 }
 
-/// A logged model out of a row of [`COLUMNS`].
+/// Returns the logged model of a row of [`COLUMNS`].
 fn logged(row: &Row) -> Result<LoggedModel, sqlx::Error> {
     Ok(LoggedModel {
         model_id: row.string(0)?,

@@ -1,12 +1,12 @@
 //! Registered models and their versions in the same database.
 //!
-//! Whatever changes a model first holds its row, by an update that changes nothing, so that of those who work on it
-//! at once one comes after the other: numbers of versions are given once, and tags are not written twice. Stock
-//! MLflow updates that row as well when it creates a version.
+//! Every change of a model first locks the row of the model, by an update that changes nothing, so that changes of one
+//! model run one after the other: a version number is given once, and a tag is not written twice. Stock MLflow updates
+//! that row as well when it creates a version.
 
-pub mod changes;
-pub mod logged;
-pub mod queries;
-pub mod rows;
-pub mod search;
-pub mod verbs;
+pub(crate) mod changes;
+pub(crate) mod logged;
+pub(crate) mod queries;
+pub(crate) mod rows;
+pub(crate) mod search;
+pub(crate) mod verbs;

@@ -1,4 +1,4 @@
-//! Registered models and versions as they are read.
+//! Reading of registered models and versions.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Models or versions whose tags and aliases are fetched at a time.
+/// Number of models or versions whose tags and aliases are fetched at a time.
 const PAGE: usize = 500;
 
 impl SqlStore {
@@ -66,7 +66,7 @@ impl SqlStore {
         self.with_tags(found).await
     }
 
-    /// Adds to models their tags, aliases and newest versions.
+    /// Adds the tags, aliases and newest versions to models.
     async fn with_versions(
         &self,
         mut models: Vec<RegisteredModel>,
@@ -115,7 +115,7 @@ impl SqlStore {
         Ok(models)
     }
 
-    /// Adds to versions their tags and aliases.
+    /// Adds the tags and aliases to versions.
     async fn with_tags(
         &self,
         mut versions: Vec<ModelVersion>,

@@ -5,7 +5,7 @@ use crate::store::{
     sql::database::Row,
 };
 
-/// The stage behind which MLflow hides versions that are deleted.
+/// The stage by which MLflow marks deleted versions.
 pub(crate) const DELETED: &str = "Deleted_Internal";
 
 /// Columns of a model, in the order that [`model`] reads; the table's alias is `m`.
@@ -17,7 +17,7 @@ pub(crate) const VERSION_COLUMNS: &str = "v.name, v.version, v.creation_time, v.
                                           v.user_id, v.current_stage, v.source, v.run_id, v.run_link, v.status, \
                                           v.status_message";
 
-/// A model out of a row of [`MODEL_COLUMNS`].
+/// Returns the model of a row of [`MODEL_COLUMNS`].
 pub(crate) fn model(row: &Row) -> Result<RegisteredModel, sqlx::Error> {
     Ok(RegisteredModel {
         name: row.string(0)?,
@@ -28,9 +28,9 @@ pub(crate) fn model(row: &Row) -> Result<RegisteredModel, sqlx::Error> {
     })
 }
 
-/// A version out of a row of [`VERSION_COLUMNS`].
+/// Returns the version of a row of [`VERSION_COLUMNS`].
 pub(crate) fn version(row: &Row) -> Result<ModelVersion, sqlx::Error> {
-    // A server writes an empty text where it was given nothing.
+    // A server writes an empty text where the client has given none.
     let given = |column| {
         let text = row.text(column)?;
         Ok::<_, sqlx::Error>(text.filter(|text| !text.is_empty()))

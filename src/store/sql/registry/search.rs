@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The statement that finds the versions of a query, in its order, as rows of [`VERSION_COLUMNS`].
+/// Returns the statement that finds the versions of a query, in the order of the query, as rows of [`VERSION_COLUMNS`].
 pub(crate) fn versions(query: &VersionQuery, layout: &Layout, dialect: Dialect) -> Statement {
     let mut statement = Statement::new(format!(
         "SELECT {VERSION_COLUMNS} FROM model_versions v WHERE v.current_stage <> "
@@ -42,7 +42,7 @@ pub(crate) fn versions(query: &VersionQuery, layout: &Layout, dialect: Dialect) 
     statement
 }
 
-/// The statement that finds the models of a query, in its order, as rows of [`MODEL_COLUMNS`].
+/// Returns the statement that finds the models of a query, in the order of the query, as rows of [`MODEL_COLUMNS`].
 pub(crate) fn models(query: &ModelQuery, layout: &Layout, dialect: Dialect) -> Statement {
     let mut statement = Statement::new(format!(
         "SELECT {MODEL_COLUMNS} FROM registered_models m WHERE 1 = 1"
@@ -62,18 +62,18 @@ pub(crate) fn models(query: &ModelQuery, layout: &Layout, dialect: Dialect) -> S
     statement
 }
 
-/// A table of tags, and how its rows belong to what is searched for.
+/// A table of tags, and the conditions that join its rows with the rows that are searched for.
 struct Tags<'a> {
     table: &'static str,
     of: &'static str,
-    /// The same for the tag of prompts: one version that is a prompt makes its model one.
+    /// The condition for the tag of prompts: a model is a prompt where one of its versions is a prompt.
     prompts: &'static str,
     layout: &'a Layout,
     dialect: Dialect,
 }
 
 impl Tags<'_> {
-    /// Pushes all of a filter; prompts are left out unless it asks for them.
+    /// Adds the conditions of a filter; prompts are left out unless the filter asks for them.
     fn push_filter<F: RegistryField>(
         &self,
         statement: &mut Statement,
@@ -119,7 +119,7 @@ impl Tags<'_> {
     }
 }
 
-/// Begins the order with what was asked for; what decides last is for the caller.
+/// Adds the orders of a query; the caller adds the last ones, which decide between equals.
 fn push_order<F>(
     statement: &mut Statement,
     order_by: &[OrderOf<F>],

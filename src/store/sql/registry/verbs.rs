@@ -52,7 +52,7 @@ impl ModelRegistry for SqlStore {
         let now = now_ms();
         let mut tx = self.begin().await?;
         self.hold_model(&mut tx, name).await?;
-        // Versions, tags and aliases follow: their keys say so.
+        // Versions, tags and aliases are updated by their foreign keys.
         let mut update = Statement::new(
             "UPDATE registered_models SET name = $1, last_updated_time = $2 WHERE name = $3",
         )
@@ -64,9 +64,10 @@ impl ModelRegistry for SqlStore {
             let is_taken = error
                 .as_database_error()
                 .is_some_and(|error| error.is_unique_violation());
-            match is_taken {
-                true => self.model_exists(new_name),
-                false => self.error(error),
+            if is_taken {
+                self.model_exists(new_name)
+            } else {
+                self.error(error)
             }
         })?;
         let mut update =
@@ -102,7 +103,7 @@ impl ModelRegistry for SqlStore {
     async fn delete_model(&self, name: &ModelName) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         self.hold_model(&mut tx, name).await?;
-        // In the order in which they refer to each other.
+        // Tables that refer to others come first.
         for table in [
             "model_version_tags",
             "model_versions",
@@ -185,7 +186,7 @@ impl ModelRegistry for SqlStore {
         match found {
             Some(version) => self.version(name, version).await,
             None => {
-                // That there is no such model is worth telling from that it has no such alias.
+                // The error is about the model, not about the alias, where the model does not exist.
                 self.model(name).await?;
                 let (name, alias) = (name.as_str(), alias.as_str());
                 Err(self.not_found(format!("alias {alias:?} of model {name:?}")))
@@ -198,9 +199,10 @@ impl ModelRegistry for SqlStore {
     }
 
     async fn download_uri(&self, name: &ModelName, version: i64) -> Result<String, StoreError> {
-        let location = match self.layout.has("model_versions", "storage_location") {
-            true => "coalesce(nullif(storage_location, ''), source)",
-            false => "source",
+        let location = if self.layout.has("model_versions", "storage_location") {
+            "coalesce(nullif(storage_location, ''), source)"
+        } else {
+            "source"
         };
         let mut query = Statement::new(format!("SELECT {location} FROM model_versions WHERE "));
         self.push_version(&mut query, name, version);
@@ -303,7 +305,7 @@ impl ModelRegistry for SqlStore {
         if !self.touch_model(&mut tx, name, now).await? {
             return Err(self.no_version(name, version));
         }
-        // MLflow keeps the row, so that the number is not given again, and nothing of its content.
+        // MLflow keeps the row, so that the number is not given again, and deletes its content.
         let mut update = Statement::new("UPDATE model_versions SET current_stage = ");
         update.push_bind(DELETED).push(", last_updated_time = ");
         update.push_bind(now);

@@ -1,13 +1,13 @@
-//! A schema in a database's words.
+//! The statements that create a schema, in the dialect of a database.
 //!
-//! SQLite keeps the text of a statement, and SQLAlchemy reads names and checks back out of it when alembic
-//! rebuilds a table. So a definition stands one to a line and is quoted only where SQLAlchemy itself quotes.
+//! SQLite keeps the text of a statement, and SQLAlchemy reads names and checks from this text when alembic rebuilds a
+//! table. So each definition has a line of its own, and names are quoted only where SQLAlchemy itself quotes them.
 
 use super::{
     Action, Column, ColumnType, Constraint, DefaultValue, Dialect, Index, Schema, Seed, Table,
 };
 
-/// Every statement, in an order in which they can be executed.
+/// Returns all statements, in an order in which they can be executed.
 pub(crate) fn statements(schema: &Schema, dialect: Dialect) -> Vec<String> {
     let mut statements = Vec::new();
     for table in schema.tables {
@@ -79,7 +79,7 @@ fn type_name(column_type: ColumnType, dialect: Dialect) -> String {
     name.to_owned()
 }
 
-/// The line of a constraint in CREATE TABLE; one that takes a trigger has none.
+/// Returns the line of a constraint in CREATE TABLE; none for a constraint that is made by a trigger.
 fn constraint(constraint: &Constraint, dialect: Dialect) -> Option<String> {
     let (name, rule) = match constraint {
         Constraint::PrimaryKey { name, columns } => {
@@ -200,7 +200,7 @@ fn list(columns: &[&str]) -> String {
     columns.join(", ")
 }
 
-/// A column's name; of the names that occur `key` alone is a word of SQLite.
+/// Returns the name of a column, quoted where needed: of all names that occur, only `key` is a keyword of SQLite.
 fn quoted(column: &str) -> String {
     if column == "key" {
         "\"key\"".to_owned()

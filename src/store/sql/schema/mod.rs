@@ -1,13 +1,13 @@
 //! The MLflow schemas that a fresh database can get.
 //!
-//! Promises that a database made with [`Schema::statements`] is, table by table, the one that the stock
-//! release of [`Schema::mlflow_version`] makes: that release opens it as its own, and `mlflow db upgrade`
-//! of a later one carries it on. `tests/test_schema.py` compares the two.
+//! A database that is made with [`Schema::statements`] is, table by table, the same as one that the stock release of
+//! [`Schema::mlflow_version`] makes: that release opens it as its own, and `mlflow db upgrade` of a later release
+//! upgrades it. `tests/test_schema.py` compares the two.
 //!
-//! A schema is described once, as constants without a dialect's spelling; what a database wants to hear is
-//! [`ddl`]'s. The constants are written by `scripts/schema_from_mlflow.py`. Experiment 0
-//! is not among them, since it needs the artifact root and the time: whoever creates the database adds it.
-//! Databases that exist already are no business of this module.
+//! A schema is described once, as constants that do not depend on the dialect; [`ddl`] writes the statements of a
+//! dialect. `scripts/schema_from_mlflow.py` writes the constants. Experiment 0 is not among them, since it needs the
+//! artifact root and the time: the caller that creates the database adds it. This module does not deal with databases
+//! that exist already.
 
 mod ddl;
 #[rustfmt::skip]
@@ -22,8 +22,8 @@ mod mlflow_3_18_0;
 mod mlflow_3_1_4;
 
 
-/// Every schema that is shipped, the oldest one first.
-pub fn all() -> [&'static Schema; 5] {
+/// Returns every schema that is shipped, the oldest one first.
+pub(crate) fn all() -> [&'static Schema; 5] {
     [
         &mlflow_2_8_1::SCHEMA,
         &mlflow_2_22_4::SCHEMA,
@@ -33,16 +33,16 @@ pub fn all() -> [&'static Schema; 5] {
     ]
 }
 
-/// What a database gets where nothing says of which release: the newest schema that is shipped, but for that of
-/// 3.18.0, whose packages do not install whole. A release refuses a database that is newer than itself, and
+/// Returns the schema of a database where the user names no release: the newest one that is shipped, except that of
+/// 3.18.0, whose packages do not install completely. A release refuses a database that is newer than itself, and
 /// upgrades an older one.
-pub fn newest() -> &'static Schema {
+pub(crate) fn newest() -> &'static Schema {
     &mlflow_3_17_2::SCHEMA
 }
 
-/// The schema of a release, if it is shipped.
-pub fn of_version(mlflow_version: &str) -> Option<&'static Schema> {
-    // Other releases whose newest migration is that of a shipped one.
+/// Returns the schema of a release, if it is shipped.
+pub(crate) fn of_version(mlflow_version: &str) -> Option<&'static Schema> {
+    // The other releases are those whose newest migration is that of a shipped release.
     let shipped = match mlflow_version {
         "2.8.0" => "2.8.1",
         "2.22.0" | "2.22.1" | "2.22.2" | "2.22.3" => "2.22.4",
@@ -56,64 +56,71 @@ pub fn of_version(mlflow_version: &str) -> Option<&'static Schema> {
 
 /// A database that a schema can be rendered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// SQLite.
     Sqlite,
     /// PostgreSQL.
     Postgres,
 }
 
-/// All that a release of MLflow finds in a database it has just made.
+/// The content of a database that a release of MLflow has just made.
 #[derive(Debug)]
-pub struct Schema {
+pub(crate) struct Schema {
     /// The release, for example `3.17.2`.
     pub mlflow_version: &'static str,
-    /// Its alembic revision, which `alembic_version` must name.
+    /// Its alembic revision, which the seed row of `alembic_version` must name.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "the seed rows have it as well; a test compares them"
+        )
+    )]
     pub revision: &'static str,
-    /// Every table, after those that its foreign keys refer to.
+    /// All tables, each one after the tables that its foreign keys refer to.
     pub tables: &'static [Table],
-    /// Rows that are there from the start.
+    /// Rows that the tables have from the start.
     pub seeds: &'static [Seed],
 }
 
 impl Schema {
-    /// The statements that make an empty database one of this schema, seed rows included, in order.
-    pub fn statements(&self, dialect: Dialect) -> Vec<String> {
+    /// Returns the statements, in order, that create this schema and its seed rows in an empty database.
+    pub(crate) fn statements(&self, dialect: Dialect) -> Vec<String> {
         ddl::statements(self, dialect)
     }
 }
 
 /// A table.
 #[derive(Debug)]
-pub struct Table {
-    /// Its name.
+pub(crate) struct Table {
+    /// Name of the table.
     pub name: &'static str,
-    /// Its columns, in order.
+    /// Columns, in order.
     pub columns: &'static [Column],
-    /// Its keys and what else its rows must fulfil.
+    /// Keys and other constraints of the rows.
     pub constraints: &'static [Constraint],
-    /// Indexes beyond those that its keys imply.
+    /// Indexes besides those of the keys.
     pub indexes: &'static [Index],
 }
 
 /// A column of a table.
 #[derive(Debug)]
-pub struct Column {
-    /// Its name.
+pub(crate) struct Column {
+    /// Name of the column.
     pub name: &'static str,
-    /// What it holds.
+    /// Type of the column.
     pub column_type: ColumnType,
-    /// Whether it may be NULL.
+    /// True where the column may be NULL.
     pub nullable: bool,
-    /// What a row has that doesn't name the column.
+    /// Value of the column in a row that is inserted without one.
     pub default: Option<DefaultValue>,
-    /// For a stored column that the database computes: its expression.
+    /// Expression of a stored column that the database computes.
     pub generated: Option<&'static str>,
 }
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnType {
+pub(crate) enum ColumnType {
     /// Text of at most so many characters.
     String(u16),
     /// Text of any length.
@@ -140,46 +147,46 @@ pub enum ColumnType {
 
 /// The default of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DefaultValue {
+pub(crate) enum DefaultValue {
     /// A quoted literal; the database reads it as a value of the column's type.
     Literal(&'static str),
     /// False, in the dialect's own word.
     False,
 }
 
-/// What the rows of a table must fulfil.
+/// A constraint that the rows of a table must fulfil.
 #[derive(Debug)]
-pub enum Constraint {
+pub(crate) enum Constraint {
     /// The table's key.
     PrimaryKey {
-        /// Its name.
+        /// Name of the constraint.
         name: &'static str,
         /// The columns, in order.
         columns: &'static [&'static str],
     },
     /// No two rows agree in all these columns.
     Unique {
-        /// Its name, if it has one.
+        /// Name of the constraint, if it has one.
         name: Option<&'static str>,
         /// The columns, in order.
         columns: &'static [&'static str],
     },
     /// The columns name a row of another table.
     ForeignKey {
-        /// Its name, if it has one.
+        /// Name of the constraint, if it has one.
         name: Option<&'static str>,
-        /// The columns that refer.
+        /// The columns that refer to the other table.
         columns: &'static [&'static str],
         /// The table referred to.
         table: &'static str,
-        /// Its columns, in the order of `columns`.
+        /// The columns of that table, in the order of `columns`.
         references: &'static [&'static str],
-        /// What becomes of a row when the referred one goes or changes; without an action that is refused.
+        /// Changes to a row when the row that it refers to is deleted or changed; without an action that is refused.
         actions: &'static [Action],
     },
     /// A condition in SQL that every dialect understands.
     Check {
-        /// Its name, if it has one.
+        /// Name of the constraint, if it has one.
         name: Option<&'static str>,
         /// The condition.
         condition: &'static str,
@@ -195,47 +202,48 @@ pub enum Constraint {
         name: &'static str,
         /// The columns, in order.
         columns: &'static [&'static str],
-        /// What the database answers to such an UPDATE.
+        /// Message of the database for such an UPDATE.
         message: &'static str,
     },
 }
 
-/// How a row follows the one that its foreign key refers to.
+/// The action on a row when the row that its foreign key refers to is deleted or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// That is deleted: so is this.
+#[expect(clippy::enum_variant_names, reason = "the words of SQL")]
+pub(crate) enum Action {
+    /// Deletes this row when the other row is deleted.
     OnDeleteCascade,
-    /// That is deleted: the columns become NULL here.
+    /// Sets the columns of this row to NULL when the other row is deleted.
     OnDeleteSetNull,
-    /// Its key is changed: so are the columns here.
+    /// Changes the columns of this row when the key of the other row is changed.
     OnUpdateCascade,
 }
 
 /// An index.
 #[derive(Debug)]
-pub struct Index {
-    /// Its name.
+pub(crate) struct Index {
+    /// Name of the index.
     pub name: &'static str,
     /// The columns, in order.
     pub columns: &'static [&'static str],
-    /// Those of them that are sorted downwards.
+    /// The columns that are sorted in descending order.
     pub descending: &'static [&'static str],
-    /// Whether no two rows may agree in all its columns.
+    /// True where no two rows may agree in all columns of the index.
     pub unique: bool,
-    /// What it has behind its columns in PostgreSQL alone: columns to cover and a condition.
+    /// Text behind the columns in PostgreSQL only: columns to cover and a condition.
     pub in_postgres: &'static str,
 }
 
-/// A row that a fresh database has; columns that it doesn't name are NULL.
+/// A row that a fresh database has; columns that are not named are NULL.
 #[derive(Debug)]
-pub struct Seed {
+pub(crate) struct Seed {
     /// The table.
     pub table: &'static str,
     /// Column and value.
     pub values: &'static [(&'static str, &'static str)],
 }
 
-// The words in which the constants are written.
+// These functions shorten the constants of the schemas.
 
 const fn column(name: &'static str, column_type: ColumnType) -> Column {
     Column {
