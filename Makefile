@@ -54,6 +54,8 @@ lint: setup $(STAMPS)/dev  ## Check format, clippy, ruff, types, licences and ad
 	ruff check .
 	ruff format --check .
 	mypy
+	python scripts/layers.py
+	python scripts/prose.py
 	scripts/deny.sh
 
 format: $(STAMPS)/dev  ## Format everything

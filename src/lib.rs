@@ -22,6 +22,7 @@ mod config;
 mod delivery;
 mod environment;
 mod error;
+mod events;
 mod gc;
 mod journal;
 mod mlflow;
@@ -50,6 +51,10 @@ pub use crate::{
     },
     environment::{capture::Interpreter, run_tags::RunContext},
     error::{Error, Result},
+    events::{
+        Event, Value, are_waiting as events_are_waiting, enable as enable_events,
+        take as take_events,
+    },
     gc::{
         collect::collect as collect_garbage,
         report::{CollectConfig, GarbageItem, GarbageReport, SparedItem},

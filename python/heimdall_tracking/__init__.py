@@ -103,7 +103,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Hashing and JSON are for those who make a dataset, models for those who have trained one.
+    # These modules load hashing, JSON and more, so they are imported when a name of theirs is used.
     if name == "Dataset":
         from .inputs import Dataset
 

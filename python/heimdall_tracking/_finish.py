@@ -1,11 +1,11 @@
-"""The end of the process: active runs are ended, and what is journaled is delivered."""
+"""The end of the process: active runs are ended, and the journal is delivered."""
 
 import atexit
 import os
 import sys
 import warnings
 
-# Enough for a slow database to take what a training run has left; a dead one keeps nobody waiting longer.
+# A slow database can take the rest of a training run in this time; a dead one keeps nobody waiting longer.
 DEFAULT_TIMEOUT_S = 30.0
 
 
@@ -29,7 +29,7 @@ def _finish() -> None:
 
 
 def _status() -> str:
-    """How the process ends: `sys.last_value` is what an uncaught exception leaves behind."""
+    """Return the status for the end of the process; an uncaught exception is in `sys.last_value`."""
     last = getattr(sys, "last_value", None)
     if last is None:
         return "FINISHED"

@@ -1,6 +1,6 @@
-"""MLflow's fluent API in the same process: what `mlflow.log_metric` logs goes to the tracker's active run.
+"""MLflow's fluent API in the same process: `mlflow.log_metric` logs to the tracker's active run.
 
-MLflow keeps a stack of active runs per thread, and ends what is on it when the interpreter exits. The
+MLflow keeps a stack of active runs per thread, and ends the runs on it when the interpreter exits. The
 tracker's active runs are put on every stack, those of threads to come included, and taken off when they end
 and before MLflow's own end, so that the tracker alone says how its runs have ended.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from ._optional import need
 
-# How long the start of a run waits until MLflow can read it.
+# Longest wait at the start of a run until MLflow can read the run, in seconds.
 PATIENCE_S = 30.0
 
 logger = logging.getLogger("heimdall_tracking")
@@ -34,11 +34,11 @@ class _Fluent:
         self._pid = os.getpid()
         self._shown: list[Any] = []
         self.tracker: weakref.ref[Any] | None = None
-        # Before 2.12 there was one stack for all threads, a plain list.
+        # MLflow before 2.12 has one stack for all threads, a plain list.
         if not isinstance(self._stacks, list):
             self._stacks.default_factory = self._new_stack
             self._stacks.get()
-        # Registered behind MLflow's, and so called before it.
+        # The handler is registered behind MLflow's, and so called before it.
         atexit.register(self.show, ())
 
     def _new_stack(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Images and figures as the bytes of a file, by MLflow's rules for what an array of pixels means."""
+"""Images and figures as the bytes of a file, by MLflow's rules for arrays of pixels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def as_pil(image: Any) -> Any:
         array = need("numpy", "log_image").asarray(image)
     else:
         raise WrongTypeError(
-            f"an image is an array, a tensor or an image of Pillow, not {type(image).__name__}"
+            f"an image must be an array, a tensor or an image of Pillow, not {type(image).__name__}"
         )
     return pil.fromarray(_pixels(array))
 
@@ -57,7 +57,7 @@ def _of_tensor(image: Any) -> Any:
 def _pixels(array: Any) -> Any:
     numpy = need("numpy", "log_image")
     if array.dtype.kind not in "biuf":
-        raise WrongTypeError(f"an image has bools, whole numbers or floats, not {array.dtype}")
+        raise WrongTypeError(f"an image must have bools, whole numbers or floats, not {array.dtype}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
         raise InvalidInputError(
             f"an image has the shape (height, width) or (height, width, 1, 3 or 4), not {array.shape}"
@@ -67,7 +67,9 @@ def _pixels(array: Any) -> Any:
     whole = array.dtype.kind in "iu"
     low, high = array.min(), array.max()
     if whole and (low < 0 or high > 255):
-        raise InvalidInputError(f"an image of whole numbers has them from 0 to 255, not {low} to {high}")
+        raise InvalidInputError(
+            f"an image of whole numbers must have them from 0 to 255, not {low} to {high}"
+        )
     if not whole and (low < 0 or high > 1):
         warnings.warn(
             f"an image of floats has them from 0 to 1, and this one from {low} to {high}: it is scaled to "
@@ -109,7 +111,7 @@ def figure_bytes(figure: Any, artifact_file: str, save_kwargs: dict[str, Any]) -
         InvalidInputError: The name's ending is none that the figure can be saved as.
     """
     ending = PurePosixPath(artifact_file).suffix
-    # Only what has been imported can have made the figure.
+    # Only an imported library can have made the figure.
     if "matplotlib" in sys.modules:
         import matplotlib.figure
 
@@ -121,7 +123,7 @@ def figure_bytes(figure: Any, artifact_file: str, save_kwargs: dict[str, Any]) -
             kind = save_kwargs.get("format", ending[1:].lower())
             if kind not in known:
                 raise InvalidInputError(
-                    f"artifact file {artifact_file!r} cannot hold a figure: its ending is one of "
+                    f"artifact file {artifact_file!r} cannot hold a figure: its ending must be one of "
                     f"{', '.join(sorted(known))}"
                 )
             figure.savefig(buffer, **{**save_kwargs, "format": kind})
@@ -129,7 +131,7 @@ def figure_bytes(figure: Any, artifact_file: str, save_kwargs: dict[str, Any]) -
     if "plotly" in sys.modules and _is_plotly(figure):
         if ending != ".html" and ending not in PLOTLY_IMAGES:
             raise InvalidInputError(
-                f"artifact file {artifact_file!r} cannot hold a figure of Plotly: its ending is one of "
+                f"artifact file {artifact_file!r} cannot hold a figure of Plotly: its ending must be one of "
                 f".html, {', '.join(PLOTLY_IMAGES)}"
             )
         with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +141,7 @@ def figure_bytes(figure: Any, artifact_file: str, save_kwargs: dict[str, Any]) -
             else:
                 figure.write_image(path, **save_kwargs)
             return path.read_bytes()
-    raise WrongTypeError(f"a figure is one of Matplotlib or Plotly, not {type(figure).__name__}")
+    raise WrongTypeError(f"a figure must be one of Matplotlib or Plotly, not {type(figure).__name__}")
 
 
 def _is_plotly(figure: Any) -> bool:

@@ -24,15 +24,15 @@ class BestRun(TypedDict):
     params: dict[str, str]
 
 class DestinationStatus:
-    """How a destination stood when it was asked."""
+    """State of the delivery to a destination at the time of the call."""
 
     @property
     def uri(self) -> str:
-        """Its URI, without credentials."""
+        """URI of the destination, without credentials."""
 
     @property
     def pending(self) -> int:
-        """Records that wait for it in the journal."""
+        """Records that wait in the journal for the destination."""
 
     @property
     def parked(self) -> int:
@@ -40,15 +40,15 @@ class DestinationStatus:
 
     @property
     def last_error(self) -> str | None:
-        """What it answers, while it takes nothing."""
+        """Answer of the destination, while it takes nothing."""
 
     @property
     def since(self) -> int | None:
-        """Since when it takes nothing, milliseconds since 1970."""
+        """Time since which the destination has taken nothing, milliseconds since 1970."""
 
     @property
     def oldest(self) -> int | None:
-        """When the first record was recorded that waits, milliseconds since 1970."""
+        """Time at which the oldest waiting record was logged, milliseconds since 1970."""
 
     @property
     def uploading(self) -> int:
@@ -56,10 +56,10 @@ class DestinationStatus:
 
     @property
     def uploaded(self) -> int:
-        """Bytes of them that are sent."""
+        """Bytes of these files that are sent."""
 
 class Status:
-    """How delivery stood when it was asked. Its members are items as well: `status["pending"]`."""
+    """State of the delivery at the time of the call. Its members are items as well: `status["pending"]`."""
 
     @property
     def mode(self) -> Literal["online", "offline", "silent"]:
@@ -75,11 +75,11 @@ class Status:
 
     @property
     def degraded(self) -> bool:
-        """Whether a destination or the journal's disk takes nothing at present."""
+        """True while a destination or the journal's disk takes nothing."""
 
     @property
     def last_error(self) -> str | None:
-        """What it answers, while it takes nothing."""
+        """Answer of the destination, while it takes nothing."""
 
     @property
     def journal(self) -> str:
@@ -91,7 +91,7 @@ class Status:
 
     @property
     def oldest(self) -> int | None:
-        """When the first record was recorded that waits for the primary one, milliseconds since 1970."""
+        """Time at which the oldest record that waits for the primary one was logged, ms since 1970."""
 
     @property
     def destinations(self) -> list[DestinationStatus]:
@@ -104,19 +104,19 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Its id."""
+        """Id of the run."""
 
     @property
     def run_name(self) -> str:
-        """Its name."""
+        """Name of the run."""
 
     @property
     def experiment_id(self) -> str:
-        """Id of its experiment."""
+        """Id of the run's experiment."""
 
     @property
     def user_id(self) -> str:
-        """Who has run it."""
+        """Name of the user who made the run."""
 
     @property
     def status(self) -> str:
@@ -124,11 +124,11 @@ class Run:
 
     @property
     def start_time(self) -> int | None:
-        """Its start, milliseconds since 1970."""
+        """Start of the run, milliseconds since 1970."""
 
     @property
     def end_time(self) -> int | None:
-        """Its end, milliseconds since 1970; None while it runs for the first time."""
+        """End of the run, milliseconds since 1970; None while it runs for the first time."""
 
     @property
     def lifecycle_stage(self) -> str:
@@ -136,84 +136,84 @@ class Run:
 
     @property
     def artifact_uri(self) -> str:
-        """Where its artifacts are."""
+        """URI of the run's artifacts."""
 
     @property
     def params(self) -> dict[str, str]:
-        """Its params."""
+        """Params of the run."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Latest value of each of its metrics."""
+        """Latest value of each metric of the run."""
 
     @property
     def tags(self) -> dict[str, str]:
-        """Its tags."""
+        """Tags of the run."""
 
     @property
     def inputs(self) -> list[DatasetInput]:
-        """Datasets that it was given, by name and digest."""
+        """Datasets that the run was given, by name and digest."""
 
 class DatasetInput:
     """A dataset that a run was given."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the dataset."""
 
     @property
     def digest(self) -> str:
-        """What tells its versions apart."""
+        """Text that tells versions of the dataset apart."""
 
     @property
     def source_type(self) -> str:
-        """Kind of its source, such as `local`."""
+        """Kind of the source, such as `local`."""
 
     @property
     def source(self) -> str:
-        """Its source, as JSON."""
+        """Source of the dataset, as JSON."""
 
     @property
     def schema(self) -> str | None:
-        """Its columns and types, as JSON."""
+        """Columns and types of the dataset, as JSON."""
 
     @property
     def profile(self) -> str | None:
-        """Figures about it, as JSON."""
+        """Figures about the dataset, as JSON."""
 
     @property
     def tags(self) -> dict[str, str]:
-        """Tags of the input; `mlflow.data.context` says what it was for."""
+        """Tags of the input; `mlflow.data.context` names the dataset's purpose."""
 
 class MetricPoint:
     """A point of a metric's history."""
 
     @property
     def value(self) -> float:
-        """Its value."""
+        """Value of the point."""
 
     @property
     def step(self) -> int:
-        """Its step."""
+        """Step of the point."""
 
     @property
     def timestamp(self) -> int:
-        """Its time, milliseconds since 1970."""
+        """Time of the point, milliseconds since 1970."""
 
 class Experiment:
     """An experiment as the store had it when it was asked."""
 
     @property
     def experiment_id(self) -> str:
-        """Its id."""
+        """Id of the experiment."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the experiment."""
 
     @property
     def artifact_location(self) -> str:
-        """Where the artifacts of its runs go."""
+        """URI below which the artifacts of the experiment's runs go."""
 
     @property
     def lifecycle_stage(self) -> str:
@@ -221,26 +221,26 @@ class Experiment:
 
     @property
     def creation_time(self) -> int | None:
-        """When it was created, milliseconds since 1970."""
+        """Time of its creation, milliseconds since 1970."""
 
     @property
     def last_update_time(self) -> int | None:
-        """When it was last renamed, deleted or restored, milliseconds since 1970."""
+        """Time at which the experiment was last renamed, deleted or restored, milliseconds since 1970."""
 
     @property
     def tags(self) -> dict[str, str]:
-        """Its tags."""
+        """Tags of the experiment."""
 
 class FileInfo:
     """A file or folder among a run's artifacts, with the names of MLflow's entity."""
 
     @property
     def path(self) -> str:
-        """Its path among the run's artifacts, with `/` between its parts."""
+        """Path of the file or folder among the run's artifacts, with `/` between the parts."""
 
     @property
     def is_dir(self) -> bool:
-        """Whether it is a folder."""
+        """True for a folder."""
 
     @property
     def file_size(self) -> int | None:
@@ -251,19 +251,19 @@ class RegisteredModel:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the model."""
 
     @property
     def creation_timestamp(self) -> int | None:
-        """When it was created, milliseconds since 1970."""
+        """Time of its creation, milliseconds since 1970."""
 
     @property
     def last_updated_timestamp(self) -> int | None:
-        """When it was last renamed or described or had a version that came, moved or went, ms since 1970."""
+        """Time of the last change of the name, the description or a version, milliseconds since 1970."""
 
     @property
     def description(self) -> str:
-        """What people should know of it; empty without one."""
+        """Description for people; empty without one."""
 
     @property
     def latest_versions(self) -> list[ModelVersion]:
@@ -271,7 +271,7 @@ class RegisteredModel:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Its tags."""
+        """Tags of the model."""
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -282,27 +282,27 @@ class ModelVersion:
 
     @property
     def name(self) -> str:
-        """Its registered model."""
+        """Name of the registered model."""
 
     @property
     def version(self) -> str:
-        """Its number, as MLflow gives it: a str."""
+        """Number of the version, as MLflow gives it: a str."""
 
     @property
     def creation_timestamp(self) -> int | None:
-        """When it was registered, milliseconds since 1970."""
+        """Time of its registration, milliseconds since 1970."""
 
     @property
     def last_updated_timestamp(self) -> int | None:
-        """When its stage or description last changed, milliseconds since 1970."""
+        """Time of the last change of the stage or the description, milliseconds since 1970."""
 
     @property
     def description(self) -> str:
-        """What people should know of it; empty without one."""
+        """Description for people; empty without one."""
 
     @property
     def user_id(self) -> str | None:
-        """Who has registered it, if the registry knows."""
+        """Name of the user who registered the version, if the registry knows."""
 
     @property
     def current_stage(self) -> str:
@@ -310,11 +310,11 @@ class ModelVersion:
 
     @property
     def source(self) -> str:
-        """What it was registered from: an artifact URI, or a `models:/` URI of what it is a copy of."""
+        """Source of the registration: an artifact URI, or the `models:/` URI of a copied version."""
 
     @property
     def run_id(self) -> str | None:
-        """The run that made it."""
+        """Id of the run that made the version."""
 
     @property
     def run_link(self) -> str | None:
@@ -326,22 +326,22 @@ class ModelVersion:
 
     @property
     def status_message(self) -> str | None:
-        """What there is to say about the status."""
+        """Message about the status."""
 
     @property
     def tags(self) -> dict[str, str]:
-        """Its tags."""
+        """Tags of the version."""
 
     @property
     def aliases(self) -> list[str]:
-        """Aliases of its model that are of this version, sorted."""
+        """Aliases of the model that name this version, sorted."""
 
 class MLflowTracker:
     """Native half of `heimdall_tracking.MLflowTracker`, which makes and documents it."""
 
     @property
     def tracking_uri(self) -> str:
-        """Where runs are recorded, without credentials."""
+        """URI of the store of the runs, without credentials."""
 
     @property
     def artifact_uri(self) -> str | None:
@@ -353,7 +353,7 @@ class MLflowTracker:
 
     @property
     def registry_uri(self) -> str:
-        """Where models are registered, without credentials."""
+        """URI of the registry of the models, without credentials."""
 
     @property
     def experiment_name(self) -> str:
@@ -375,8 +375,8 @@ class MLflowTracker:
         """Go on with a run that has ended: it is RUNNING again and the active one. Waits for the store.
 
         Args:
-            run: Its id, or its name: then it is the run of that name in the experiment that started last
-                and is not deleted.
+            run: Id of the run, or its name: then it is the run of that name in the experiment that started
+                last and is not deleted.
             nested: As for `start_run`.
 
         Returns:
@@ -420,8 +420,8 @@ class MLflowTracker:
         """Log a param of the active run.
 
         Args:
-            key: Its key.
-            value: Its value, as for `log_params`.
+            key: Key of the param.
+            value: Value of the param, as for `log_params`.
 
         Raises:
             RunStateError: No run is active.
@@ -448,10 +448,10 @@ class MLflowTracker:
         """Log a metric of the active run.
 
         Args:
-            key: Its key.
-            value: Its value, as for `log_metrics`.
+            key: Key of the metric.
+            value: Value of the metric, as for `log_metrics`.
             step: Step or epoch, any 64-bit integer; default 0.
-            timestamp: Its time in milliseconds since 1970; default now.
+            timestamp: Time of the point in milliseconds since 1970; default now.
 
         Raises:
             RunStateError: No run is active.
@@ -475,7 +475,7 @@ class MLflowTracker:
             metrics: Numbers by key: Python and NumPy numbers, arrays and tensors of one element. NaN and
                 infinities are kept as MLflow keeps them. A bool is not a number.
             step: Step or epoch, any 64-bit integer; default 0.
-            timestamp: Their time in milliseconds since 1970; default now.
+            timestamp: Time of the metrics in milliseconds since 1970; default now.
 
         Raises:
             RunStateError: No run is active.
@@ -514,11 +514,11 @@ class MLflowTracker:
         """
 
     def set_tag(self, key: str, value: Any) -> None:
-        """Set a tag of the active run; what it was before is replaced.
+        """Set a tag of the active run; an earlier value is replaced.
 
         Args:
-            key: Its key.
-            value: Its value, as `str()` gives it; over 8,000 characters are cut, as by MLflow.
+            key: Key of the tag.
+            value: Value of the tag, as `str()` gives it; over 8,000 characters are cut, as by MLflow.
 
         Raises:
             RunStateError: No run is active.
@@ -541,7 +541,7 @@ class MLflowTracker:
         """Remove a tag of the active run; a tag that it does not have is no error.
 
         Args:
-            key: Its key.
+            key: Key of the tag.
 
         Raises:
             RunStateError: No run is active.
@@ -549,9 +549,9 @@ class MLflowTracker:
         """
 
     def list_artifacts(self, path: str = "", run_id: str | None = None) -> list[FileInfo]:
-        """List a folder of a run's artifacts, by name; what lies deeper is in the lists of its folders.
+        """List a folder of a run's artifacts, by name; deeper files are in the lists of its folders.
 
-        Waits until what is logged has arrived, then for the artifact store.
+        Waits until logged data has arrived, then for the artifact store.
 
         Args:
             path: Folder among the run's artifacts; "" is their root. Of one that is not there, nothing.
@@ -573,11 +573,11 @@ class MLflowTracker:
     def download_artifacts(
         self, source: str | PathLike[str], path: str = "", dst: str | PathLike[str] | None = None
     ) -> str:
-        """Download a file, or a folder with all below it. Waits until what is logged has arrived.
+        """Download a file, or a folder with all below it. Waits until logged data has arrived.
 
         Several files are fetched at a time, and long ones in ranges: where a download was interrupted, the
-        next one with the same `dst` fetches what is missing. What has arrived has the length that the store
-        says, and is of one version where the store has such a thing. Nothing is written outside of `dst`.
+        next one with the same `dst` fetches the missing parts. A downloaded file has the length that the
+        store says, and is of one version where the store has versions. Nothing is written outside of `dst`.
 
         Args:
             source: A run's id, or a URI: `runs:/<run id>/<path>`, `models:/<name>/<version or stage>`,
@@ -585,10 +585,10 @@ class MLflowTracker:
                 path.
             path: File or folder below it.
             dst: Folder to download into; made where it is not there. Default: a new one that nobody else may
-                read; what is on this disk already is not copied then.
+                read; a file that is on this disk already is not copied then.
 
         Returns:
-            Where the file or folder is: `dst` and `path`, as with MLflow.
+            The local path of the file or folder: `dst` and `path`, as with MLflow.
 
         Raises:
             NotFoundError: There is no such run or model version.
@@ -619,7 +619,7 @@ class MLflowTracker:
             model_name: Registered model.
             version: Number of the version.
             stage: `None`, `Staging`, `Production` or `Archived`, in any case.
-            archive_existing_versions: Whether versions that are in this stage, Staging or Production, move to
+            archive_existing_versions: True moves versions that are in this stage, Staging or Production, to
                 Archived.
 
         Raises:
@@ -641,9 +641,9 @@ class MLflowTracker:
         """Create a registered model without versions. Waits for the registry.
 
         Args:
-            name: Its name, up to 256 characters, without `/` and `:`.
-            tags: Its tags.
-            description: What people should know of it, up to 5,000 characters.
+            name: Name of the model, up to 256 characters, without `/` and `:`.
+            tags: Tags of the model.
+            description: Description for people, up to 5,000 characters.
 
         Raises:
             AlreadyExistsError: There is one of that name.
@@ -655,7 +655,7 @@ class MLflowTracker:
         """Read a registered model. Waits for the registry.
 
         Args:
-            name: Its name.
+            name: Name of the model.
 
         Raises:
             NotFoundError: There is none of that name.
@@ -666,8 +666,8 @@ class MLflowTracker:
         """Rename a registered model with its versions, tags and aliases. Waits for the registry.
 
         Args:
-            name: Its name.
-            new_name: Its new name.
+            name: Name of the model.
+            new_name: New name of the model.
 
         Returns:
             The model by its new name.
@@ -704,13 +704,13 @@ class MLflowTracker:
         """
 
     def set_registered_model_tag(self, name: str, key: str, value: Any) -> None:
-        """Set a tag of a registered model; what it was before is replaced. Waits for the registry.
+        """Set a tag of a registered model; an earlier value is replaced. Waits for the registry.
 
         Args:
             name: The model.
             key: The tag's key, as for `set_tag`.
-            value: Its value, as `str()` gives it; unlike a run's it is not cut: a PostgreSQL database keeps
-                up to 5,000 characters.
+            value: Value of the tag, as `str()` gives it; unlike a run's it is not cut: a PostgreSQL database
+                keeps up to 5,000 characters.
 
         Raises:
             NotFoundError: There is no such model.
@@ -778,7 +778,7 @@ class MLflowTracker:
 
         Raises:
             NotFoundError: There is no such model or alias.
-            InvalidInputError: What no alias can be.
+            InvalidInputError: The alias is not valid.
             StoreUnavailableError: The registry cannot answer.
         """
 
@@ -843,13 +843,13 @@ class MLflowTracker:
         """
 
     def set_model_version_tag(self, name: str, version: str | int, key: str, value: Any) -> None:
-        """Set a tag of a version; what it was before is replaced. Waits for the registry.
+        """Set a tag of a version; an earlier value is replaced. Waits for the registry.
 
         Args:
             name: Registered model.
             version: Number of the version.
             key: The tag's key, as for `set_tag`.
-            value: Its value, as `str()` gives it, up to 100,000 characters (5,000 before MLflow 3).
+            value: Value of the tag, as `str()` gives it, up to 100,000 characters (5,000 before MLflow 3).
 
         Raises:
             NotFoundError: There is no such model or version.
@@ -887,7 +887,7 @@ class MLflowTracker:
         """
 
     def set_model_alias(self, name: str, alias: str, version: str | int) -> None:
-        """Make an alias one of a version; it may have been another's before. Waits for the registry.
+        """Give an alias to a version; another version that had the alias loses it. Waits for the registry.
 
         Args:
             name: Registered model.
@@ -897,7 +897,7 @@ class MLflowTracker:
 
         Raises:
             NotFoundError: There is no such model or version.
-            InvalidInputError: What no alias can be, or no version number.
+            InvalidInputError: The alias or the version number is not valid.
             StoreUnavailableError: The registry cannot answer.
 
         Example:
@@ -917,7 +917,7 @@ class MLflowTracker:
 
         Raises:
             NotFoundError: There is no such model.
-            InvalidInputError: What no alias can be.
+            InvalidInputError: The alias is not valid.
             StoreUnavailableError: The registry cannot answer.
         """
 
@@ -929,8 +929,8 @@ class MLflowTracker:
             version: Number of the version.
 
         Returns:
-            What MLflow's client returns, an artifact URI as a rule. Where that client was given a `runs:/`
-            URI to register it is that: `resolve_model_uri` goes on from there.
+            The value that MLflow's client returns, an artifact URI as a rule. Where that client was given a
+            `runs:/` URI to register, the value is that URI: `resolve_model_uri` goes on from there.
 
         Raises:
             NotFoundError: There is no such model or version.
@@ -955,7 +955,7 @@ class MLflowTracker:
         """
 
     def get_run_info(self, run_id: str) -> RunInfo:
-        """Read a run back. Delivers what is recorded first, then waits for the store.
+        """Read a run back. Delivers recorded data first, then waits for the store.
 
         Args:
             run_id: Any run of the store.
@@ -969,7 +969,7 @@ class MLflowTracker:
         """
 
     def get_run(self, run_id: str) -> Run:
-        """Read a run back. Delivers what is recorded first, then waits for the store.
+        """Read a run back. Delivers recorded data first, then waits for the store.
 
         Args:
             run_id: Any run of the store, deleted or not.
@@ -1005,7 +1005,7 @@ class MLflowTracker:
         """
 
     def get_metric_history(self, run_id: str, key: str) -> list[MetricPoint]:
-        """Read all points of a metric. Delivers what is recorded first, then waits for the store.
+        """Read all points of a metric. Delivers recorded data first, then waits for the store.
 
         Args:
             run_id: Any run of the store.
@@ -1023,10 +1023,10 @@ class MLflowTracker:
     def list_experiments(
         self, view: Literal["active_only", "deleted_only", "all"] = "active_only"
     ) -> list[Experiment]:
-        """List the experiments of the store. Delivers what is recorded first, then waits for the store.
+        """List the experiments of the store. Delivers recorded data first, then waits for the store.
 
         Args:
-            view: Whether experiments that are deleted are listed.
+            view: Experiments to list: those that are not deleted, those that are, or both.
 
         Returns:
             The experiments, those that were updated last first.
@@ -1037,10 +1037,11 @@ class MLflowTracker:
         """
 
     def get_experiment(self, name_or_id: str | None = None) -> Experiment:
-        """Read an experiment, deleted or not. Delivers what is recorded first, then waits for the store.
+        """Read an experiment, deleted or not. Delivers recorded data first, then waits for the store.
 
         Args:
-            name_or_id: Its name or, where none has that name, its id; default the tracker's own experiment.
+            name_or_id: Name of the experiment or, where none has that name, its id; default the tracker's own
+                experiment.
 
         Raises:
             NotFoundError: There is no such experiment.
@@ -1095,10 +1096,10 @@ class MLflowTracker:
 
     def flush(self, timeout: float | None = None) -> None: ...
     def status(self) -> Status:
-        """How delivery stands: records pending and parked, what destinations answer, where the journal is.
+        """Return the state of the delivery: records pending and parked, answers of destinations, the journal.
 
         Returns:
-            What a terminal and a notebook show readably.
+            A status that a terminal and a notebook show readably.
 
         Example:
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
@@ -1131,7 +1132,7 @@ class MLflowTracker:
 def finish(status: str, timeout: float, show: Callable[[int, int, int], object] | None = None) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit.
 
-    While that takes, `show` is told what `progress` says.
+    Until then, `show` is called with the values of `progress`.
     """
 
 def progress() -> tuple[int, int, int]:
@@ -1144,7 +1145,7 @@ def without_credentials(uri: str) -> str:
     """Return a URI as it may be shown: user and password replaced by `***`."""
 
 class SyncOutcome:
-    """What `sync` has done."""
+    """Result of `sync`."""
 
     @property
     def delivered(self) -> int:
@@ -1167,23 +1168,23 @@ class JournalStatus:
 
     @property
     def journal(self) -> str:
-        """Its folder."""
+        """Folder of the journal."""
 
     @property
     def pid(self) -> int:
-        """Process that wrote or writes it."""
+        """Id of the process that wrote or writes the journal."""
 
     @property
     def created(self) -> int:
-        """Time at which it was begun, milliseconds since 1970."""
+        """Time at which the journal was begun, milliseconds since 1970."""
 
     @property
     def alive(self) -> bool:
-        """Whether that process lives, and so delivers the journal itself."""
+        """True while that process lives, and so delivers the journal itself."""
 
     @property
     def destinations(self) -> list[WaitingRecords]:
-        """Its destinations, the primary one first."""
+        """Destinations of the journal, the primary one first."""
 
 class WaitingRecords:
     """Records of a journal that wait for one destination."""
@@ -1216,7 +1217,7 @@ def sync(
     Args:
         heimdall_dir: Folder of the journals.
         known_uris: URIs with the credentials that journals do not hold.
-        uri: Where everything goes, whatever the journals name.
+        uri: Destination of all records, whatever the journals name.
         timeout: Seconds to work at most; None is without end.
         progress: Told how many records are delivered, of how many, how many bytes of files are on their way
             and how many of them are sent.
@@ -1253,7 +1254,7 @@ class GarbageItem:
 
     @property
     def run_id(self) -> str | None:
-        """The run it is of, or seems to be of."""
+        """Id of the run that it belongs to, or seems to."""
 
     @property
     def uri(self) -> str:
@@ -1265,11 +1266,11 @@ class GarbageItem:
 
     @property
     def bytes(self) -> int:
-        """Bytes of them."""
+        """Bytes of the files."""
 
     @property
     def reason(self) -> str:
-        """The reason for which it goes, in words."""
+        """Reason for deleting it, in words."""
 
     @property
     def run_goes(self) -> bool:
@@ -1277,11 +1278,11 @@ class GarbageItem:
 
     @property
     def deleted(self) -> bool:
-        """True where it has gone."""
+        """True where it has been deleted."""
 
     @property
     def error(self) -> str | None:
-        """The error for which it has not gone, though it was to."""
+        """Error that kept it from being deleted."""
 
 class SparedItem:
     """Something that looked like garbage and stays."""
@@ -1290,7 +1291,7 @@ class SparedItem:
 
     @property
     def kind(self) -> str:
-        """What it would have gone as: `deleted run`, `unkept run`, `unfinished upload` or `orphan`."""
+        """Kind of garbage that it resembles: `deleted run`, `unkept run`, `unfinished upload` or `orphan`."""
 
     @property
     def experiment(self) -> str:
@@ -1298,7 +1299,7 @@ class SparedItem:
 
     @property
     def run_id(self) -> str | None:
-        """The run it is of, or seems to be of."""
+        """Id of the run that it belongs to, or seems to."""
 
     @property
     def uri(self) -> str:
@@ -1306,7 +1307,7 @@ class SparedItem:
 
     @property
     def reason(self) -> str:
-        """The reason for which it stays, in words."""
+        """Reason for keeping it, in words."""
 
 def collect_garbage(
     config: Mapping[str, Any],
@@ -1316,10 +1317,10 @@ def collect_garbage(
     `heimdall_tracking.collect_garbage` documents it, takes ages in words and makes a report of this.
 
     Args:
-        config: Its arguments by their names; ages are seconds.
+        config: Arguments by their names; ages are seconds.
 
     Returns:
-        What goes, what stays although it looked like garbage, and the places that could not be looked into,
+        The garbage, the things that look like garbage and stay, and the places that could not be searched,
         each with the reason.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import MissingPackageError
 
-# What a package is installed by where that is not its own name.
+# Names by which packages are installed, where they differ from the names of the modules.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 
 
@@ -15,11 +15,11 @@ def need(module: str, what: str) -> Any:
     """Import a module.
 
     Args:
-        module: Its dotted name.
-        what: The call that needs it.
+        module: Dotted name of the module.
+        what: The call that needs the module.
 
     Raises:
-        MissingPackageError: It is not installed.
+        MissingPackageError: The module is not installed.
     """
     try:
         return import_module(module)

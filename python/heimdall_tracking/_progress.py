@@ -1,4 +1,4 @@
-"""What is shown of a wait that takes long: a bar on a terminal, a line elsewhere."""
+"""The display of a long wait: a bar on a terminal, a line elsewhere."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
-# A wait that takes longer than this says why, as an exit does.
+# A longer wait tells its reason, as an exit does.
 QUIET_S = 2.0
 INTERVAL_S = 0.1
 
@@ -28,15 +28,15 @@ def waited(wait: "Callable[[float | None], None]", timeout: float | None) -> Non
 
 
 def begin(timeout: float | None = None, until_delivered: bool = True) -> "Callable[[], None]":
-    """Begin to show how far the delivery is, and return what ends that.
+    """Begin to show the progress of the delivery, and return a function that ends the display.
 
-    With `until_delivered` it ends by itself when there is nothing to deliver: what is waited for then is
-    another thing.
+    With `until_delivered` the display ends by itself when there is nothing to deliver: the caller then waits
+    for another thing.
     """
     try:
         from threading import Event, Thread
     except ImportError:
-        # So late in the interpreter's end there is no bar.
+        # There is no bar so late in the interpreter's end.
         return lambda: None
     over = Event()
     arguments = (timeout, over, until_delivered)
@@ -44,7 +44,7 @@ def begin(timeout: float | None = None, until_delivered: bool = True) -> "Callab
     try:
         thread.start()
     except RuntimeError:
-        # Nor where no thread can be had.
+        # There is no bar either where no thread can start.
         pass
     except BaseException:
         over.set()
@@ -68,8 +68,8 @@ def _show(timeout: float | None, over: "Event", until_delivered: bool) -> None:
 
     if over.wait(QUIET_S) or is_over():
         return
-    # Of several threads that wait one draws. Where its wait has ended as everything is delivered, the other waits
-    # are about to end as well, and no other bar begins.
+    # One of several waiting threads draws. Its wait may have ended because everything is delivered; then the
+    # other waits are about to end as well, and no other bar begins.
     while _drawing == os.getpid():
         while True:
             if over.wait(INTERVAL_S) or is_over():
@@ -90,7 +90,7 @@ def _show(timeout: float | None, over: "Event", until_delivered: bool) -> None:
                 break
         bar.close()
     except Exception:
-        # A bar that fails is no reason to say anything.
+        # A bar that fails must not disturb the caller.
         pass
     finally:
         _drawing = 0
@@ -119,7 +119,7 @@ class Bar:
         done = 1 - pending / self.most if self.most else 1.0
         left = f"{pending:,} left"
         if uploading:
-            # Few records, and yet long: a file says how long.
+            # Few records take long only with files: their bytes show the progress.
             done = uploaded / uploading
             left = f"{uploaded / 2**20:,.0f} of {uploading / 2**20:,.0f} MiB uploaded, {left}"
         filled = round(20 * done)
@@ -133,7 +133,7 @@ class Bar:
 
 
 def draw(text: str, shown: str) -> str:
-    """Draw a line over the one that is `shown`, and return what is shown then."""
+    """Draw a line over the one that is `shown`, and return the shown text."""
     # A line that is wrapped could not be drawn over.
     text = text[: _columns() - 1]
     sys.stderr.write(f"\r{text:<{len(shown)}}")

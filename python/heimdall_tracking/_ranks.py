@@ -18,7 +18,7 @@ from typing import Any
 
 # Longest wait of a rank for rank 0 to start its run; it may have to load a dataset first.
 PATIENCE_S = 300.0
-# What names a launch: torchrun's and Lightning's variables, and Slurm's.
+# Variables that name a launch: torchrun's and Lightning's variables, and Slurm's.
 LAUNCH = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
@@ -28,7 +28,7 @@ LAUNCH = (
     "SLURM_STEP_ID",
     "SLURM_RESTART_COUNT",
 )
-# How much earlier than this process another one of the same launch may have started.
+# Longest time by which another process of the same launch may have started before this one, in seconds.
 LAUNCH_S = 60.0
 
 _started = 0
@@ -48,7 +48,7 @@ def tell_other_ranks(run_id: str) -> None:
             new = file.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps({"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid()}))
             new.replace(file)
-            # Another launch of that name must not find it.
+            # Another launch of that name must not find the file.
             atexit.register(_remove, file, os.getpid())
     _started += 1
 

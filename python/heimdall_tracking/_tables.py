@@ -37,8 +37,8 @@ class Tables:
         kind = PurePosixPath(artifact_file).suffix
         if kind not in (".json", ".parquet") or set(FORBIDDEN) & set(artifact_file):
             raise InvalidInputError(
-                f"artifact file {artifact_file!r} cannot hold a table: it ends with .json or .parquet and "
-                f"has none of {' '.join(FORBIDDEN)}"
+                f"artifact file {artifact_file!r} cannot hold a table: it must end with .json or .parquet "
+                f"and have none of {' '.join(FORBIDDEN)}"
             )
         tracker._check_artifact_file(artifact_file)
         frame = _frame(data)
@@ -71,16 +71,16 @@ def _frame(data: Any) -> Any:
     if isinstance(data, pandas.DataFrame):
         return data.copy(deep=False)
     if not isinstance(data, dict):
-        raise WrongTypeError(f"a table is a dict or a DataFrame of pandas, not {type(data).__name__}")
+        raise WrongTypeError(f"a table must be a dict or a DataFrame of pandas, not {type(data).__name__}")
     try:
         return pandas.DataFrame(data)
     except ValueError:
-        # One row, of values that are no lists.
+        # The dict is one row, of values that are no lists.
         return pandas.DataFrame([data])
 
 
 def _with_images(frame: Any, artifact_file: str, store: Callable[[str, bytes], None]) -> Any:
-    """Replace images by what MLflow's UI finds them by; their files are handed to `store`."""
+    """Replace images by entries that MLflow's UI finds them by; `store` gets their files."""
     folder = PurePosixPath("table_images", artifact_file).with_suffix("")
 
     def is_image(cell: Any) -> bool:
@@ -128,7 +128,7 @@ def _read(content: bytes, kind: str) -> Any:
 
 
 def _artifact(artifact_uri: str, artifact_file: str) -> bytes | None:
-    """A file of a run whose artifacts are in a local folder, if it is there."""
+    """Read a file of a run whose artifacts are in a local folder; None where there is no such file."""
     parts = urlsplit(artifact_uri)
     if parts.scheme not in ("", "file"):
         return None

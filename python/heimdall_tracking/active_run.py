@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Tracker(Protocol):
-        """What starts and ends the run."""
+        """An object that starts and ends runs."""
 
         @property
         def active_run_ids(self) -> list[str]:
@@ -38,7 +38,7 @@ class ActiveRun:
         return self._run_id
 
     def __enter__(self) -> ActiveRun:
-        # With the arguments that were given alone, so that a subclass of the user's is called as always.
+        # Only the given arguments are passed, so that a subclass of the user's is called as always.
         self._run_id = self._tracker.start_run(**self._arguments)
         return self
 
@@ -62,5 +62,5 @@ class ActiveRun:
         return f"ActiveRun(run_id={self._run_id or 'not started'!r})"
 
 
-# Where users import it from.
+# Users import the class from the package itself.
 ActiveRun.__module__ = "heimdall_tracking"

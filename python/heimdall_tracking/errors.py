@@ -62,4 +62,4 @@ class JournalError(HeimdallError, OSError):
 
 
 class ExportError(HeimdallError, RuntimeError):
-    """A network cannot be exported, or what was exported is not the network; nothing was logged."""
+    """A network cannot be exported, or the exported one differs from it; nothing was logged."""

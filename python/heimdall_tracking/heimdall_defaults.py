@@ -1,4 +1,4 @@
-"""Defaults of the Heimdall team, which locates radio transmitters: names and tags that nothing else knows."""
+"""Defaults of the Heimdall team, which locates radio transmitters: names and tags."""
 
 EXPERIMENT_NAME = "heimdall-localization"
 """Experiment that runs are recorded in where none is named."""
@@ -7,7 +7,7 @@ DEFAULT_TAGS = {"phase": "training", "service": "training", "model": "Localizati
 """Tags of every run of a tracker that `initialize_mlflow` makes."""
 
 RUN_NAME_PREFIX = "rf-localization"
-"""What training scripts begin run names with."""
+"""Text that training scripts begin run names with."""
 
 ONNX_MODEL_NAME = "heimdall-localization-onnx"
 """Name that an exported network is registered under."""

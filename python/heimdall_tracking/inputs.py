@@ -11,22 +11,23 @@ from typing import Any
 from .errors import ArtifactNotFoundError, WrongTypeError
 
 CONTEXT_TAG = "mlflow.data.context"
-# Hexadecimal digits of a digest, as many as MLflow's own have.
+# Number of hexadecimal digits of a digest, as of MLflow's own.
 DIGEST_LENGTH = 8
 CHUNK = 1 << 20
 
 
 class Dataset:
-    """A dataset that a run is given: what it is called, where it is from, and which version it is.
+    """A dataset that a run is given: its name, its source and its version.
 
     Args:
-        source: Where it is from: a path, or a URI such as `s3://bucket/data.csv`.
-        name: Its name, up to 500 characters; default the last part of `source`.
-        data: What the digest is computed from: bytes, an array, or anything else with a buffer. Without
-            it, and without `digest`, the file or folder at `source` is read.
-        digest: What tells its versions apart, up to 36 characters; default 8 digits of the MD5 of `data`.
-        schema: Its columns and types, as anything that JSON has a form for.
-        profile: Figures about it, such as its number of rows, as anything that JSON has a form for.
+        source: Source of the dataset: a path, or a URI such as `s3://bucket/data.csv`.
+        name: Name of the dataset, up to 500 characters; default the last part of `source`.
+        data: Content that the digest is computed from: bytes, an array, or another object with a buffer.
+            Without it, and without `digest`, the file or folder at `source` is read.
+        digest: Text that tells versions of the dataset apart, up to 36 characters; default 8 digits of the
+            MD5 of `data`.
+        schema: Columns and types of the dataset, as anything that JSON has a form for.
+        profile: Figures about the dataset, such as the number of rows, as anything that JSON has a form for.
 
     Raises:
         ArtifactNotFoundError: There is neither `data` nor `digest`, and no file at `source`.
@@ -124,7 +125,7 @@ def fields(dataset: Any, context: str | None, tags: Any) -> dict[str, Any]:
     """Return the fields of an input, of a dataset of this package or of MLflow.
 
     Raises:
-        WrongTypeError: It is no dataset.
+        WrongTypeError: `dataset` is no dataset.
     """
     if hasattr(dataset, "_to_mlflow_entity"):
         dataset = dataset._to_mlflow_entity()
@@ -135,8 +136,8 @@ def fields(dataset: Any, context: str | None, tags: Any) -> dict[str, Any]:
     required = {field: found.get(field) for field in ("name", "digest", "source_type", "source")}
     if not all(isinstance(field, str) for field in required.values()):
         raise WrongTypeError(
-            "a dataset is a heimdall_tracking.Dataset or one of mlflow.data, not "
-            f"{type(dataset).__name__}: it has a name, a digest, a source type and a source"
+            "a dataset must be a heimdall_tracking.Dataset or one of mlflow.data, not "
+            f"{type(dataset).__name__}: it must have a name, a digest, a source type and a source"
         )
     all_tags = {CONTEXT_TAG: context} if context is not None else {}
     all_tags |= {key: value for key, value in dict(tags or {}).items() if key not in all_tags}

@@ -1,4 +1,4 @@
-"""The end of what nobody needs any more: garbage is found, listed and, when asked for, deleted."""
+"""Collection of garbage: files and runs that nobody needs are found, listed and, on demand, deleted."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ AGE = re.compile(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?")
 
 @dataclass(frozen=True)
 class GarbageReport:
-    """What a collection has found and, unless it was a dry run, deleted."""
+    """The garbage that a collection has found and, unless it was a dry run, deleted."""
 
     items: list[GarbageItem]
-    """What goes, or has gone."""
+    """Garbage that goes, or has gone."""
     spared: list[SparedItem]
-    """What looked like garbage and stays: what versions point to, runs in journals, and the like."""
+    """Things that look like garbage and stay: artifacts of versions, runs in journals, and the like."""
     failures: list[tuple[str, str]]
-    """Places that could not be looked into, and why."""
+    """Places that could not be searched, each with the reason."""
     dry_run: bool
-    """Whether nothing was to be deleted."""
+    """True where nothing was to be deleted."""
 
     @property
     def files(self) -> int:
@@ -44,19 +44,19 @@ class GarbageReport:
 
     @property
     def bytes(self) -> int:
-        """Bytes that are freed by it."""
+        """Bytes that these files free."""
         return sum(item.bytes for item in self._counted())
 
     @property
     def complete(self) -> bool:
-        """Whether all places could be looked into, and all that was to go has gone."""
+        """True where all places could be searched, and all garbage that was to go has gone."""
         return not self.failures and not any(item.error for item in self.items)
 
     def _counted(self) -> list[GarbageItem]:
         return [item for item in self.items if self.dry_run or item.deleted]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as what JSON can say, with the totals."""
+        """Return the report as a dict that JSON has a form for, with the totals."""
         return {
             "items": [_members(item) for item in self.items],
             "spared": [_members(item) for item in self.spared],
@@ -111,7 +111,7 @@ def collect_garbage(
     heimdall_dir: str | PathLike[str] | None = None,
     settings: TrackerSettings | None = None,
 ) -> GarbageReport:
-    """Find what nobody needs any more, and delete it if that is asked for; `heimdall gc` in Python.
+    """Find files and runs that nobody needs, and delete them on demand; `heimdall gc` in Python.
 
     Looked for are the artifacts of deleted runs, uploads that were begun and never finished, folders of
     runs that the store does not know and, where rules are given, runs that no rule keeps. What a registered
@@ -120,32 +120,32 @@ def collect_garbage(
 
     Args:
         tracking_uri: The store of the runs; that of `settings` if left out.
-        registry_uri: Where models are registered, if elsewhere; that of `settings` if left out.
+        registry_uri: The registry of the models, if elsewhere; that of `settings` if left out.
         experiments: Names of experiments, active or deleted; all of them if left out.
-        older_than: How long ago a run must have been deleted: seconds, a `timedelta`, or words such as
+        older_than: Least time since a run was deleted: seconds, a `timedelta`, or words such as
             `30d` or `2d12h`. A server does not say when that was: with an age its deleted runs stay.
-        uploads_older_than: How long ago an upload must have been begun.
-        orphans: Whether folders go that belong to no run of the store. They are listed either way, as
+        uploads_older_than: Least time since an upload was begun.
+        orphans: True deletes folders that belong to no run of the store. They are listed either way, as
             another store may have the same location.
         keep_best: A rule: so many of the best runs of each experiment are kept. Needs `experiments`.
         metric: The metric by whose latest value runs are the best.
-        maximize: Whether large values of it are good, not small ones.
+        maximize: True where large values of the metric are good, not small ones.
         keep_newer_than: A rule: runs that ended within this time are kept. Needs `experiments`.
         keep_registered: A rule: runs that a registered version is of or points to are kept. Other rules keep
             them as well; alone, it lets all others go. Needs `experiments`.
-        what: What goes of an ended run that no rule keeps: its `artifacts`, or the `runs`, which are
+        what: Part to delete of an ended run that no rule keeps: its `artifacts`, or the `runs`, which are
             marked as deleted and can be restored.
-        purge: Whether deleted runs go for good with their params, metrics and tags, as by `mlflow gc`.
+        purge: True removes deleted runs for good with their params, metrics and tags, as `mlflow gc` does.
             Only a database does that, no server.
-        delete: Whether what is found is deleted. False is a dry run.
+        delete: True deletes the garbage that is found; False is a dry run.
         artifact_server: Address of the tracking server that keeps the artifacts of a database's experiments
             (`mlflow-artifacts:`).
         heimdall_dir: Folder of the journals whose runs stay; `HEIMDALL_DIR`, else `.heimdall`.
-        settings: Where S3 keys and what is left out are taken from; `Settings()`, which reads the
+        settings: Settings for S3 keys and for what is left out; `Settings()`, which reads the
             environment, if left out.
 
     Returns:
-        What goes or has gone, what stays although it looked like garbage, and the totals.
+        The garbage that goes or has gone, the things that look like garbage and stay, and the totals.
 
     Raises:
         ConfigurationError: The store cannot be opened or cannot purge, rules have no experiments, there is no

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._native import Run
+from ._table import TIMES, _Table
 
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
@@ -11,19 +12,10 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any
 
-    import pandas
-    import polars
-    import pyarrow
-
-    BaseList = list[Run]
-else:
-    BaseList = list
-
 INFO = ("run_id", "experiment_id", "status", "artifact_uri", "start_time", "end_time")
-TIMES = ("start_time", "end_time")
 
 
-class RunList(BaseList):
+class RunList(_Table[Run]):
     """Runs in the order of the search: a `list` of `Run` that turns into a table.
 
     A table has the columns that `mlflow.search_runs` gives: `run_id`, `experiment_id`, `status`,
@@ -40,73 +32,18 @@ class RunList(BaseList):
 
     __slots__ = ()
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the runs as a DataFrame of pandas, as `mlflow.search_runs` does.
-
-        Raises:
-            MissingPackageError: pandas is not installed.
-        """
-        from ._optional import need
-
-        pandas = need("pandas", "to_pandas")
-        data: dict[str, Any] = {}
-        for name, values in _columns(self, missing=float("nan")).items():
-            if name in TIMES:
-                data[name] = [pandas.to_datetime(time, unit="ms", utc=True) for time in values]
-            else:
-                data[name] = values
-        return pandas.DataFrame(data)
-
-    def to_arrow(self) -> pyarrow.Table:
-        """Return the runs as a table of Arrow; a missing metric is null, as it is no NaN.
-
-        Raises:
-            MissingPackageError: pyarrow is not installed.
-        """
-        from ._optional import need
-
-        arrow = need("pyarrow", "to_arrow")
-
-        def kind(name: str) -> Any:
-            if name in TIMES:
-                return arrow.timestamp("ms", tz="UTC")
-            return arrow.float64() if name.startswith("metrics.") else arrow.string()
-
-        columns = _columns(self, missing=None)
-        return arrow.table({name: arrow.array(values, kind(name)) for name, values in columns.items()})
-
-    def to_polars(self) -> polars.DataFrame:
-        """Return the runs as a DataFrame of Polars; a missing metric is null, as it is no NaN.
-
-        Raises:
-            MissingPackageError: Polars is not installed.
-        """
-        from ._optional import need
-
-        polars = need("polars", "to_polars")
-
-        def kind(name: str) -> Any:
-            if name in TIMES:
-                return polars.Datetime("ms", "UTC")
-            return polars.Float64 if name.startswith("metrics.") else polars.String
-
-        columns = _columns(self, missing=None)
-        return polars.DataFrame(columns, schema={name: kind(name) for name in columns})
-
-
-def _columns(runs: list[Run], missing: float | None) -> dict[str, list[Any]]:
-    """The columns of a table by their names; times are milliseconds since 1970."""
-    columns: dict[str, list[Any]] = {name: [getattr(run, name) for run in runs] for name in INFO}
-    for kind, absent in (("metrics", missing), ("params", None), ("tags", None)):
-        # Each of a run's dicts is made when it is asked for: once.
-        values: list[dict[str, Any]] = [getattr(run, kind) for run in runs]
-        for key in sorted(set().union(*values)):
-            columns[f"{kind}.{key}"] = [of_run.get(key, absent) for of_run in values]
-    return columns
+    def _columns(self) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {name: [getattr(run, name) for run in self] for name in INFO}
+        for kind in ("metrics", "params", "tags"):
+            # Each access to such a property makes a dict anew.
+            values: list[dict[str, Any]] = [getattr(run, kind) for run in self]
+            for key in sorted(set().union(*values)):
+                columns[f"{kind}.{key}"] = [of_run.get(key) for of_run in values]
+        return columns
 
 
 def exporter(path: str | PathLike[str]) -> Callable[[RunList], None]:
-    """Return what writes runs into a file, by the ending of its name.
+    """Return a function that writes runs into a file, by the ending of its name.
 
     Raises:
         InvalidInputError: Another ending than .csv, .json or .parquet.
@@ -130,7 +67,7 @@ def exporter(path: str | PathLike[str]) -> Callable[[RunList], None]:
     def export(runs: RunList) -> None:
         import os
 
-        # Beside it under another name first, so that nobody reads half a file.
+        # The runs go into a file beside it first, so that nobody reads half a file.
         part = file.with_name(f".{file.name}.{os.getpid()}.part")
         try:
             write(runs, part)
@@ -144,7 +81,7 @@ def exporter(path: str | PathLike[str]) -> Callable[[RunList], None]:
 def _write_csv(runs: RunList, file: Any) -> None:
     import csv
 
-    columns = _columns(runs, missing=None)
+    columns = runs._columns()
     for name in TIMES:
         columns[name] = [_iso(time) for time in columns[name]]
     with file.open("w", newline="", encoding="utf-8") as stream:
@@ -171,7 +108,7 @@ def _json(run: Run) -> dict[str, Any]:
     info = {name: getattr(run, name) for name in (*INFO, "run_name", "user_id", "lifecycle_stage")}
     for name in TIMES:
         info[name] = _iso(info[name])
-    # JSON has no number that is none: they are the words that MLflow's REST API uses.
+    # JSON has no NaN and no infinities; MLflow's REST API uses these words for them.
     metrics = {key: _number(value) for key, value in run.metrics.items()}
     inputs = [
         {
@@ -197,7 +134,7 @@ def _number(value: float) -> float | str:
 
 
 def _iso(time: int | None) -> str | None:
-    """A time as ISO 8601 has it, to the millisecond, in UTC."""
+    """Format a time as ISO 8601 has it, to the millisecond, in UTC."""
     from datetime import datetime, timedelta, timezone
 
     if time is None:

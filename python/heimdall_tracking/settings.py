@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class TrackerSettings(Protocol):
-        """What `initialize_mlflow` reads."""
+        """The settings that `initialize_mlflow` reads."""
 
         @property
         def mlflow_tracking_uri(self) -> str: ...
@@ -38,26 +38,26 @@ SECRETS = ("mlflow_s3_access_key_id", "mlflow_s3_secret_access_key")
 
 
 class Settings:
-    """Where and under which name runs are recorded.
+    """The places and the name under which runs are recorded.
 
-    What is not given is read from its environment variable when the object is made. Any other object with
-    these attributes (a pydantic `Settings`, a namespace) serves `initialize_mlflow` as well.
+    A setting that is not given is read from its environment variable when the object is made. Any other
+    object with these attributes (a pydantic `Settings`, a namespace) serves `initialize_mlflow` as well.
 
     Args:
-        mlflow_tracking_uri: Where runs are recorded; `MLFLOW_TRACKING_URI`, else the PostgreSQL database that
+        mlflow_tracking_uri: Store of the runs; `MLFLOW_TRACKING_URI`, else the PostgreSQL database that
             `POSTGRES_HOST` and, where they are set, `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD` and
             `POSTGRES_DB` name, else `sqlite:///mlflow.db`.
-        mlflow_artifact_uri: Where artifacts of a new experiment go; `MLFLOW_ARTIFACT_URI`, else the
+        mlflow_artifact_uri: Folder for artifacts of a new experiment; `MLFLOW_ARTIFACT_URI`, else the
             folder `mlruns` beside SQLite's file, with PostgreSQL in the working directory, and with a server
-            what it says.
+            the folder that the server names.
         mlflow_backend_store_uri: Database behind the tracking URI; `MLFLOW_BACKEND_STORE_URI`. Must be the
             same as the tracking URI where both name a database.
-        mlflow_registry_uri: Where models are registered; `MLFLOW_REGISTRY_URI`, else the tracking URI.
+        mlflow_registry_uri: Registry of the models; `MLFLOW_REGISTRY_URI`, else the tracking URI.
         mlflow_s3_endpoint_url: S3 endpoint; `MLFLOW_S3_ENDPOINT_URL`.
         mlflow_s3_access_key_id: S3 access key; `AWS_ACCESS_KEY_ID`. Not shown in the repr.
         mlflow_s3_secret_access_key: S3 secret key; `AWS_SECRET_ACCESS_KEY`. Not shown in the repr.
         mlflow_experiment_name: Experiment; `MLFLOW_EXPERIMENT_NAME`, else `heimdall-localization`.
-        mlflow_run_name_prefix: What training scripts begin run names with.
+        mlflow_run_name_prefix: Text that training scripts begin run names with.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Settings:
 
 
 def _postgres_uri() -> str | None:
-    """The database that the variables of PostgreSQL's container image name, if they name its host."""
+    """Return the database that the variables of PostgreSQL's container image name, if they name its host."""
     env = os.environ.get
     host = env("POSTGRES_HOST")
     if not host:
@@ -108,7 +108,7 @@ def _postgres_uri() -> str | None:
     port = env("POSTGRES_PORT")
     account = _percent_encoded(user) + (f":{_percent_encoded(password)}" if password else "")
     if host.startswith("/"):
-        # A folder of sockets is no host of a URI.
+        # A URI cannot have a folder of sockets as its host.
         options = f"?host={_percent_encoded(host)}" + (f"&port={port}" if port else "")
         return f"postgresql://{account}@/{database}{options}"
     if ":" in host and not host.startswith("["):
@@ -117,7 +117,7 @@ def _postgres_uri() -> str | None:
 
 
 def _percent_encoded(text: str) -> str:
-    """A text as every part of a URI takes it; `urllib.parse` would cost more than the rest of this module."""
+    """Encode a text for any part of a URI; `urllib.parse` would cost more than the rest of this module."""
     safe = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
     return "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in os.fsencode(text))
 

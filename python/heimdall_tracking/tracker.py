@@ -1,4 +1,4 @@
-"""The tracker, with what is Python's own matter: texts, figures, images, tables, other libraries."""
+"""The tracker, with the parts that are Python's own: texts, figures, images, tables, other libraries."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._tables import Tables
-    from .models import ModelInfo, OnnxExport
-    from .models.log import Histories
+    from .models.export import OnnxExport
+    from .models.folder import ModelInfo
+    from .models.history import Histories
     from .versions import VersionList
 
 
@@ -31,60 +32,62 @@ class MLflowTracker(_native.MLflowTracker):
     """Records runs of one experiment so that a stock MLflow reads them as its own.
 
     Calls that log something check their arguments, append to a journal on local disk and return; a thread
-    delivers in the background, in order, and tries again for as long as the store is away. What a call has
-    accepted survives the end of the process: the next tracker with the same `HEIMDALL_DIR` delivers it, or
-    `heimdall sync` does. Calls that ask something deliver first and wait for the answer.
+    delivers in the background, in order, and tries again for as long as the store is away. A value that a
+    call has accepted survives the end of the process: the next tracker with the same `HEIMDALL_DIR` delivers
+    it, or `heimdall sync` does. Calls that ask something deliver first and wait for the answer.
 
     A store that cannot be reached is waited for at construction for 5 s (`HEIMDALL_CONNECT_TIMEOUT`); then
     training goes on, and all that is recorded arrives when the store is there.
 
-    All methods may be called from any thread. After a fork the child goes on with the tracker: what it logs
-    lands in the same run, which remains the parent's to end. A spawned process makes a tracker of its own.
+    All methods may be called from any thread. After a fork the child goes on with the tracker: values
+    that the child logs land in the same run, which only the parent ends. A spawned process makes a
+    tracker of its own.
 
     Args:
-        tracking_uri: Where runs are recorded: a SQLite database, `sqlite:///<path>` (relative) or
+        tracking_uri: Store of the runs: a SQLite database, `sqlite:///<path>` (relative) or
             `sqlite:////<path>` (absolute), which is created if it does not exist; a PostgreSQL database,
             `postgresql://user:password@host:5432/database`, which must exist and gets MLflow's tables if it
             is empty; or an MLflow server, `http://host:5000` or `https://host/prefix`.
-        artifact_uri: Where the artifacts of the experiment go, if it has to be created: a local folder,
+        artifact_uri: Place for the artifacts of the experiment, if it has to be created: a local folder,
             `s3://bucket/prefix`, `gs://…`, `wasbs://container@account.blob.core.windows.net/…`; default
             `mlruns` beside the database. An experiment that exists keeps the location it has.
         backend_store_uri: Database behind the tracking URI; if given, it must be the same database.
-        registry_uri: Where models are registered; default the tracking URI.
+        registry_uri: Registry of the models; default the tracking URI.
         s3_endpoint_url: Endpoint of an S3 store that is not AWS, such as `http://minio:9000`; default
             `MLFLOW_S3_ENDPOINT_URL`.
-        s3_access_key_id: Its access key. Never shown. Default: what `AWS_ACCESS_KEY_ID` says, `AWS_PROFILE`,
-            a web identity, the container or the instance.
-        s3_secret_access_key: Its secret key. Never shown.
+        s3_access_key_id: Access key of the S3 store. Never shown. Default: `AWS_ACCESS_KEY_ID`,
+            `AWS_PROFILE`, a web identity, the container or the instance.
+        s3_secret_access_key: Secret key of the S3 store. Never shown.
         experiment_name: Experiment, 1 to 256 characters; created if it does not exist.
         mode: `offline` records into the journal alone and never tries a store; `heimdall sync` delivers.
-            Default: what `HEIMDALL_MODE` says, else `online`.
+            Default: `HEIMDALL_MODE`, else `online`.
         mirrors: URIs of further destinations for the same runs, each delivered to at its own pace. Default:
             `MLFLOW_MIRROR_URIS`, separated by commas or blanks, else none.
-        ranks: Which ranks of a distributed training (torchrun, Slurm, Lightning's DDP, MPI) record: `zero`,
+        ranks: Ranks of a distributed training (torchrun, Slurm, Lightning's DDP, MPI) that record: `zero`,
             where calls on the others check their arguments and do nothing more, or `all`, where the others
-            record into rank 0's run and are named by its tags `heimdall.rank.<n>`. Default: what
-            `HEIMDALL_RANKS` says, else `zero`.
-        durability: What a logged value survives once the call has returned: `process`, the end of the
+            record into rank 0's run and are named by its tags `heimdall.rank.<n>`. Default:
+            `HEIMDALL_RANKS`, else `zero`.
+        durability: Failure that a logged value survives once the call has returned: `process`, the end of the
             process, however it comes; or `power`, a power cut as well, for which each call waits for the
-            disk. Default: what `HEIMDALL_DURABILITY` says, else `process`.
-        system_metrics: Whether active runs get MLflow's system metrics, `system/cpu_utilization_percentage`
-            and the like: processor, memory, disk, network and, where NVIDIA's driver is installed, GPUs.
-            Sampled every 10 s by a thread that never holds the GIL. As in MLflow,
+            disk. Default: `HEIMDALL_DURABILITY`, else `process`.
+        system_metrics: True records MLflow's system metrics in active runs, such as
+            `system/cpu_utilization_percentage`: processor, memory, disk, network and, where NVIDIA's driver
+            is installed, GPUs. A thread that never holds the GIL samples them every 10 s. As in MLflow,
             `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`, `MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING` and
-            `MLFLOW_SYSTEM_METRICS_NODE_ID` say how often and under which name.
-            Default: what `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says, else off.
-        environment: Whether runs that start get what they were started with: tags `heimdall.python`,
+            `MLFLOW_SYSTEM_METRICS_NODE_ID` set how often and under which name.
+            Default: `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING`, else False.
+        environment: True records the environment of each run that starts: tags `heimdall.python`,
             `heimdall.hostname`, `heimdall.command_line`, `heimdall.git.branch`, `heimdall.git.dirty` and
             `heimdall.git.remote`, and artifacts `environment/packages.txt`, `environment/system.json` and,
-            where the source differs from its last commit, `environment/git_diff.patch` (up to 1 MiB). What
-            looks like a password, token or key is masked, and environment variables are not recorded. All but
-            the first three tags is found in the background; the end of the run waits for it, at most 10 s.
-            Default: what `HEIMDALL_LOG_ENVIRONMENT` says, else off.
-        set_environment: Whether the variables that stock MLflow and boto3 in this process read are set where
-            they are not: `MLFLOW_TRACKING_URI`, `MLFLOW_REGISTRY_URI`, `MLFLOW_S3_ENDPOINT_URL` and the S3
+            where the source differs from its last commit, `environment/git_diff.patch` (up to 1 MiB). Text
+            that looks like a password, token or key is masked, and environment variables are not recorded.
+            All but the first three tags are found in the background; the end of the run waits for them, at
+            most 10 s.
+            Default: `HEIMDALL_LOG_ENVIRONMENT`, else False.
+        set_environment: True sets the variables that stock MLflow and boto3 in this process read, where they
+            are not set: `MLFLOW_TRACKING_URI`, `MLFLOW_REGISTRY_URI`, `MLFLOW_S3_ENDPOINT_URL` and the S3
             keys as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Processes that this one starts have them
-            as well. Default: what `HEIMDALL_SET_ENVIRONMENT` says, else on.
+            as well. Default: `HEIMDALL_SET_ENVIRONMENT`, else True.
         default_tags: Tags of every run that starts, unless the run sets others. Default: none.
             `initialize_mlflow` gives the tags of the Heimdall team.
 
@@ -165,11 +168,11 @@ class MLflowTracker(_native.MLflowTracker):
             run_name: Name, up to 250 characters; a random one if left out.
             tags: Tags; they win over the tracker's `default_tags` and over the tags `mlflow.user` and
                 `mlflow.source.*`, which are set too. Values over 8,000 characters are cut, as by MLflow.
-            nested: Whether the run may start while another one is active. It is nested in that one, and
+            nested: True lets the run start while another one is active. It is nested in that one, and
                 `end_run` ends the innermost.
             parent_run_id: Run that this one is nested in, where none is active.
-            description: What people should know of it, in Markdown.
-            run_id: A run to go on with in place of a new one. It is RUNNING again, keeps what it has, and
+            description: Description for people, in Markdown.
+            run_id: A run to go on with in place of a new one. The run is RUNNING again, keeps its data, and
                 gets the name, tags and description that are given.
 
         Returns:
@@ -334,8 +337,8 @@ class MLflowTracker(_native.MLflowTracker):
         """Log a dict or list as a file of JSON, or of YAML where the file's name ends with .yaml or .yml.
 
         Args:
-            dictionary: What JSON or YAML has a form for. What JSON has none for (a Path, a tensor) is
-                written as `str()` gives it.
+            dictionary: Content that JSON or YAML has a form for. A value that JSON has no form for (a Path, a
+                tensor) is written as `str()` gives it.
             artifact_file: The file among the run's artifacts, such as `config.json`.
 
         Raises:
@@ -440,7 +443,7 @@ class MLflowTracker(_native.MLflowTracker):
         Args:
             figure: The figure; it is neither shown nor closed.
             artifact_file: The file among the run's artifacts. Its ending says the format: for Matplotlib
-                .png, .svg, .pdf and what else the figure's canvas knows, for Plotly .html, .png, .jpeg,
+                .png, .svg, .pdf and others that the figure's canvas knows, for Plotly .html, .png, .jpeg,
                 .webp, .svg and .pdf.
             save_kwargs: Arguments for `Figure.savefig`, or for Plotly's `write_html` or `write_image`.
 
@@ -471,7 +474,7 @@ class MLflowTracker(_native.MLflowTracker):
             artifact_file: The file among the run's artifacts; its ending says the format.
             key: Name of the series, in place of `artifact_file`: letters, digits, `_ - . /` and blanks.
             step: Step of the image in the series; default 0.
-            timestamp: Its time in milliseconds since 1970; default now.
+            timestamp: Time of the image in milliseconds since 1970; default now.
 
         Raises:
             RunStateError: No run is active.
@@ -497,14 +500,14 @@ class MLflowTracker(_native.MLflowTracker):
             return
         if not _images.KEY.fullmatch(key):
             raise InvalidInputError(
-                f"image key {key!r} is not valid: it has letters, digits, underscores, dashes, dots, slashes "
-                "and blanks only"
+                f"image key {key!r} is not valid: it may have letters, digits, underscores, dashes, dots, "
+                "slashes and blanks only"
             )
         moment = timestamp or time.time_ns() // 1_000_000
         name = f"images/{key.replace('/', '~')}+step+{step or 0}+timestamp+{moment}+{uuid.uuid4()}"
         self._check_artifact(name, "log_image")
         whole = _images.as_pil(image)
-        # The names are what MLflow's UI reads key, step and time from.
+        # MLflow's UI reads key, step and time from the names.
         files = {f"{name}.png": whole, f"{name}+compressed.webp": _images.small(whole)}
         encoded = {file: _images.encoded(content, file) for file, content in files.items()}
         for file, content in encoded.items():
@@ -514,8 +517,8 @@ class MLflowTracker(_native.MLflowTracker):
     def log_table(self, data: dict[str, Any] | pandas.DataFrame, artifact_file: str) -> None:
         """Log a table of the active run, or append to the one that is there.
 
-        MLflow's UI shows such tables and compares them between runs. Rows are appended to what this tracker
-        has logged under that name in this run, and to what a run that it has resumed had in a local folder.
+        MLflow's UI shows such tables and compares them between runs. Rows are appended to the table that
+        this tracker has logged under that name in this run, or that a resumed run has in a local folder.
 
         Args:
             data: A DataFrame of pandas, or a dict of columns (or of the values of one row). Cells may be
@@ -527,7 +530,7 @@ class MLflowTracker(_native.MLflowTracker):
             InvalidInputError: `artifact_file` is no valid path, has another ending or one of `"',:[]{}`; a
                 column has images and other things; the table cannot be written in that format.
             WrongTypeError: `data` is neither a dict nor a DataFrame.
-            MissingPackageError: pandas is not installed, or what it needs for .parquet.
+            MissingPackageError: pandas is not installed, or the package that it needs for .parquet.
         """
         from ._tables import Tables
 
@@ -543,7 +546,7 @@ class MLflowTracker(_native.MLflowTracker):
 
         Args:
             dataset: A `heimdall_tracking.Dataset`, or one that `mlflow.data` has made.
-            context: What it was for, such as `training`.
+            context: Purpose of the dataset, such as `training`.
             tags: Tags of the input: keys up to 255 characters, values up to 500.
 
         Raises:
@@ -570,15 +573,15 @@ class MLflowTracker(_native.MLflowTracker):
         view: Literal["active_only", "deleted_only", "all"] = "active_only",
         experiment_names: Iterable[str] | None = None,
     ) -> RunList:
-        """Find runs. Delivers what is recorded first, then waits for the store.
+        """Find runs. Delivers recorded data first, then waits for the store.
 
         Args:
             filter: Filter in MLflow's language, such as ``metrics.`val/loss` < 0.5 AND params.lr = '0.1'``;
                 empty finds all.
-            order_by: One or more orders, such as ``metrics.`val/loss` ASC``. Behind them comes MLflow's:
+            order_by: One or more orders, such as ``metrics.`val/loss` ASC``. MLflow's order comes behind:
                 latest start first. Runs without the value, and NaN, come last either way.
             max_results: At most so many runs; None is all.
-            view: Whether runs that are deleted are found.
+            view: Runs to find: those that are not deleted, those that are, or both.
             experiment_names: Experiments to look in; default the tracker's own.
 
         Returns:
@@ -616,7 +619,7 @@ class MLflowTracker(_native.MLflowTracker):
         Args:
             path: The file: .csv and .parquet have a row per run with the columns of `RunList`, .json a list
                 of objects with metrics, params, tags and inputs of their own. Values are as they were logged:
-                look at them before a spreadsheet evaluates what begins with `=`. Times are UTC.
+                look at them before a spreadsheet evaluates values that begin with `=`. Times are UTC.
             filter: As for `search_runs`.
             order_by: As for `search_runs`.
 
@@ -650,7 +653,7 @@ class MLflowTracker(_native.MLflowTracker):
 
         Args:
             model_name: Registered model, up to 256 characters, without `/` and `:`.
-            model_uri: What to register:
+            model_uri: Files to register:
 
                 - `runs:/<run id>/<path>`, artifacts of a run, or the model that MLflow 3 has logged in it
                   under that name; the mistaken `runs://…` is understood too;
@@ -702,7 +705,7 @@ class MLflowTracker(_native.MLflowTracker):
     ) -> VersionList:
         """Put versions of a model beside each other, with the metrics of the runs that made them.
 
-        Delivers what is recorded first, then waits for the registry and the store.
+        Delivers recorded data first, then waits for the registry and the store.
 
         Args:
             name: Registered model.
@@ -750,8 +753,8 @@ class MLflowTracker(_native.MLflowTracker):
     ) -> ModelInfo:
         """Log a model of the active run as a folder that stock MLflow loads; mlflow is not needed for it.
 
-        The model is left as it is: its mode, its device, its gradients. Whatever device it is on, what is
-        written loads on a machine without GPU. Beside what MLflow reads, the folder has the weights as
+        The model is left as it is: its mode, its device, its gradients. From any device, the written
+        model loads on a machine without GPU. Beside MLflow's files, the folder has the weights as
         `state_dict.safetensors` and `state_dict.pth`, which are read without running code.
 
         Args:
@@ -759,13 +762,13 @@ class MLflowTracker(_native.MLflowTracker):
                 `RssLocalizationNet` of `heimdall_tracking.training`, an `onnx.ModelProto`, or the path of an
                 ONNX file.
             artifact_path: Folder among the run's artifacts.
-            input_example: What the model is called with: an array or tensor, a tuple or list of them, or a
+            input_example: Input to call the model with: an array or tensor, a tuple or list of them, or a
                 dict of them by the names of parameters. The first axis is the batch. The model is run on it
-                once, and the signature tells what went in and came out.
+                once, and the signature describes its inputs and outputs.
             signature: A signature in place of that: a `mlflow.models.ModelSignature`, a dict with `inputs`
                 and `outputs` as MLmodel has them, or False for none.
             registered_model_name: Register the model under this name as well, for which the call waits.
-            metadata: What else to say of it, as anything that JSON has a form for.
+            metadata: Further facts about the model, as anything that JSON has a form for.
             description: Description of the registered version.
             tags: Tags of the registered version.
             pip_requirements: Lines of its `requirements.txt`; default the packages that its classes are of.
@@ -776,13 +779,13 @@ class MLflowTracker(_native.MLflowTracker):
                 other.
 
         Returns:
-            What was logged; its `model_uri` is what the model is loaded by.
+            The logged model; its `model_uri` is the URI to load it by.
 
         Raises:
             RunStateError: No run is active.
             InvalidInputError: The model can be written in no form or fails with the example; `artifact_path`
                 is no valid path.
-            WrongTypeError: It is no model; the example is no array or tensor, or what the model returns.
+            WrongTypeError: `model` is no model; the example or the output of the model is no array or tensor.
             ArtifactNotFoundError: There is no such ONNX file.
             MissingPackageError: A package is not installed: torch, onnx, or cloudpickle for classes of a
                 script.
@@ -795,9 +798,9 @@ class MLflowTracker(_native.MLflowTracker):
             >>> info.signature["inputs"]
             '[{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}]'
         """
-        from . import models
+        from .models.log import log_model
 
-        return models.log_model(
+        return log_model(
             self,
             model,
             artifact_path,
@@ -827,10 +830,10 @@ class MLflowTracker(_native.MLflowTracker):
                 the URI of a folder, or its local path.
             module: A `torch.nn.Module` of the model's layers. It gets the state dict that is in the folder,
                 and nothing is unpickled.
-            flavor: What to load where the folder has both.
-            device: Where the weights go, as `torch.load` takes it for `map_location`.
-            allow_pickle: Whether code of the model may run, which a pickle contains. Default: what
-                `MLFLOW_ALLOW_PICKLE_DESERIALIZATION` says, else yes, as by stock MLflow.
+            flavor: Flavour to load where the folder has both.
+            device: Device for the weights, as `torch.load` takes it for `map_location`.
+            allow_pickle: True lets code of the model run, which a pickle contains. Default:
+                `MLFLOW_ALLOW_PICKLE_DESERIALIZATION`, else True, as by stock MLflow.
 
         Returns:
             A `torch.nn.Module` in evaluation mode (a scripted one has its `forward` alone), or for ONNX an
@@ -851,11 +854,9 @@ class MLflowTracker(_native.MLflowTracker):
             >>> tracker.load_model("models:/lines/1")
             Linear(in_features=2, out_features=1, bias=True)
         """
-        from . import models
+        from .models.load import load_source
 
-        return models.load_model(
-            source, module=module, flavor=flavor, device=device, allow_pickle=allow_pickle, tracker=self
-        )
+        return load_source(source, lambda: self, module, flavor, device, allow_pickle)
 
     def export_onnx(
         self,
@@ -879,8 +880,8 @@ class MLflowTracker(_native.MLflowTracker):
 
         The file is run by onnxruntime beside the network by torch, on five random batches of eight; only one
         that says the same is logged. It goes into the active run, or into one of its own, `export-onnx`,
-        below the run of the training, as a folder with `model.onnx`, `metadata.json` and what stock MLflow
-        loads it by.
+        below the run of the training, as a folder with `model.onnx`, `metadata.json` and the files that stock
+        MLflow needs.
 
         Args:
             source: A run's id, the URI of a model (`models:/…`, `runs:/…`) or of a checkpoint, the path of a
@@ -888,11 +889,11 @@ class MLflowTracker(_native.MLflowTracker):
                 folder, a `torch.nn.Module`, or an `RssLocalizationNet`. Default: the best run of the
                 experiment. Of a run it is the model that was logged last, else the best checkpoint in
                 `checkpoints`.
-            module: The network that a checkpoint is of, where the checkpoint does not say it: a module, or
-                what makes one, such as its class, which gets the hyperparameters of the checkpoint.
+            module: Network of a checkpoint that does not contain one: a module, or a callable that makes one,
+                such as its class, which gets the hyperparameters of the checkpoint.
             metric: Metric by which a run is the best.
             compare_fn: `min` where less is better, `max` where more is.
-            input_example: What the network is called with, as for `log_model`; default random spectrograms
+            input_example: Input to call the network with, as for `log_model`; default random spectrograms
                 (batch, 3, 128, 32), for an `RssLocalizationNet` powers.
             input_name: Name of the input; default `mel_spectrogram` for spectrograms, `rss` for an
                 `RssLocalizationNet`, else that of the parameter.
@@ -904,12 +905,12 @@ class MLflowTracker(_native.MLflowTracker):
             artifact_path: Folder among the run's artifacts.
             model_name: Name to register it under; None registers nothing.
             stage: Stage of the version; None leaves it in none.
-            backbone: Name of the backbone for the metadata; default what the network's `backbone_name` says.
+            backbone: Name of the backbone for the metadata; default the network's `backbone_name`.
             description: Description of the version.
             tags: Tags of the version, beside framework, format, input_shape and output_count.
 
         Returns:
-            Where it is, under which version, and what was measured.
+            URI and version of the export, and the measurements.
 
         Raises:
             ExportError: The network cannot be exported, or the file says something else than the network.
@@ -928,9 +929,9 @@ class MLflowTracker(_native.MLflowTracker):
             >>> (done.version, done.stage, done.metadata["inference_metrics"]["passed"])
             ('1', 'Staging', True)
         """
-        from . import models
+        from .models.export import export_onnx
 
-        return models.export_onnx(
+        return export_onnx(
             self,
             source,
             module=module,
@@ -950,7 +951,7 @@ class MLflowTracker(_native.MLflowTracker):
         )
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was recorded so far, and what dead processes had left, is in the store.
+        """Wait until all data recorded so far, by this process and by dead ones, is in the store.
 
         Mirrors are not waited for: `status()` tells how they stand. After 2 s a terminal shows a
         bar, a log one line.
@@ -959,7 +960,7 @@ class MLflowTracker(_native.MLflowTracker):
             timeout: Seconds to wait at most; None is without end.
 
         Raises:
-            UndeliveredError: The time is over, or the tracker is offline; what is left stays in the journal.
+            UndeliveredError: The time is over, or the tracker is offline; the rest stays in the journal.
         """
         waited(super().flush, timeout)
 
@@ -970,7 +971,7 @@ class MLflowTracker(_native.MLflowTracker):
         Once it has been asked for, MLflow's fluent API in this process is about this tracker: its stores, its
         experiment and, in every thread, its active run, so that `mlflow.log_metric(...)` or
         `mlflow.pytorch.log_model(...)` land there. The start of a run then waits for the store, and the
-        tracker still is who ends its runs. Of several trackers it is the one whose client was asked for last.
+        tracker still ends its runs. Of several trackers it is the one whose client was asked for last.
 
         Raises:
             MissingPackageError: mlflow is not installed.
@@ -998,5 +999,5 @@ class MLflowTracker(_native.MLflowTracker):
         return run_id
 
 
-# Where users import it from.
+# Users import the class from the package itself.
 MLflowTracker.__module__ = "heimdall_tracking"

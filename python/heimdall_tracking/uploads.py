@@ -22,30 +22,30 @@ class Upload:
     def __init__(self, tracker: _native.MLflowTracker, paths: list[str], start: int, end: int) -> None:
         self._tracker = tracker
         self._paths = paths
-        # Numbers of their entries in the journal: of the first one, and of the one behind the last.
+        # Numbers of the uploads' entries in the journal: the first one, and the one behind the last.
         self._start = start
         self._end = end
 
     @property
     def paths(self) -> list[str]:
-        """Their paths among the run's artifacts."""
+        """Paths of the files among the run's artifacts."""
         return list(self._paths)
 
     @property
     def done(self) -> bool:
-        """Whether they, and all that was recorded before them, have arrived or were refused."""
+        """True once the files, and all that was recorded before them, have arrived or were refused."""
         return self._tracker._has_arrived(self._end)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until they have arrived. After 2 s a terminal shows a bar, a log one line.
+        """Wait until the files have arrived. After 2 s a terminal shows a bar, a log one line.
 
         Args:
             timeout: Seconds to wait; None waits for as long as it takes.
 
         Raises:
-            ArtifactError: The store has refused one of them for good; it is kept in
+            ArtifactError: The store has refused a file for good; the file is kept in
                 `HEIMDALL_DIR/dead_letter`.
-            UndeliveredError: They have not arrived in time; they stay in the journal.
+            UndeliveredError: The files have not arrived in time; they stay in the journal.
             InvalidInputError: `timeout` is no number of seconds from 0 on.
 
         Example:
@@ -67,5 +67,5 @@ class Upload:
         return f"Upload({len(self.paths)} files, {state})"
 
 
-# Where users import it from.
+# Users import the class from the package itself.
 Upload.__module__ = "heimdall_tracking"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._native import ModelVersion, Run
+from ._table import _Table
 
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
@@ -10,18 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    import pandas
-    import polars
-    import pyarrow
-
-    BaseList = list[dict[str, Any]]
-else:
-    BaseList = list
 
 INFO = ("version", "stage", "aliases", "run_id")
 
 
-class VersionList(BaseList):
+class VersionList(_Table["dict[str, Any]"]):
     """Versions of a model by their numbers: a `list` of rows that turns into a table.
 
     A row is a dict with `version`, `stage`, `aliases`, `run_id` and `metrics.*`, the latest values of the
@@ -37,58 +31,6 @@ class VersionList(BaseList):
     """
 
     __slots__ = ()
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the versions as a DataFrame of pandas; a missing metric is NaN.
-
-        Raises:
-            MissingPackageError: pandas is not installed.
-        """
-        from ._optional import need
-
-        pandas = need("pandas", "to_pandas")
-        data: dict[str, Any] = {}
-        for name, values in self._columns().items():
-            if name.startswith("metrics."):
-                values = [float("nan") if value is None else value for value in values]
-            data[name] = values
-        return pandas.DataFrame(data)
-
-    def to_arrow(self) -> pyarrow.Table:
-        """Return the versions as a table of Arrow; a missing metric is null, as it is no NaN.
-
-        Raises:
-            MissingPackageError: pyarrow is not installed.
-        """
-        from ._optional import need
-
-        arrow = need("pyarrow", "to_arrow")
-
-        def kind(name: str) -> Any:
-            if name == "aliases":
-                return arrow.list_(arrow.string())
-            return arrow.float64() if name.startswith("metrics.") else arrow.string()
-
-        columns = self._columns()
-        return arrow.table({name: arrow.array(values, kind(name)) for name, values in columns.items()})
-
-    def to_polars(self) -> polars.DataFrame:
-        """Return the versions as a DataFrame of Polars; a missing metric is null, as it is no NaN.
-
-        Raises:
-            MissingPackageError: Polars is not installed.
-        """
-        from ._optional import need
-
-        polars = need("polars", "to_polars")
-
-        def kind(name: str) -> Any:
-            if name == "aliases":
-                return polars.List(polars.String)
-            return polars.Float64 if name.startswith("metrics.") else polars.String
-
-        columns = self._columns()
-        return polars.DataFrame(columns, schema={name: kind(name) for name in columns})
 
     def _columns(self) -> dict[str, list[Any]]:
         names = list(self[0]) if self else list(INFO)

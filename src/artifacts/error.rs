@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{object::failure::ObjectFailure, store::ArtifactStore};
+use super::object::failure::ObjectFailure;
 use crate::mlflow::{artifact_path::ArtifactPath, invalid::Invalid};
 
 /// A failure of an artifact store.
@@ -107,14 +107,10 @@ impl ArtifactError {
     }
 }
 
-pub(crate) fn damaged(
-    store: &dyn ArtifactStore,
-    path: &ArtifactPath,
-    reason: String,
-) -> ArtifactError {
+pub(crate) fn damaged(store: String, path: &ArtifactPath, reason: String) -> ArtifactError {
     ArtifactError::Damaged {
         artifact: path.as_str().to_owned(),
-        store: store.uri(),
+        store,
         reason,
     }
 }

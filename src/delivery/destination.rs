@@ -23,6 +23,16 @@ pub(crate) enum Traffic {
     Artifacts,
 }
 
+impl Traffic {
+    /// Returns the word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Artifacts => "artifacts",
+        }
+    }
+}
+
 /// State of one destination. The worker changes it, callers read it and wait for it.
 #[derive(Debug)]
 pub(crate) struct DestinationState {
@@ -94,13 +104,6 @@ impl State {
         &mut self.outages[traffic as usize]
     }
 
-    /// Notes an error; the first error begins the outage.
-    pub(crate) fn note_outage(&mut self, traffic: Traffic, error: String) {
-        let outage = self.outage_mut(traffic);
-        outage.error = Some(error);
-        outage.since.get_or_insert_with(now_ms);
-    }
-
     /// Returns the last error of an ongoing outage.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.outages.iter().find_map(|outage| outage.error.clone())
@@ -156,10 +159,35 @@ impl DestinationState {
         !std::mem::replace(&mut self.state().outage_mut(traffic).told, true)
     }
 
+    /// Notes an error; the first error begins the outage.
+    pub(crate) fn note_outage(&self, traffic: Traffic, error: String) {
+        let begun = self.state().outage(traffic).since.is_none();
+        if begun {
+            tracing::info!(
+                name: "outage_begun",
+                target: "heimdall_tracking.delivery",
+                destination = self.uri,
+                traffic = traffic.as_str(),
+                error,
+            );
+        }
+        self.update(|state| {
+            let outage = state.outage_mut(traffic);
+            outage.error = Some(error);
+            outage.since.get_or_insert_with(now_ms);
+        });
+    }
+
     /// Ends an outage. Returns true where the user had been told of it.
     pub(crate) fn end_outage(&self, traffic: Traffic) -> bool {
         let before = std::mem::take(self.state().outage_mut(traffic));
         if before.since.is_some() {
+            tracing::info!(
+                name: "outage_ended",
+                target: "heimdall_tracking.delivery",
+                destination = self.uri,
+                traffic = traffic.as_str(),
+            );
             self.changed.notify_waiters();
         }
         before.told

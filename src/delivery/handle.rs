@@ -166,7 +166,7 @@ impl Delivery {
         if let Some(primary) = self.primary()
             && primary.tell_outage(Traffic::Records)
         {
-            primary.update(|state| state.note_outage(Traffic::Records, reason.to_owned()));
+            primary.note_outage(Traffic::Records, reason.to_owned());
             self.common.notices.tell(format!(
                 "tracking is degraded, training is not: {reason}. What is recorded is kept in {} and delivered as soon \
                  as it can be",

@@ -158,8 +158,7 @@ impl Attempts {
         let since = *trouble.since.get_or_insert_with(Instant::now);
         trouble.error = failure.to_string();
         let error = trouble.error.clone();
-        self.destination
-            .update(|state| state.note_outage(self.traffic, error));
+        self.destination.note_outage(self.traffic, error);
         if !trouble.is_noted && since.elapsed() >= QUIET {
             trouble.is_noted = true;
             trouble.note(note);
@@ -184,13 +183,10 @@ impl Attempts {
             let _ = fs::remove_file(path);
         }
         if self.destination.end_outage(self.traffic) {
-            let what = match self.traffic {
-                Traffic::Records => "records",
-                Traffic::Artifacts => "artifacts",
-            };
             self.notices.tell(format!(
-                "tracking works again: {} takes {what}",
-                self.destination.uri
+                "tracking works again: {} takes {}",
+                self.destination.uri,
+                self.traffic.as_str()
             ));
         }
     }

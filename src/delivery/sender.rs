@@ -30,7 +30,7 @@ use crate::{
         reader::{Placed, Reader},
         record::Record,
     },
-    mlflow::run::RunId,
+    mlflow::{artifact_path::ArtifactPath, run::RunId},
     net::retry::Backoff,
     os::clock::now_ms,
     store::{deferred::DeferredStore, error::StoreError},
@@ -256,7 +256,15 @@ impl Sender {
         finished: Finished,
     ) -> Result<(), DeadlineReached> {
         let Finished { placed, outcome } = finished;
-        match outcome? {
+        let (outcome, record) = (outcome?, &placed.entry.record);
+        tracing::debug!(
+            name: "upload_finished",
+            target: "heimdall_tracking.artifacts",
+            run_id = %record.run(),
+            path = record.artifact_path().map_or("", ArtifactPath::as_str),
+            error = outcome.as_ref().err().map(tracing::field::display),
+        );
+        match outcome {
             Err(failure) => {
                 self.park(
                     &outbox.reader,
@@ -305,6 +313,13 @@ impl Sender {
         if reader.is_done(abandoned.end) {
             return Ok(());
         }
+        tracing::info!(
+            name: "journal_adopted",
+            target: "heimdall_tracking.delivery",
+            destination = self.destination.uri,
+            journal = %abandoned.dir.display(),
+            pid = abandoned.manifest.pid,
+        );
         let letters = DeadLetters::of(&self.heimdall_dir, &abandoned.dir, destination);
         let mut outbox = Outbox {
             is_live: false,
@@ -356,8 +371,7 @@ impl Sender {
                 let error = format!(
                     "run {run}, which another process has started, is not in the store: deliver its journal first"
                 );
-                self.destination
-                    .update(|state| state.note_outage(Traffic::Records, error));
+                self.destination.note_outage(Traffic::Records, error);
                 return Ok(Some(*run));
             }
         }
@@ -420,7 +434,16 @@ impl Sender {
         let records: Vec<&Record> = entries.iter().map(|placed| &placed.entry.record).collect();
         let write = || async { Ok(self.store.tracking().await?.write(&records).await?) };
         let note = reader.trouble_note();
-        self.attempts.make(Some(&note), write).await
+        let written = self.attempts.make(Some(&note), write).await?;
+        if written.is_ok() {
+            tracing::debug!(
+                name: "batch_delivered",
+                target: "heimdall_tracking.delivery",
+                destination = self.destination.uri,
+                records = records.len(),
+            );
+        }
+        Ok(written)
     }
 
     /// Starts the upload of an artifact.
@@ -516,6 +539,15 @@ impl Sender {
                 return Err(DeadlineReached);
             }
         }
+        tracing::info!(
+            name: "record_parked",
+            target: "heimdall_tracking.delivery",
+            destination = self.destination.uri,
+            run_id = %entry.record.run(),
+            record = entry.record.summary(),
+            reason = %failure,
+            file = %letters.path().display(),
+        );
         // One message is enough: the user can read the other records in the same file.
         if self.destination.state().parked == 0 {
             self.notices.tell(format!(

@@ -74,6 +74,14 @@ impl Transfers {
         let sent = Arc::new(AtomicU64::new(0));
         let progress = (transfer.size, Arc::clone(&sent));
         self.progress.insert(placed.number, progress);
+        let record = &placed.entry.record;
+        tracing::debug!(
+            name: "upload_begun",
+            target: "heimdall_tracking.artifacts",
+            run_id = %record.run(),
+            path = record.artifact_path().map_or("", ArtifactPath::as_str),
+            bytes = transfer.size,
+        );
         self.tasks.spawn(async move {
             let attempt = || {
                 sent.store(0, Ordering::Relaxed);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use pyo3::{
     exceptions::{PyException, PyKeyboardInterrupt},
     prelude::*,
-    types::PyTuple,
+    types::{PyDict, PyTuple},
 };
 
 use super::tracker::MLflowTracker;
 use crate::{
     delivery::runtime::KeepWaiting,
     error::{Error, Result},
+    events::{self, Value},
     journal::error::{JournalError, Room},
     tracker::{open::Tracker, stores::Stores},
 };
@@ -183,6 +184,38 @@ fn tell_of(py: Python<'_>, tracker: &Tracker) -> PyResult<()> {
     if tracker.has_notices() {
         tell(py, tracker.notices())?;
     }
+    log_events(py)
+}
+
+/// Has events collected from the level on that the environment or Python's loggers ask for.
+pub(crate) fn collect_events(py: Python<'_>) -> PyResult<()> {
+    let module = py.import("heimdall_tracking._events")?;
+    let level: Option<String> = module.call_method0("level")?.extract()?;
+    if let Some(level) = level {
+        events::enable(&level)?;
+    }
+    Ok(())
+}
+
+/// Hands the events that wait to Python's loggers.
+pub(crate) fn log_events(py: Python<'_>) -> PyResult<()> {
+    if !events::are_waiting() {
+        return Ok(());
+    }
+    let (waiting, dropped) = events::take();
+    let mut handed = Vec::with_capacity(waiting.len());
+    for event in waiting {
+        let fields = PyDict::new(py);
+        for (name, value) in event.fields {
+            match value {
+                Value::Integer(number) => fields.set_item(name, number)?,
+                Value::Text(text) => fields.set_item(name, text)?,
+            }
+        }
+        handed.push((event.level, event.logger, event.name, fields));
+    }
+    let module = py.import("heimdall_tracking._events")?;
+    module.call_method1("emit", (handed, dropped))?;
     Ok(())
 }
 

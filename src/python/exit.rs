@@ -38,7 +38,8 @@ pub(crate) fn finish(
             tick(Some(&[pending, uploading, uploaded]))
         }))
     })?;
-    calls::tell(py, notices)
+    calls::tell(py, notices)?;
+    calls::log_events(py)
 }
 
 /// Returns the number of records of this process that wait, the bytes of its files in transit, and how many of these

@@ -160,6 +160,7 @@ impl MLflowTracker {
 impl MLflowTracker {
     /// Opens the tracker, and sets the environment variables that stock libraries in this process read.
     fn open(py: Python<'_>, arguments: &TrackerArguments) -> PyResult<Self> {
+        calls::collect_events(py)?;
         let config = &arguments.config;
         let context = RunContext {
             interpreter: script::interpreter(py, config)?,

@@ -95,6 +95,7 @@ impl Tracker {
         let path = file_path(path)?;
         let paths = vec![path.as_str().to_owned()];
         let numbers = self.session().record_bytes(run, path, content)?;
+        tell_logged(run, &paths[0]);
         Ok(Logged { paths, numbers })
     }
 
@@ -136,7 +137,7 @@ impl Tracker {
         keep: Keep,
     ) -> Result<Logged> {
         let paths = files.iter().map(|(_, path)| path.as_str().to_owned());
-        let paths = paths.collect();
+        let paths: Vec<String> = paths.collect();
         let Some(delivery) = &self.session().delivery else {
             let numbers = 0..0;
             return Ok(Logged { paths, numbers });
@@ -156,6 +157,9 @@ impl Tracker {
             return Err(error);
         }
         let numbers = delivery.accept(Batch::of(records)?, Admission::Always)?;
+        for path in &paths {
+            tell_logged(run, path);
+        }
         Ok(Logged { paths, numbers })
     }
 
@@ -204,6 +208,15 @@ impl Tracker {
         });
         Ok(())
     }
+}
+
+fn tell_logged(run: RunId, path: &str) {
+    tracing::info!(
+        name: "artifact_logged",
+        target: "heimdall_tracking.artifacts",
+        run_id = %run,
+        path,
+    );
 }
 
 impl Session {

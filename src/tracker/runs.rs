@@ -107,7 +107,7 @@ impl Tracker {
             run: RunId::random(),
             experiment: config.experiment_name.clone(),
             artifact_location: config.artifact_location(),
-            name,
+            name: name.clone(),
             user: self.stores.context.user.clone(),
             start_time: now_ms(),
         };
@@ -121,6 +121,13 @@ impl Tracker {
         }
         // The store may have the run already.
         session.record(records, Admission::Always)?;
+        tracing::info!(
+            name: "mlflow_run_started",
+            target: "heimdall_tracking.tracker",
+            run_id = %id,
+            run_name = name,
+            experiment = config.experiment_name,
+        );
         let observers = self.observe_start(id);
         session.push(ActiveRun::owned(id, observers));
         Ok(id)

@@ -171,6 +171,12 @@ impl Session {
             end_time,
         };
         self.record(vec![end], Admission::Always)?;
+        tracing::info!(
+            name: "mlflow_run_ended",
+            target: "heimdall_tracking.tracker",
+            run_id = %run,
+            status = status.as_str(),
+        );
         Ok(())
     }
 

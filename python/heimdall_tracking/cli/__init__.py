@@ -1,4 +1,4 @@
-"""The command `heimdall`: what is journaled here, its delivery, exports, and the end of what nobody needs."""
+"""The command `heimdall`: journals of this machine, their delivery, exports, and garbage collection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"heimdall: interrupted; {getattr(given, 'stays', 'nothing was changed')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever reads has seen enough. The interpreter must not try to write what is left.
+        # The reader has closed the pipe. The interpreter must not try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -55,12 +55,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Export, and say where it is and what was measured."""
+    """Export, and print the URI and the measurements."""
     from ..settings import Settings, initialize_mlflow
 
     settings = Settings(mlflow_tracking_uri=given.uri, mlflow_experiment_name=given.experiment)
     if given.uri:
-        # What the environment says of other stores is about another tracking URI.
+        # The environment's other stores belong to another tracking URI.
         settings.mlflow_backend_store_uri = settings.mlflow_registry_uri = None
     tracker = initialize_mlflow(settings)
     done = tracker.export_onnx(
@@ -101,7 +101,7 @@ def _imported(name: str) -> Any:
 
     module, _, attribute = name.partition(":")
     if not (module and attribute):
-        raise InvalidInputError(f"--module {name!r} is not valid: it is package.module:Name")
+        raise InvalidInputError(f"--module {name!r} is not valid: it must be package.module:Name")
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(import_module(module), attribute)
@@ -117,4 +117,6 @@ def _example(shape: str) -> Any:
         sizes = [int(size) for size in shape.split(",")]
         return torch.randn(2, *sizes, generator=torch.Generator().manual_seed(0))
     except (ValueError, RuntimeError) as error:
-        raise InvalidInputError(f"--input-shape {shape!r} is not valid: it is such as 3,128,32") from error
+        raise InvalidInputError(
+            f"--input-shape {shape!r} is not valid: it must be such as 3,128,32"
+        ) from error

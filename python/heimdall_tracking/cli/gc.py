@@ -1,4 +1,4 @@
-"""`heimdall gc`: list what nobody needs any more, and delete it with `--delete`."""
+"""`heimdall gc`: list the garbage of a store, and delete it with `--delete`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print what goes, or has gone, and what stays."""
+    """Print the garbage that goes, or has gone, and the things that stay."""
     report = lifecycle.collect_garbage(
         given.uri,
         registry_uri=given.registry_uri,

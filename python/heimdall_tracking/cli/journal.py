@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print what the file, or every segment of the folder, holds."""
+    """Print the records of the file, or of every segment of the folder."""
     files = sorted(given.file.glob("*.segment")) if given.file.is_dir() else [given.file]
     for file in files:
         print(f"# {file}")

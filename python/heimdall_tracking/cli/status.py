@@ -1,4 +1,4 @@
-"""`heimdall status`: what waits in journals, for which destination, since when, and why."""
+"""`heimdall status`: records that wait in journals, by destination, with their age and the reason."""
 
 from __future__ import annotations
 

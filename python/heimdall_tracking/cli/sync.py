@@ -1,4 +1,4 @@
-"""`heimdall sync`: deliver what processes have left that are gone."""
+"""`heimdall sync`: deliver the journals of processes that are gone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Deliver, and say what was delivered and what is left."""
+    """Deliver, and print the records that were delivered and those that are left."""
     from . import heimdall_dir
 
     folder = heimdall_dir(given.dir)

@@ -24,7 +24,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Netwo
         try:
             model: Any = torch.jit.load(file, map_location=device)  # type: ignore[no-untyped-call]
         except RuntimeError:
-            # It is a pickle.
+            # The file is a pickle.
             if os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "").lower() in ("false", "0"):
                 raise
             model = torch.load(file, map_location=device, weights_only=False)
@@ -33,7 +33,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Netwo
 
 
 class Network:
-    """A network and what goes in and out of it, by name."""
+    """A network with its inputs and outputs by name."""
 
     def __init__(self, model: Any, device: str, interface: dict[str, Any]) -> None:
         self.model = model
@@ -74,6 +74,6 @@ class Network:
 
 def _array(tensor: Any) -> Any:
     tensor = tensor.detach().cpu()
-    # NumPy has no such numbers.
+    # NumPy has no numbers of these types.
     is_unknown = "bfloat16" in str(tensor.dtype) or "float8" in str(tensor.dtype)
     return (tensor.float() if is_unknown else tensor).numpy()

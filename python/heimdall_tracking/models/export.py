@@ -14,28 +14,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._optional import need
 from ..errors import ArtifactNotFoundError, ExportError, HeimdallError, InvalidInputError, NotFoundError
 from ..heimdall_defaults import ONNX_INPUT_NAME
 from . import load, log, onnx, pytorch, signature
 from .folder import MLMODEL, read_mlmodel
-
-if TYPE_CHECKING:
-    from ..tracker import MLflowTracker
+from .history import HISTORY, listed
+from .protocol import ModelTracker
 
 NAME = "heimdall-localization-onnx"
 OPSET = 14
-# Beyond, `torch.onnx.export` has its other exporter only.
+# Beyond these, `torch.onnx.export` has its other exporter only.
 OPSETS = range(9, 21)
 BATCHES = 5
 BATCH_SIZE = 8
 TOLERANCE = 1e-5
 METADATA = "metadata.json"
-# Name, then alias or number or stage, then what is below.
+# Name, then alias or number or stage, then the path below.
 VERSION = re.compile(r"models:/([^/]+?)(?:@([^/@]+)|/([^/]+))(?:/(.+))?")
-# What the localisation networks take and give.
+# Input and outputs of the localisation networks.
 INPUT_SHAPE = (3, 128, 32)
 OUTPUT_NAMES = ("positions", "uncertainties")
 
@@ -45,14 +44,14 @@ class OnnxExport:
     """An export that has been checked, logged and registered.
 
     Attributes:
-        run_id: Run that it is logged in.
+        run_id: Run that the export is logged in.
         source_run_id: Run that the network was trained in: the source, or the one that its URI or version is
             of.
         model_uri: `runs:/<run id>/<artifact path>`: a folder with `model.onnx` and `MLmodel`.
-        model_name: Name that it is registered under; None where it is not.
-        version: Its version there.
+        model_name: Name that the export is registered under; None where it is not.
+        version: Version under that name.
         stage: Stage that the version is in.
-        metadata: What `metadata.json` in the folder says.
+        metadata: Content of `metadata.json` in the folder.
     """
 
     run_id: str
@@ -66,7 +65,7 @@ class OnnxExport:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A network to export, and what is known of it."""
+    """A network to export, and facts about it."""
 
     module: Any
     run_id: str | None = None
@@ -75,12 +74,12 @@ class Source:
     sample: Callable[[int, Any], Any] | None = None
     input_name: str | None = None
     output_names: Sequence[str] | None = None
-    # Of each output: what a 1 of the network itself is in it, a number or one for each column.
+    # Per output: the factor from network units to output units; a number, or one per column.
     units: Sequence[Any] = ()
 
 
 def export_onnx(
-    tracker: MLflowTracker,
+    tracker: ModelTracker,
     source: Any = None,
     *,
     module: Any = None,
@@ -102,7 +101,7 @@ def export_onnx(
     for package in ("onnx", "onnxruntime"):
         need(package, "export_onnx")
     if opset not in OPSETS:
-        raise InvalidInputError(f"opset={opset} is not valid: it is {OPSETS[0]} to {OPSETS[-1]}")
+        raise InvalidInputError(f"opset={opset} is not valid: it must be {OPSETS[0]} to {OPSETS[-1]}")
     if model_name is None:
         stage = None
     with tempfile.TemporaryDirectory(prefix="heimdall-export-") as name:
@@ -130,7 +129,7 @@ def export_onnx(
         stage=stage,
         metadata=record,
     )
-    # Of the ranks of a distributed training, one registers.
+    # Only one rank of a distributed training registers.
     if model_name is None or tracker.status().mode == "silent":
         return result
     known = {
@@ -146,7 +145,7 @@ def export_onnx(
 
 
 def _find(
-    tracker: MLflowTracker,
+    tracker: ModelTracker,
     source: Any,
     module: Any,
     metric: str,
@@ -181,14 +180,14 @@ def _find(
             return _of_checkpoint(local, module, run_id)
         found = _of_folder(local, module, run_id)
         if run_id is None and text.startswith("models:") and (local / MLMODEL).is_file():
-            # What the registry does not say: a model that MLflow 3 has logged is no version of it.
+            # The registry does not know the run: a model that MLflow 3 has logged is no version of it.
             found = dataclasses.replace(found, run_id=read_mlmodel(local).get("run_id"))
         return found
     return _of_run(tracker, text, module, fetched)
 
 
-def _resolved(tracker: MLflowTracker, uri: str) -> tuple[str, str, str | None]:
-    """A URI with a version's number in place of a stage or alias, what is below it, and the run it is of."""
+def _resolved(tracker: ModelTracker, uri: str) -> tuple[str, str, str | None]:
+    """Return the URI with a version's number for a stage or alias, the path below it, and its run."""
     if uri.startswith("runs:"):
         return uri, "", uri.removeprefix("runs:").strip("/").split("/")[0]
     named = VERSION.fullmatch(uri.rstrip("/"))
@@ -207,10 +206,10 @@ def _resolved(tracker: MLflowTracker, uri: str) -> tuple[str, str, str | None]:
     return f"models:/{name}/{version.version}", path or "", version.run_id
 
 
-def _of_run(tracker: MLflowTracker, run_id: str, module: Any, folder: Path) -> Source:
-    """The model that a run has logged, else its best checkpoint, else its last."""
+def _of_run(tracker: ModelTracker, run_id: str, module: Any, folder: Path) -> Source:
+    """Find the model that a run has logged, else its best checkpoint, else its last."""
     run = tracker.get_run(run_id)
-    paths = [entry["artifact_path"] for entry in log._listed(run.tags.get(log.HISTORY, "[]"))]
+    paths = [entry["artifact_path"] for entry in listed(run.tags.get(HISTORY, "[]"))]
     for path in [*reversed(paths), "model"]:
         try:
             local = Path(tracker.download_artifacts(f"runs:/{run_id}/{path}", dst=str(folder)))
@@ -235,7 +234,7 @@ def _is_torch(folder: Path) -> bool:
 
 
 def _score(checkpoint: Path) -> tuple[int, float, str]:
-    """What puts the best checkpoint first: the loss that it was kept for, where it says one."""
+    """Return a key that sorts the best checkpoint first: the loss that it was kept for, if it has one."""
     content = _checkpoint(checkpoint)
     if isinstance(content, Mapping):
         loss = (content.get("metrics") or {}).get("val/loss")
@@ -274,8 +273,8 @@ def _of_checkpoint(file: Path, module: Any, run_id: str | None) -> Source:
         return _of_module(_rss_net(described, state), run_id)
     if module is None:
         raise InvalidInputError(
-            f"{file} has weights and not the network that they are of: give it by module=…, a module or what "
-            "makes one"
+            f"{file} has weights and not the network that they are of: give it by module=…, a module or a "
+            "callable that makes one"
         )
     made = _made(module, given if isinstance(given, Mapping) else {})
     load.fill(made, dict(state))
@@ -304,14 +303,16 @@ def _rss_net(described: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
 
 
 def _made(module: Any, hyper_parameters: Mapping[str, Any] | None = None) -> Any:
-    """A module as it is given, or made by it: a class gets the hyperparameters that it asks for."""
+    """Return a given module, or make one: a class gets the hyperparameters that it asks for."""
     import inspect
 
     torch = need("torch", "export_onnx")
     if isinstance(module, torch.nn.Module):
         return module
     if not callable(module):
-        raise InvalidInputError(f"module is a torch.nn.Module or what makes one, not {type(module).__name__}")
+        raise InvalidInputError(
+            f"module must be a torch.nn.Module or a callable that makes one, not {type(module).__name__}"
+        )
     parameters = inspect.signature(module).parameters
     known = {name: value for name, value in (hyper_parameters or {}).items() if name in parameters}
     return module(**known)
@@ -333,14 +334,14 @@ def _of_module(model: Any, run_id: str | None) -> Source:
     model = pytorch.unwrapped(model)
     if not isinstance(model, torch.nn.Module):
         raise InvalidInputError(
-            "what is exported is a run, the URI of a model, a checkpoint file, a torch.nn.Module or an "
+            "the source must be a run, the URI of a model, a checkpoint file, a torch.nn.Module or an "
             f"RssLocalizationNet, not {type(model).__name__}"
         )
     backbone = getattr(model, "backbone_name", None)
     placed = pytorch.on_cpu(model)
     if any(it.is_floating_point() and it.dtype.itemsize < 4 for it in placed.parameters()):
-        # Of half precision, CPUs have few operations: the file has single precision, as has what it is
-        # compared with.
+        # CPUs have few operations of half precision: the file has single precision, and so has the module
+        # that the file is compared with.
         placed = copy.deepcopy(placed).float()
     return Source(
         placed,
@@ -406,8 +407,8 @@ def check(
     """Compare an exported file with its module on random batches, and time both.
 
     Returns:
-        Mean absolute difference of each output, in the unit of the output, and milliseconds per batch. What
-        is first is not timed.
+        Mean absolute difference of each output, in the unit of the output, and milliseconds per batch. The
+        first batch of each length is not timed.
 
     Raises:
         ExportError: A difference, in the unit that the network counts in, is not below the tolerance, a
@@ -426,7 +427,7 @@ def check(
         units = found.units or [1.0] * len(output_names)
         measured, compared = dict.fromkeys(output_names, 0.0), dict.fromkeys(output_names, 0.0)
         seconds = {"onnx": 0.0, "pytorch": 0.0}
-        # The first of each length makes plans and caches; a batch of one is what is served.
+        # The first batch of each length makes plans and caches; servers send batches of one.
         for size, is_timed in [(1, False), (BATCH_SIZE, False), *[(BATCH_SIZE, True)] * BATCHES]:
             batch = _batch(found, inputs, size, drawn)
             fed = dict(zip(input_names, map(signature.array, batch.values()), strict=True))
@@ -476,12 +477,12 @@ def _check_difference(name: str, difference: float, tolerance: float, where: str
 
 
 def _same(numpy: Any, one: Any, other: Any) -> Any:
-    """Where both are the same infinity, or no number."""
+    """Return a mask that is True where both are the same infinity, or both NaN."""
     return (one == other) | (numpy.isnan(one) & numpy.isnan(other))
 
 
 def _batch(found: Source, inputs: signature.Inputs, size: int, drawn: Any) -> dict[str, Any]:
-    """Random rows: standard normal numbers, of whole ones those of the example in any order."""
+    """Draw random rows: standard normal numbers; for integer inputs, values of the example in any order."""
     torch = need("torch", "export_onnx")
     if found.sample is not None:
         (name,) = inputs.tensors
@@ -519,7 +520,7 @@ def _record(
         "model_type": found.model_type,
         "format": "onnx",
         "backbone": backbone or found.backbone,
-        # As for one row.
+        # Shapes are those of one row.
         "input_shape": [1, *next(iter(inputs.tensors.values())).shape[1:]],
         "output_names": list(outputs),
         "output_shapes": {name: [1, *tensor.shape[1:]] for name, tensor in outputs.items()},
@@ -535,7 +536,7 @@ def _record(
 
 
 def _logged(
-    tracker: MLflowTracker, found: Source, file: Path, artifact_path: str, record: Mapping[str, Any]
+    tracker: ModelTracker, found: Source, file: Path, artifact_path: str, record: Mapping[str, Any]
 ) -> Any:
     """Log the folder in the active run, else in one of its own: that of the training has ended."""
     files = {METADATA: (json.dumps(record, indent=2) + "\n").encode()}
@@ -556,8 +557,8 @@ def _logged(
         return logged()
 
 
-def _parent(tracker: MLflowTracker, run_id: str | None) -> str | None:
-    """The run of the training, unless it is deleted or of another store than the registered version."""
+def _parent(tracker: ModelTracker, run_id: str | None) -> str | None:
+    """Return the run of the training, unless it is deleted or of another store than the version."""
     if run_id is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The folder that MLflow calls a model: what is in it beside the weights."""
+"""The folder that MLflow calls a model: the files beside the weights."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ModelInfo:
     """A model as it was logged, under MLflow's names.
 
     Attributes:
-        model_uri: Where it is loaded from: `runs:/<run id>/<artifact path>`.
-        run_id: Run that it was logged in.
+        model_uri: URI to load the model from: `runs:/<run id>/<artifact path>`.
+        run_id: Run that the model was logged in.
         artifact_path: Folder among the run's artifacts.
-        flavors: What it can be loaded as, and how.
-        signature: Its inputs and outputs as MLflow keeps them, `inputs` and `outputs` each a text of JSON;
-            None where it has none.
-        model_uuid: What tells it from all others.
-        utc_time_created: When it was made.
-        metadata: What was said of it.
-        registered_model_name: Name that it is registered under, if it is.
-        registered_model_version: Its version there.
+        flavors: Flavours that the model can be loaded as, each with its options.
+        signature: Inputs and outputs of the model as MLflow keeps them, `inputs` and `outputs` each a text
+            of JSON; None without a signature.
+        model_uuid: Id of this logged model alone.
+        utc_time_created: Time at which the model was logged.
+        metadata: Metadata given to `log_model`.
+        registered_model_name: Name that the model is registered under, if it is.
+        registered_model_version: Version under that name.
     """
 
     model_uri: str
@@ -69,7 +69,7 @@ def finish(
     example: Mapping[str, str] | None,
     metadata: Mapping[str, Any] | None,
 ) -> ModelInfo:
-    """Write what stock MLflow wants beside the weights, which are there: MLmodel and the environments."""
+    """Write the files that stock MLflow wants beside the weights: MLmodel and the environments."""
     python = "{}.{}.{}".format(*sys.version_info[:3])
     (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
     conda = {
@@ -84,7 +84,7 @@ def finish(
         "dependencies": [f"-r {REQUIREMENTS}"],
     }
     (folder / PYTHON_ENV).write_text(yaml_text(environment), encoding="utf-8")
-    # Without its zone, as MLflow writes it.
+    # MLflow writes the time without its zone.
     created = str(datetime.now(timezone.utc).replace(tzinfo=None))
     model: dict[str, Any] = {
         "artifact_path": artifact_path,
@@ -116,7 +116,7 @@ def finish(
 
 
 def python_function(loader_module: str, data: str, **more: Any) -> dict[str, Any]:
-    """The flavour by which `mlflow.pyfunc` loads the model."""
+    """Return the flavour by which `mlflow.pyfunc` loads the model."""
     return {
         "loader_module": loader_module,
         "data": data,
@@ -130,8 +130,8 @@ def read_mlmodel(folder: Path) -> dict[str, Any]:
     """Read the MLmodel file of a folder.
 
     Raises:
-        NotFoundError: The folder has none.
-        InvalidInputError: It is none that MLflow would read.
+        NotFoundError: The folder has no such file.
+        InvalidInputError: MLflow would not read the file.
         MissingPackageError: PyYAML is not installed.
     """
     file = folder / MLMODEL
@@ -158,7 +158,7 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def version_of(distribution: str) -> str | None:
-    """The version of a package that is installed, else None."""
+    """Return the version of a package that is installed, else None."""
     try:
         return installed.version(distribution)
     except installed.PackageNotFoundError:
@@ -166,16 +166,16 @@ def version_of(distribution: str) -> str | None:
 
 
 def requirement(distribution: str) -> str:
-    """The line of `requirements.txt` for a package: pinned where it is installed here.
+    """Return the line of `requirements.txt` for a package: pinned where the package is installed here.
 
-    What stands behind a `+`, such as the CUDA that a torch is built for, is on no index.
+    The part behind a `+`, such as the CUDA that a torch is built for, is on no index.
     """
     version = version_of(distribution)
     return distribution if version is None else f"{distribution}=={version.partition('+')[0]}"
 
 
 def distributions_of(modules: Iterable[str]) -> list[str]:
-    """The installed packages that modules belong to, by the modules' dotted names."""
+    """List the installed packages that modules belong to, by the modules' dotted names."""
     tops = {name.partition(".")[0] for name in modules}
     packages = _packages()
     return sorted({packages[top][0] for top in tops if packages.get(top)})
@@ -183,12 +183,12 @@ def distributions_of(modules: Iterable[str]) -> list[str]:
 
 @cache
 def _packages() -> Mapping[str, Sequence[str]]:
-    # Reads the metadata of all packages, which takes a second.
+    # The call reads the metadata of all packages, which takes a second.
     return installed.packages_distributions()
 
 
 def yaml_text(value: Mapping[str, Any]) -> str:
-    """Return a dict as YAML. To write it takes no package, so that a trained model is never lost for one."""
+    """Return a dict as YAML. This needs no package, so that no trained model is lost for lack of one."""
     return "".join(f"{line}\n" for line in _yaml_lines(value, ""))
 
 

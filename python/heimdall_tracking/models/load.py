@@ -12,76 +12,37 @@ import sys
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 from .._optional import need
 from ..errors import InvalidInputError, NotFoundError, PermissionDeniedError
 from . import onnx, pytorch, safetensors
 from .folder import MLMODEL, STATE_PTH, STATE_SAFETENSORS, inside, read_mlmodel
-
-if TYPE_CHECKING:
-    from ..tracker import MLflowTracker
+from .protocol import Downloader
 
 Flavor = Literal["pytorch", "onnx"]
 # One slash, as `mlflow-artifacts:` has it, is enough; a colon further back is part of a file's name.
 URI = re.compile(r"(models|runs|mlflow-artifacts):|[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def load_model(
+def load_source(
     source: str | PathLike[str],
-    *,
-    module: Any = None,
-    flavor: Flavor | None = None,
-    device: Any = "cpu",
-    allow_pickle: bool | None = None,
-    tracker: MLflowTracker | None = None,
-    tracking_uri: str | None = None,
+    tracker: Callable[[], Downloader],
+    module: Any,
+    flavor: Flavor | None,
+    device: Any,
+    allow_pickle: bool | None,
 ) -> Any:
-    """Load a model, without mlflow. `MLflowTracker.load_model` is the same for the stores of a tracker.
-
-    Args:
-        source: `models:/<name>/<version or stage>`, `models:/<name>@<alias>`, `runs:/<run id>/<path>`, the
-            URI of a folder (`s3://…`, `mlflow-artifacts:/…`, `file:///…`), or its local path.
-        module: A `torch.nn.Module` of the model's layers. It gets the state dict that is in the folder, and
-            nothing is unpickled.
-        flavor: What to load where the folder has both: `pytorch` or `onnx`.
-        device: Where the weights go, as `torch.load` takes it for `map_location`.
-        allow_pickle: Whether code of the model may run, which a pickle contains. Default: what
-            `MLFLOW_ALLOW_PICKLE_DESERIALIZATION` says, else yes, as by stock MLflow.
-        tracker: Whose stores to ask; default one that is made for the call, if the source is no local folder.
-        tracking_uri: Where that one looks; default what the settings say.
-
-    Returns:
-        A `torch.nn.Module` in evaluation mode (a scripted one has its `forward` alone), or for ONNX an
-        `onnxruntime.InferenceSession`.
-
-    Raises:
-        NotFoundError: There is no such model, or it has not that flavour.
-        InvalidInputError: The folder is none that MLflow would load, or `module` has other layers.
-        PermissionDeniedError: The model is a pickle, and pickles are not allowed.
-        MissingPackageError: A package that the flavour needs is not installed.
-
-    Example:
-        >>> import torch
-        >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-        >>> with tracker.run("trained"):
-        ...     info = tracker.log_model(torch.nn.Linear(2, 1), registered_model_name="lines")
-        >>> load_model("models:/lines/1", tracking_uri="sqlite:///mlflow.db")
-        Linear(in_features=2, out_features=1, bias=True)
-    """
+    """Load a model from a local folder, or from a URI by the tracker that `tracker` returns."""
     local = local_path(source)
     if local is not None:
         return load_folder(local, module, flavor, device, allow_pickle)
-    if tracker is None:
-        from ..settings import initialize_mlflow, settings
-        from ..tracker import MLflowTracker
-
-        tracker = MLflowTracker(tracking_uri) if tracking_uri else initialize_mlflow(settings)
     with tempfile.TemporaryDirectory(prefix="heimdall-model-") as name:
-        folder = Path(tracker.download_artifacts(fspath(source), dst=name))
+        folder = Path(tracker().download_artifacts(fspath(source), dst=name))
         return load_folder(folder, module, flavor, device, allow_pickle)
 
 
@@ -109,7 +70,7 @@ def load_folder(
     if module is not None:
         return _filled(module, load_state(folder), device)
     if not (folder / MLMODEL).is_file() and (folder / onnx.WEIGHTS).is_file():
-        # As the step before this one has left them: the file alone.
+        # The folder has the ONNX file alone, as an export without MLmodel leaves it.
         known: dict[str, Any] = {"onnx": {"data": onnx.WEIGHTS}}
     else:
         known = read_mlmodel(folder)["flavors"]
@@ -128,7 +89,7 @@ def load_folder(
 def _add_code(code: Path, allow_pickle: bool | None) -> None:
     """Make modules known that come with the model, as stock MLflow does."""
     _check_allowed(code, allow_pickle)
-    # Kept to the end of the process: what is imported later is read later.
+    # The copy stays to the end of the process: a later import reads it later.
     kept = tempfile.mkdtemp(prefix="heimdall-code-")
     atexit.register(shutil.rmtree, kept, ignore_errors=True)
     shutil.copytree(code, kept, dirs_exist_ok=True)
@@ -136,7 +97,7 @@ def _add_code(code: Path, allow_pickle: bool | None) -> None:
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a model's folder has a state dict."""
+    """Return True where a model's folder has a state dict."""
     return any((folder / name).is_file() for name in (STATE_SAFETENSORS, STATE_PTH))
 
 
@@ -159,7 +120,7 @@ def fill(module: Any, state: dict[str, Any]) -> None:
     """Give a module a state dict, whose names may have a prefix, as those of a Lightning checkpoint have.
 
     Raises:
-        InvalidInputError: It is of other layers.
+        InvalidInputError: The module has other layers.
     """
     wanted = module.state_dict().keys()
     for prefix in _prefixes(state.keys(), wanted):
@@ -174,7 +135,7 @@ def fill(module: Any, state: dict[str, Any]) -> None:
 
 
 def _prefixes(found: Any, wanted: Any) -> list[str]:
-    """What may stand before all the names: nothing, or what stands before one of them."""
+    """Return the prefixes that all the names may have: none, or that of one of them."""
     first = next(iter(wanted), "")
     ends = [name.removesuffix(first) for name in found if first and name.endswith(f".{first}")]
     return ["", *ends]
@@ -190,7 +151,7 @@ def _load_pytorch(data: Path, device: Any, allow_pickle: bool | None) -> Any:
     file = data / pytorch.WEIGHTS
     exported = data / "model.pt2"
     if not file.is_file() and exported.is_file():
-        # What stock MLflow 3 writes. Its parts are read by `torch.load`.
+        # Stock MLflow 3 writes this file. Its parts are read by `torch.load`.
         _check_allowed(exported, allow_pickle)
         return torch.export.load(exported).module()
     if not file.is_file():
@@ -240,7 +201,7 @@ def _load_onnx(file: Path) -> Any:
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:
-    """Return what `heimdall_training.save_model` has written beside the weights, where it has."""
+    """Return the config that `heimdall_training.save_model` writes beside the weights; None without one."""
     file = folder / "config.json"
     if not file.is_file():
         return None

@@ -2,71 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InvalidInputError, RunStateError
 from . import onnx, pytorch
 from .folder import ModelInfo, finish
-
-if TYPE_CHECKING:
-    from ..tracker import MLflowTracker
-
-# What MLflow's UI finds the models of a run by.
-HISTORY = "mlflow.log-model.history"
-# MLflow cuts longer tags, and half of a JSON text is none.
-LONGEST_TAG = 5000
-
-
-class Histories:
-    """The models of a tracker's active runs, as their tag lists them."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, list[dict[str, Any]]] = {}
-
-    def add(self, tracker: MLflowTracker, info: ModelInfo) -> None:
-        """Add a model to the tag of its run, the active one."""
-        active = tracker.active_run_ids
-        self._entries = {run_id: entries for run_id, entries in self._entries.items() if run_id in active}
-        if info.run_id not in self._entries:
-            before = tracker._resumed_from()
-            self._entries[info.run_id] = _listed(before.tags.get(HISTORY, "[]")) if before else []
-        flavors = {
-            name: {key: value for key, value in flavor.items() if key != "config"}
-            for name, flavor in info.flavors.items()
-        }
-        entries = self._entries[info.run_id]
-        entries.append(
-            {
-                "run_id": info.run_id,
-                "artifact_path": info.artifact_path,
-                "utc_time_created": info.utc_time_created,
-                "model_uuid": info.model_uuid,
-                "flavors": flavors,
-            }
-        )
-        # The oldest go first; all of them stay among the artifacts.
-        while len(json.dumps(entries)) > LONGEST_TAG and len(entries) > 1:
-            del entries[0]
-        tracker.set_tag(HISTORY, json.dumps(entries))
-
-
-def _listed(tag: str) -> list[dict[str, Any]]:
-    with contextlib.suppress(ValueError):
-        entries = json.loads(tag)
-        if isinstance(entries, list):
-            return entries
-    return []
+from .history import HISTORY, Histories
+from .protocol import ModelTracker
 
 
 def log_model(
-    tracker: MLflowTracker,
+    tracker: ModelTracker,
     model: Any,
     artifact_path: str = "model",
     *,
@@ -98,7 +50,7 @@ def log_model(
         else:
             native = native_module(model)
             if native is not None:
-                # What the wheel that it is of reads itself.
+                # These files are for the wheel of the network.
                 sys.modules["heimdall_training"].save_model(model, folder)
                 model, serialization = native, "torchscript"
                 input_example = native.example(2) if input_example is None else input_example
@@ -123,12 +75,12 @@ def log_model(
             example=saved.example,
             metadata=metadata,
         )
-        # Copied into the journal before it returns: the temporary folder may go.
+        # The call copies the folder into the journal before it returns: the temporary folder may go.
         tracker.log_artifacts_dir(folder, path)
     if tracker._models is None:
         tracker._models = Histories()
-    tracker._models.add(tracker, info)
-    # Of the ranks of a distributed training, one registers.
+    tracker.set_tag(HISTORY, tracker._models.add(info, tracker.active_run_ids, tracker._resumed_from()))
+    # Only one rank of a distributed training registers.
     if registered_model_name is None or tracker.status().mode == "silent":
         return info
     version = tracker.register_model(registered_model_name, info.model_uri, description, tags)
@@ -149,10 +101,10 @@ def native_module(model: Any) -> Any:
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was said of a model as JSON has it.
+    """Return the metadata of a model in the form that JSON gives it.
 
     Raises:
-        InvalidInputError: JSON has no form for it.
+        InvalidInputError: JSON has no form for the metadata.
     """
     try:
         copied: dict[str, Any] = json.loads(json.dumps(dict(metadata), default=str))

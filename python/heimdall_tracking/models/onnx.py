@@ -16,14 +16,14 @@ from .folder import python_function, requirement, version_of
 from .pytorch import Saved
 
 WEIGHTS = "model.onnx"
-# As stock MLflow's: a GPU where there is one.
+# The order is stock MLflow's: a GPU where there is one.
 PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-# A message of protobuf has at most 2 GiB; above, the weights stand in a file of their own.
+# A message of protobuf has at most 2 GiB; larger weights stand in a file of their own.
 LARGEST_MESSAGE = (1 << 31) - 1
 
 
 def is_onnx(model: Any) -> bool:
-    """Whether it is an ONNX file or what the package onnx makes of one."""
+    """Return True for the path of an ONNX file and for a `ModelProto` of the package onnx."""
     if isinstance(model, (str, PathLike)):
         return True
     return type(model).__name__ == "ModelProto" and type(model).__module__.startswith("onnx")
@@ -93,13 +93,13 @@ def save(model: Any, folder: Path, *, input_example: Any = None, given_signature
 
 
 def graph_inputs(model: Any) -> list[Any]:
-    """The inputs of a network: old files list its weights among them."""
+    """Return the inputs of a network without its weights, which old files list among them."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [it for it in model.graph.input if it.name not in weights]
 
 
 def shape_of(value: Any) -> list[int]:
-    """The shape of an input or output; -1 is any length."""
+    """Return the shape of an input or output; -1 is any length."""
     dims = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims]
 
@@ -118,7 +118,7 @@ def _has_external_data(graph: Any) -> bool:
 
 def _write(onnx: Any, model: Any, target: Path) -> None:
     if model.ByteSize() > LARGEST_MESSAGE:
-        # It takes the numbers out of what it is given.
+        # `onnx.save` takes the numbers out of the network that it is given.
         copied = onnx.ModelProto()
         copied.CopyFrom(model)
         onnx.save(copied, str(target), save_as_external_data=True, location=f"{WEIGHTS}.data")
@@ -132,7 +132,7 @@ def _spec(onnx: Any, value: Any, with_name: bool) -> dict[str, Any]:
 
 
 def _inputs(example: Any, names: list[str]) -> signature.Inputs:
-    """An example as arrays: ONNX needs no torch."""
+    """Return an example as arrays: ONNX needs no torch."""
     if isinstance(example, Mapping):
         given = {str(name): value for name, value in example.items()}
     else:

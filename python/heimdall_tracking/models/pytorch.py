@@ -28,7 +28,7 @@ Serialization = Literal["auto", "pickle", "torchscript"]
 DATA = "data"
 WEIGHTS = "model.pth"
 PICKLE_MODULE_FILE = "pickle_module_info.txt"
-# What stock MLflow unpickles with; it reads what `pickle` and `cloudpickle` write.
+# Module that stock MLflow unpickles with; it reads files of `pickle` and `cloudpickle`.
 PICKLE_MODULE = "mlflow.pytorch.pickle_module"
 # The number counts the versions of the file: a process imports a name once.
 LOADER = "heimdall_pyfunc_1"
@@ -39,7 +39,7 @@ logger = logging.getLogger("heimdall_tracking")
 
 @dataclass(frozen=True)
 class Saved:
-    """What `save` has written into a folder, for its MLmodel file."""
+    """Entries of the MLmodel file for the files that `save` has written."""
 
     flavors: dict[str, dict[str, Any]]
     requirements: list[str]
@@ -68,7 +68,7 @@ def save(
 
     Raises:
         InvalidInputError: The module can be written in no form, or fails with the example.
-        WrongTypeError: It is no module, or the example or what is returned is no tensor.
+        WrongTypeError: `model` is no module, or the example or the output is no tensor.
     """
     torch = need("torch", "log_model of a module")
     model = unwrapped(model)
@@ -103,7 +103,7 @@ def save(
         ),
     }
     if interface is not None:
-        # What stock MLflow's loader has no word for: several inputs or outputs, and bfloat16.
+        # Stock MLflow's loader cannot express several inputs or outputs, or bfloat16.
         (folder / DATA / INTERFACE).write_text(json.dumps(interface, indent=2) + "\n", encoding="utf-8")
         (folder / "code").mkdir()
         source = Path(__file__).with_name("_pyfunc_loader.py").read_text(encoding="utf-8")
@@ -148,12 +148,12 @@ def run(model: Any, inputs: signature.Inputs) -> Any:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode for a `with` block: no dropout, no new statistics, no gradients, no random numbers."""
+    """Set evaluation mode for a `with` block: no dropout, new statistics, gradients or random numbers."""
     torch = need("torch", "evaluating a module")
     modes = [(module, module.training) for module in model.modules()]
     devices = {tensor.device.index for tensor in _tensors_of(model) if tensor.device.type == "cuda"}
     try:
-        # As `eval()` does, which a class may have overridden to do more, and undone module by module.
+        # A class may have overridden `eval()` to do more, so each mode is set and restored by itself.
         for module, _ in modes:
             module.training = False
         with torch.no_grad(), torch.random.fork_rng(devices=sorted(devices)):
@@ -179,7 +179,7 @@ def on_cpu(model: Any) -> Any:
 
 
 def copied_to_cpu(model: Any) -> Any:
-    """Copy a module, its tensors on the CPU and without gradients; what shares a tensor still does."""
+    """Copy a module, its tensors on the CPU and without gradients; shared tensors stay shared."""
     torch = need("torch", "copying a module")
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -204,7 +204,7 @@ def _tensors_of(model: Any) -> Iterator[Any]:
 
 
 def _interface(inputs: signature.Inputs, outputs: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
-    """What our loader for `mlflow.pyfunc` has to know, or None where the stock one will do."""
+    """Describe the interface for our loader for `mlflow.pyfunc`; None where the stock loader will do."""
     known = [
         str(tensor.dtype).removeprefix("torch.") == signature.numpy_dtype(tensor)
         for tensor in [*inputs.tensors.values(), *outputs.values()]
@@ -229,7 +229,7 @@ def _save_weights(
     torch = need("torch", "log_model of a module")
     if serialization not in ("auto", "pickle", "torchscript"):
         raise InvalidInputError(
-            f"serialization={serialization!r} is not valid: it is 'auto', 'pickle' or 'torchscript'"
+            f"serialization={serialization!r} is not valid: it must be 'auto', 'pickle' or 'torchscript'"
         )
     if isinstance(model, torch.jit.ScriptModule):
         if serialization == "pickle":
@@ -270,10 +270,10 @@ def scripted(model: Any, inputs: signature.Inputs | None) -> Any:
         model = on_cpu(model)
         place = "cpu"
     except Exception:
-        # What cannot be copied is traced where it is.
+        # A module that cannot be copied is traced on its device.
         place = next((str(tensor.device) for tensor in _tensors_of(model)), "cpu")
     with warnings.catch_warnings(), evaluating(model):
-        # PyTorch would like its successor to be used, which stock MLflow 2 cannot load.
+        # PyTorch warns that TorchScript has a successor, which stock MLflow 2 cannot load.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         if inputs is None:
@@ -289,7 +289,7 @@ def scripted(model: Any, inputs: signature.Inputs | None) -> Any:
 
 
 def _compare(expected: Any, found: Any) -> None:
-    """Refuse a trace that does not do what the module does, such as one that draws random numbers."""
+    """Refuse a trace that computes something else than the module, as with random numbers."""
     torch = need("torch", "TorchScript")
     ours, _ = signature.named_outputs(expected, None)
     theirs, _ = signature.named_outputs(found, None)
@@ -302,7 +302,7 @@ def _save_script(script: Any, file: Path) -> None:
     torch = need("torch", "TorchScript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        # Its tensors are the module's own: a copy goes to the CPU.
+        # The trace shares the module's tensors: a copy goes to the CPU.
         torch.jit.save(on_cpu(script), str(file))
 
 
@@ -325,7 +325,7 @@ def _pickle(model: Any, file: Path) -> str:
         return "pickle"
 
     class Module:
-        """What `torch.save` wants of a module to pickle with."""
+        """The one member that `torch.save` uses of a module for pickling."""
 
         Pickler = cloudpickle.CloudPickler
 
@@ -334,7 +334,7 @@ def _pickle(model: Any, file: Path) -> str:
         cloudpickle.register_pickle_by_value(sys.modules[name])
     try:
         with warnings.catch_warnings():
-            # About the source of classes that are not in files: they are in the pickle.
+            # The warnings are about the source of classes without a file: those classes are in the pickle.
             warnings.simplefilter("ignore")
             torch.save(model, file, pickle_module=Module)
     finally:
@@ -350,7 +350,7 @@ def _by_value(cloudpickle: Any) -> list[Any]:
 def _own_modules() -> list[str]:
     """Modules that are imported and belong to no installed package: the user's own."""
     folders, packages = _installed()
-    # By their names first: to resolve the links of thousands of files takes a while.
+    # The names are compared first: to resolve the links of thousands of files takes a while.
     inside = tuple(f"{folder}{os.sep}" for folder in folders)
     found = []
     for name, module in list(sys.modules.items()):
@@ -360,7 +360,7 @@ def _own_modules() -> list[str]:
             continue
         if not isinstance(file, str) or file.startswith(inside):
             continue
-        # Objects that pose as modules, such as torch.ops, name a file that is nowhere.
+        # Objects that pose as modules, such as torch.ops, name a file that does not exist.
         if not (path := Path(file)).is_absolute():
             continue
         path = path.resolve()
@@ -370,14 +370,14 @@ def _own_modules() -> list[str]:
 
 
 def _installed() -> tuple[set[Path], set[Path]]:
-    """The folders that packages are installed in, and packages in folders that have other things as well."""
+    """Return the folders for packages alone, and the packages in folders that have other things as well."""
     schemes = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {Path(sysconfig.get_path(name)) for name in schemes}
     folders |= {Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))}
     folders |= {folder.resolve() for folder in folders}
     packages = set()
     for place in {Path(entry).resolve() for entry in sys.path} - folders:
-        # What `pip install --target` writes; the script itself may lie beside it.
+        # `pip install --target` writes here; the script itself may lie beside the packages.
         for package in metadata.distributions(path=[str(place)]):
             if package.read_text("RECORD") is not None:
                 names = {file.parts[0] for file in package.files or () if file.parts}

@@ -17,9 +17,9 @@ from typing import Any
 from .._optional import need
 from ..errors import InvalidInputError
 
-# The package reads no longer header either.
+# The package safetensors reads no longer header either.
 LONGEST_HEADER = 100_000_000
-# The format's name of each of torch's; those that it has no name for are not here.
+# The format's name of each type of torch; types without such a name are left out.
 NAMES = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -84,7 +84,7 @@ def load(file: Path) -> dict[str, Any]:
         Tensors of torch by name, on the CPU, each with memory of its own.
 
     Raises:
-        InvalidInputError: The file is not of the format, or says of itself what is not so.
+        InvalidInputError: The file is not of the format, or its header contradicts its content.
     """
     torch = need("torch", "reading safetensors")
     types = {kind: getattr(torch, name, None) for name, kind in NAMES.items()}

@@ -1,4 +1,4 @@
-"""What goes in and what comes out: the example, and the signature that MLflow keeps as JSON."""
+"""Inputs and outputs of a model: the example, and the signature that MLflow keeps as JSON."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Inputs:
 
     Attributes:
         tensors: The tensors by name, in the order of the call.
-        is_single: Whether it was one tensor, which needs no name.
-        by_keyword: Whether the model is called with the names.
+        is_single: True for one tensor, which needs no name.
+        by_keyword: True where the model is called with the names.
     """
 
     tensors: Mapping[str, Any]
@@ -39,15 +39,17 @@ def as_inputs(example: Any, forward: Any) -> Inputs:
 
     Args:
         example: The example.
-        forward: What is called with it; its parameters give several inputs their names.
+        forward: Function that is called with the example; its parameters give several inputs their names.
 
     Raises:
-        WrongTypeError: There is something else in it.
+        WrongTypeError: The example has something else in it.
     """
     if isinstance(example, Mapping):
         tensors = {str(name): as_tensor(value, str(name)) for name, value in example.items()}
         if not tensors:
-            raise InvalidInputError("input_example is an empty dict: it has an array or tensor per input")
+            raise InvalidInputError(
+                "input_example is an empty dict: it must have an array or tensor per input"
+            )
         return Inputs(tensors, is_single=False, by_keyword=True)
     if isinstance(example, (tuple, list)) and any(hasattr(value, "shape") for value in example):
         names = _parameters(forward, len(example))
@@ -84,10 +86,10 @@ def _parameters(forward: Any, count: int) -> list[str]:
 
 
 def named_outputs(output: Any, names: Sequence[str] | None) -> tuple[dict[str, Any], str]:
-    """Return a model's output as tensors by name, and what it was: `tensor`, `tuple` or `dict`.
+    """Return a model's output as tensors by name, and its kind: `tensor`, `tuple` or `dict`.
 
     Args:
-        output: What the model has returned.
+        output: Value that the model has returned.
         names: Names to give them; default those of a dict or named tuple, else `output`, or `output_0`, ….
 
     Raises:
@@ -106,7 +108,7 @@ def named_outputs(output: Any, names: Sequence[str] | None) -> tuple[dict[str, A
         kind, found = "", {}
     if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise WrongTypeError(
-            f"the model returns {type(output).__name__}: what MLflow serves is a tensor, or a tuple, list or "
+            f"the model returns {type(output).__name__}: MLflow serves a tensor, or a tuple, list or "
             "dict of tensors"
         )
     if names is not None:
@@ -119,7 +121,7 @@ def named_outputs(output: Any, names: Sequence[str] | None) -> tuple[dict[str, A
 
 
 def numpy_dtype(tensor: Any) -> str:
-    """The type that an array of the tensor's numbers has: NumPy knows no bfloat16 and no 8-bit floats."""
+    """Name the type of an array of the tensor's numbers: NumPy knows no bfloat16 and no 8-bit floats."""
     name = str(tensor.dtype).removeprefix("torch.")
     return "float32" if name == "bfloat16" or name.startswith("float8") else name
 
@@ -134,7 +136,7 @@ def tensor_specs(tensors: Mapping[str, Any], with_names: bool) -> str:
 
 
 def spec(name: str | None, dtype: str, shape: Sequence[int]) -> dict[str, Any]:
-    """One entry of a signature."""
+    """Return one entry of a signature."""
     named = {} if name is None else {"name": name}
     return {**named, "type": "tensor", "tensor-spec": {"dtype": dtype, "shape": list(shape)}}
 
@@ -163,7 +165,7 @@ def given(signature: Any) -> dict[str, str | None]:
 
 
 def save_example(inputs: Inputs, folder: Path) -> dict[str, str]:
-    """Write an input example as MLflow does, and return what MLmodel says of it."""
+    """Write an input example as MLflow does, and return its entry for MLmodel."""
     lists = {name: array(tensor).tolist() for name, tensor in inputs.tensors.items()}
     content = next(iter(lists.values())) if inputs.is_single else lists
     (folder / INPUT_EXAMPLE).write_text(json.dumps(content), encoding="utf-8")

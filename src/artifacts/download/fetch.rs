@@ -226,7 +226,7 @@ async fn arrive(
                     let compared = compared
                         .await
                         .unwrap_or_else(|panic| Err(panic.to_string()));
-                    compared.map_err(|reason| damaged(store, &info.path, reason))?;
+                    compared.map_err(|reason| damaged(store.uri(), &info.path, reason))?;
                 }
                 Some(checksum) => compare(store, &info.path, landing, size, checksum).await?,
                 None => {}
@@ -240,7 +240,7 @@ async fn arrive(
         Ok(length)
     } else {
         Err(damaged(
-            store,
+            store.uri(),
             &info.path,
             format!("{length} bytes have arrived of {size}"),
         ))
@@ -258,12 +258,12 @@ async fn compare(
 ) -> Result<(), ArtifactError> {
     let content = pieces(Arc::clone(landing.file()), 0..length, CHUNK).map_err(|error| {
         damaged(
-            store,
+            store.uri(),
             path,
             format!("what has arrived cannot be read: {error}"),
         )
     });
-    let content = checksum.compared(content, |reason| damaged(store, path, reason));
+    let content = checksum.compared(content, |reason| damaged(store.uri(), path, reason));
     pin!(content).try_for_each(|_| future::ready(Ok(()))).await
 }
 
@@ -346,7 +346,7 @@ async fn fetch_in_ranges(
                     Ok(crc)
                 } else {
                     let reason = format!("{arrived} bytes have arrived of {expected}");
-                    Err(damaged(store, path, reason))
+                    Err(damaged(store.uri(), path, reason))
                 }
             })
             .await?;

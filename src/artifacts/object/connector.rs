@@ -13,6 +13,7 @@ use object_store::{
 use reqwest::{Method, header::HeaderMap};
 use serde::Deserialize;
 
+use super::failure::{OtherChecksum, Refusal};
 use crate::{artifacts::checksum::Checksum, net::tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,31 +25,6 @@ const MAX_ERROR: usize = 64 << 10;
 const NO_OBJECT: [&str; 2] = ["NoSuchKey", "BlobNotFound"];
 /// Headers of the checksum that a store has of the received bytes; requests announce it under the same names.
 const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"];
-
-/// A refusal by a store, with one of its codes.
-#[derive(Debug, thiserror::Error)]
-#[error("{code}: {message}")]
-pub(crate) struct Refusal {
-    /// Status of the answer.
-    pub status: u16,
-    /// Code, for example `AccessDenied`.
-    pub code: String,
-    /// Message of the store.
-    pub message: String,
-    /// True where the answer has nothing but a status: the reason may be temporary.
-    pub says_nothing: bool,
-}
-
-/// The store reports other bytes than were sent.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the store has {found} where {sent} was sent ({name}): the bytes were damaged on their way or in the store"
-)]
-pub(crate) struct OtherChecksum {
-    name: &'static str,
-    sent: String,
-    found: String,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -2,13 +2,35 @@
 
 use std::error::Error as StdError;
 
-use super::{
-    connector::{OtherChecksum, Refusal},
-    credentials::Missing,
-};
+use super::credentials::Missing;
+
+/// A refusal by a store, with one of its codes.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+pub(crate) struct Refusal {
+    /// Status of the answer.
+    pub status: u16,
+    /// Code, for example `AccessDenied`.
+    pub code: String,
+    /// Message of the store.
+    pub message: String,
+    /// True where the answer has nothing but a status: the reason may be temporary.
+    pub says_nothing: bool,
+}
+
+/// The store reports other bytes than were sent.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store has {found} where {sent} was sent ({name}): the bytes were damaged on their way or in the store"
+)]
+pub(crate) struct OtherChecksum {
+    pub name: &'static str,
+    pub sent: String,
+    pub found: String,
+}
 
 /// Codes by which stores reject the credentials; they concern all objects alike.
-const KEYS: [&str; 11] = [
+const CREDENTIAL_ERROR_CODES: [&str; 11] = [
     "AuthenticationFailed",
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
@@ -116,7 +138,7 @@ impl From<object_store::Error> for ObjectFailure {
                 | "Md5Mismatch"
                 | "XAmzContentChecksumMismatch"
                 | "RequestTimeout" => Self::Unavailable(error),
-                code if KEYS.contains(&code) || refusal.status == 401 => {
+                code if CREDENTIAL_ERROR_CODES.contains(&code) || refusal.status == 401 => {
                     Self::Credentials { said, check }
                 }
                 code if code.starts_with("AccessDenied") || code.starts_with("Authorization") => {

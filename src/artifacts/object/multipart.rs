@@ -237,6 +237,15 @@ impl ObjectArtifacts {
             found => found,
         };
         let mut is_from_before = found.is_some();
+        if let Some(note) = &found {
+            tracing::debug!(
+                name: "upload_resumed",
+                target: "heimdall_tracking.artifacts",
+                path = upload.path.as_str(),
+                parts_sent = note.sent.len(),
+                parts = note.ranges().len(),
+            );
+        }
         let mut note = match found {
             Some(note) => note,
             None => Note::begin(
@@ -439,7 +448,7 @@ impl ObjectArtifacts {
             Found::Other if adds_up => Err(self.not_done(upload.path, ObjectFailure::SumUnknown)),
             Found::Other => {
                 let reason = format!("it has not the {} bytes that were sent", upload.size);
-                Err(damaged(self, upload.path, reason))
+                Err(damaged(self.uri(), upload.path, reason))
             }
         }
     }

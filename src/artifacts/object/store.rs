@@ -246,9 +246,11 @@ impl ObjectArtifacts {
     ) -> Result<GetResult, ArtifactError> {
         let found = self.reading.get_opts(&self.key(path)?, options).await;
         found.map_err(|error| match error {
-            object_store::Error::Precondition { .. } => {
-                damaged(self, path, "it was replaced while it was read".to_owned())
-            }
+            object_store::Error::Precondition { .. } => damaged(
+                self.uri(),
+                path,
+                "it was replaced while it was read".to_owned(),
+            ),
             error => self.failed(path, error),
         })
     }

@@ -18,9 +18,7 @@ use reqwest::header::HeaderMap;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    connector::{Connector, Refusal},
-    failure::ObjectFailure,
-    store::ObjectArtifacts,
+    connector::Connector, failure::ObjectFailure, failure::Refusal, store::ObjectArtifacts,
 };
 use crate::{
     artifacts::{error::ArtifactError, store::Unfinished},

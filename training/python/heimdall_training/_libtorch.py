@@ -1,4 +1,4 @@
-"""Loads libtorch and the module that is linked to it, in this order, or says what to install."""
+"""Load libtorch and the module that is linked to it, in this order, or name the package to install."""
 
 _TORCH = "2.13.0"
 """The torch whose libtorch the native module is linked to."""

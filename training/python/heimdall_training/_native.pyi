@@ -66,7 +66,7 @@ class RssDataset:
 
     @property
     def hyper_parameters(self) -> dict[str, Any]:
-        """How the rows were divided: `test`, `val_fraction`, `square_m`, `seed`."""
+        """Settings by which the rows were divided: `test`, `val_fraction`, `square_m`, `seed`."""
 
     def rows(self, part: Part) -> list[int]:
         """Rows of a part, as numbers of rows of the file from 0, ascending.
@@ -139,7 +139,7 @@ class RssLocalizationNet:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are learned."""
+        """Number of learned parameters."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Copy all tensors, under the names that the same network has in `torch.nn`."""
@@ -174,7 +174,7 @@ class RssLocalizationNet:
         """
 
 class Fitted(TypedDict):
-    """What `fit` hands to the trainer."""
+    """The result of `fit` for the trainer."""
 
     history: list[dict[str, float]]
     best: list[tuple[Path, float]]
@@ -212,9 +212,9 @@ def evaluate(
     """Score a network on the rows of a part, after loading a checkpoint into it if one is given.
 
     Returns:
-        Metrics as `<part>/<name>`, what `predict` returns for the rows, and the great-circle errors
+        Metrics as `<part>/<name>`, the result of `predict` for the rows, and the great-circle errors
         in metres.
     """
 
 def baselines(dataset: RssDataset) -> list[tuple[str, float, float]]:
-    """Name, median and mean error in metres of each baseline on the test rows."""
+    """Return name, median and mean error in metres of each baseline on the test rows."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ._native import NOT_HEARD_DBM, RssLocalizationNet
 
-# As in `geo.rs`.
+# The value is that of `geo.rs`.
 EARTH_RADIUS_M = 6_371_000.0
-# As in `rss_net.rs`.
+# The values are those of `rss_net.rs`.
 SHARE_SCALE = 3.0
 SMALLEST_POWER = torch.finfo(torch.float32).tiny
 
@@ -25,7 +25,7 @@ class RssLocalizationModule(nn.Module):
         model: The network; its weights are copied.
     """
 
-    # Of what it returns, in order.
+    # Names of the outputs, in order.
     output_names = ("positions", "uncertainties")
 
     def __init__(self, model: RssLocalizationNet) -> None:
@@ -37,7 +37,7 @@ class RssLocalizationModule(nn.Module):
         latitude, longitude = model.origin
         north = math.radians(EARTH_RADIUS_M)
         metres = torch.tensor([north, north * math.cos(math.radians(latitude))], dtype=torch.float64)
-        # Not persistent: they follow from the settings, and are no weights.
+        # The buffers are not persistent: they follow from the settings, and are no weights.
         origin = torch.tensor([latitude, longitude], dtype=torch.float64)
         degrees = torch.tensor([(lat, lon) for _, lat, lon in model.receivers], dtype=torch.float64)
         local = (degrees - origin) * metres / self.position_scale_m
@@ -60,16 +60,16 @@ class RssLocalizationModule(nn.Module):
         self.eval()
 
     def example(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """Powers as receivers may hear them, `[rows, receivers]` in dBm, the same at each call.
+        """Draw powers as receivers may hear them, `[rows, receivers]` in dBm, the same at each call.
 
         Args:
-            rows: How many transmitters.
-            generator: Whose random numbers to use; default one of its own.
+            rows: Number of transmitters.
+            generator: Source of the random numbers; default one of its own.
         """
         drawn = generator or torch.Generator().manual_seed(0)
         size = (rows, self.receivers.shape[0])
         powers = torch.rand(size, generator=drawn) * 60 - 100
-        # One in three is not heard.
+        # One receiver in three hears nothing.
         return torch.where(torch.rand(size, generator=drawn) < 1 / 3, NOT_HEARD_DBM, powers)
 
     def forward(self, rss: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,10 +107,10 @@ def as_module(model: RssLocalizationNet) -> RssLocalizationModule:
     """Make a module of torch of a network, for TorchScript, ONNX and whatever else knows modules.
 
     Args:
-        model: The network; what is learned later is not in the module.
+        model: The network; the module does not get later updates of it.
 
     Returns:
-        The module in evaluation mode. It predicts what the network predicts.
+        The module in evaluation mode. It predicts the same as the network.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What the trainer asks of a tracker, and the rule that a tracker never ends a training."""
+"""The calls that the trainer makes to a tracker, and the rule that a tracker never ends a training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tracker(Protocol):
 
 
 class Recorder:
-    """Hands on to a tracker, if there is one. Its first failure is reported, no failure is raised."""
+    """Hands calls on to a tracker, if there is one. The first failure is reported, no failure is raised."""
 
     def __init__(self, tracker: Tracker | None) -> None:
         self._tracker = tracker

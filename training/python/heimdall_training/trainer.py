@@ -1,4 +1,4 @@
-"""The trainer: what users call, in Lightning's words. The loop itself is native."""
+"""The trainer that users call, with Lightning's names. The loop itself is native."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Baseline(NamedTuple):
 
 
 def baselines(dataset: RssDataset) -> list[Baseline]:
-    """Score what a network has to beat on the test rows.
+    """Score the baselines that a network has to beat on the test rows.
 
     Args:
-        dataset: The recordings. Training and validation rows are what the baselines know.
+        dataset: The recordings. The baselines know the training and validation rows.
 
     Returns:
         `mean_position` (of all known rows), `power_centroid` (of the receivers, weighted by
@@ -49,16 +49,16 @@ def baselines(dataset: RssDataset) -> list[Baseline]:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training was.
+    """Result of a training.
 
     Attributes:
         history: Metrics of each epoch, and its `epoch` (from 0) and `step` (optimiser steps done).
         best_model_path: Checkpoint of the epoch with the least `val/loss`.
-        best_model_score: That loss.
+        best_model_score: Loss of that epoch.
         best_k_models: The kept checkpoints and their losses, best first.
         last_model_path: Checkpoint of the last epoch.
-        stopped: Why training ended before `max_epochs`, or None.
-        seconds: How long it took.
+        stopped: Reason for an end before `max_epochs`, or None.
+        seconds: Duration of the training.
         log_dir: Folder of the files that were written.
     """
 
@@ -74,7 +74,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class TestResult:
-    """How good a network is on the test rows. `print` it for a table.
+    """Scores of a network on the test rows. `print` it for a table.
 
     Attributes:
         metrics: `test/loss`, `test/mae`, `test/position_error_mean`, `_std`, `_median`,
@@ -99,7 +99,7 @@ class TestResult:
     model_dir: Path
 
     def __str__(self) -> str:
-        """The network beside the baselines."""
+        """Return a table of the network and the baselines."""
         rows = [(_BASELINE_TITLES[name], median, mean) for name, median, mean in self.baselines]
         network = self.metrics["test/position_error_median"], self.metrics["test/position_error_mean"]
         rows.append(("this network", *network))
@@ -117,7 +117,7 @@ class Trainer:
     """Trains a network and tests it, and records both.
 
     Args:
-        tracker: Where parameters, metrics and files are recorded, with a run active while `fit` and
+        tracker: Tracker that records parameters, metrics and files, with a run active while `fit` and
             `test` run; None records nothing. A failing tracker is reported once on the Python
             logger `heimdall_training` and never ends the training.
         max_epochs: Times the training rows are gone through, at most.
@@ -235,7 +235,7 @@ class Trainer:
                 print_line=print if self.enable_progress_bar else None,
             )
         finally:
-            # Of a training that was interrupted or diverged, too.
+            # A training that was interrupted or diverged has checkpoints, too.
             for path in sorted(checkpoint_dir.glob("*.ckpt")):
                 self._recorder.log_artifact(path, "checkpoints")
         best = dict(fitted["best"])

@@ -1,0 +1,64 @@
+"""The tag that lists the models of a run, by which MLflow's UI finds them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from .._native import Run
+from .folder import ModelInfo
+
+HISTORY = "mlflow.log-model.history"
+# MLflow cuts longer tags, and a cut JSON text cannot be read.
+LONGEST_TAG = 5000
+
+
+class Histories:
+    """The models of a tracker's active runs, as their tag lists them."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, info: ModelInfo, active: Iterable[str], before: Run | None) -> str:
+        """Add a model to those of its run.
+
+        Args:
+            info: The model, just logged in an active run.
+            active: Ids of the active runs; all others are forgotten.
+            before: The run as the store had it when it was resumed; None for a new run.
+
+        Returns:
+            The tag's new value.
+        """
+        self._entries = {run_id: entries for run_id, entries in self._entries.items() if run_id in active}
+        if info.run_id not in self._entries:
+            self._entries[info.run_id] = listed(before.tags.get(HISTORY, "[]")) if before else []
+        flavors = {
+            name: {key: value for key, value in flavor.items() if key != "config"}
+            for name, flavor in info.flavors.items()
+        }
+        entries = self._entries[info.run_id]
+        entries.append(
+            {
+                "run_id": info.run_id,
+                "artifact_path": info.artifact_path,
+                "utc_time_created": info.utc_time_created,
+                "model_uuid": info.model_uuid,
+                "flavors": flavors,
+            }
+        )
+        # The oldest entries go first; all models stay among the artifacts.
+        while len(json.dumps(entries)) > LONGEST_TAG and len(entries) > 1:
+            del entries[0]
+        return json.dumps(entries)
+
+
+def listed(tag: str) -> list[dict[str, Any]]:
+    """Return the entries of a tag; none where the tag is not a list in JSON."""
+    with contextlib.suppress(ValueError):
+        entries = json.loads(tag)
+        if isinstance(entries, list):
+            return entries
+    return []
