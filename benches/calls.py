@@ -26,6 +26,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 logging.disable(logging.WARNING)  # the stock client's migrations
@@ -94,9 +95,7 @@ def tags(count: int) -> Iterator[tuple]:
     return (({"phase": f"epoch {i}", "best": str(i), "host": "here"},) for i in range(count))
 
 
-def kinds(
-    client: object, count: int, few: int
-) -> Iterator[tuple[str, Callable[..., object], Iterator[tuple]]]:
+def kinds(client: Any, count: int, few: int) -> Iterator[tuple[str, Callable[..., object], Iterator[tuple]]]:
     """The calls that are measured, by the names that both clients have for them."""
     yield "log_metrics, 1 key", client.log_metrics, metrics(ONE, count)
     yield "log_metrics, 3 keys", client.log_metrics, metrics(THREE, count)

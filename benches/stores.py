@@ -28,6 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 logging.disable(logging.WARNING)  # the stock client's migrations
@@ -127,7 +128,8 @@ def bare(uri: str, points: int) -> float:
         connection.commit()
 
         def work() -> None:
-            with connection.cursor().copy(f"COPY metrics {COLUMNS} FROM STDIN".encode()) as copy:
+            cursor: Any = connection.cursor()
+            with cursor.copy(f"COPY metrics {COLUMNS} FROM STDIN".encode()) as copy:
                 for first in range(0, len(data), 1 << 16):
                     copy.write(data[first : first + (1 << 16)])
             connection.commit()

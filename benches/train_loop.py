@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "training"))
-
-from torch_twin import TorchTwin, gaussian_nll  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
 
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer  # noqa: E402
+from training.torch_twin import TorchTwin, gaussian_nll  # noqa: E402
 
 ROUNDS, EPOCHS, BATCH = 3, 8, 128
 
@@ -42,14 +41,14 @@ def plain(dataset: RssDataset, folder: Path) -> float:
         model.train()
         order = torch.randperm(len(rss))
         for rows in order.split(BATCH)[: len(rss) // BATCH]:
-            loss = gaussian_nll(*model(rss[rows]), truth[rows])
+            loss = gaussian_nll(model(rss[rows]), truth[rows])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            gaussian_nll(*model(val), val_truth).item()
+            gaussian_nll(model(val), val_truth).item()
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state, folder / "last.ckpt")
     return (time.perf_counter() - begun) / EPOCHS

@@ -264,7 +264,7 @@ def s3_tracker(s3_server: s3.S3Server, uri: str) -> Iterator[Callable[..., MLflo
     """Make a tracker whose artifacts go to S3, with keys among its settings and none in the environment."""
     made = []
 
-    def make(bucket: str, server: object = s3_server, **settings: str) -> MLflowTracker:
+    def make(bucket: str, server: s3.Server = s3_server, **settings: str) -> MLflowTracker:
         settings = {
             "s3_endpoint_url": server.url,
             "s3_access_key_id": s3.ACCESS_KEY,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -381,7 +382,7 @@ def test_what_a_tracking_server_keeps_is_exported_by_its_artifact_uri(tracking_s
 
 
 def test_a_lightning_checkpoint_is_exported_with_the_network_it_is_of(tracker, net, folder_of, tmp_path):
-    lightning = pytest.importorskip("lightning")
+    lightning: Any = pytest.importorskip("lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self, width: int = 4, lr: float = 0.1):

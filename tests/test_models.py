@@ -12,6 +12,7 @@ import threading
 from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -438,7 +439,7 @@ def test_a_model_on_a_gpu_stays_there_and_is_written_for_the_cpu(tracker, log, s
 
 
 def test_a_lightning_module_is_logged_without_its_trainer(tracker, log, tmp_path):
-    lightning = pytest.importorskip("lightning")
+    lightning: Any = pytest.importorskip("lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_other_files_go_through_the_server(far, size):
     assert not far.server.seen(of_upload("create"))
 
 
-PASSING = [
+PASSING: list[tuple[str, dict[str, Any]]] = [
     ("refuse", {"status": 503, "code": "SlowDown"}),
     ("refuse", {"status": 429, "code": "TooManyRequests"}),
     ("reset", {"at": MIB}),

@@ -164,8 +164,8 @@ def test_a_run_shows_what_it_is_and_cannot_be_changed(tracker):
     assert isinstance(run, Run)
     assert run_id in repr(run)
     assert "'val/loss': 0.25" in repr(run)
-    assert "&lt;b&gt;" in run._repr_html_()
-    assert "<b>&lt;" not in run._repr_html_().partition("</caption>")[2]
+    assert "&lt;b&gt;" in run._repr_html_()  # type: ignore[attr-defined]
+    assert "<b>&lt;" not in run._repr_html_().partition("</caption>")[2]  # type: ignore[attr-defined]
     with pytest.raises(AttributeError):
         run.status = "FAILED"
 

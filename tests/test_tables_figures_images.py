@@ -18,12 +18,14 @@ FORBIDDEN_FILES = ["", "/a.txt", "../a.txt", "a//b.txt", "a\\b.txt"]
 def both(tracker, client, tmp_path):
     """The artifacts that a call leaves in a run of ours and in one of the stock client, and their tags."""
 
+    last: list[str] = []
+
     def both(call: str, *arguments, **keywords) -> list[tuple[dict[str, bytes], dict[str, str]]]:
         ours = tracker.active_run_id or tracker.start_run()
         getattr(tracker, call)(*arguments, **keywords)
         tracker.flush()
-        theirs = both.theirs or client.create_run(tracker.experiment_id).info.run_id
-        both.theirs = theirs
+        theirs = last[0] if last else client.create_run(tracker.experiment_id).info.run_id
+        last[:] = [theirs]
         getattr(client, call)(theirs, *arguments, **keywords)
         answers = []
         for run_id in (ours, theirs):
@@ -36,7 +38,6 @@ def both(tracker, client, tmp_path):
             answers.append((contents(folder), tags))
         return answers
 
-    both.theirs = None
     return both
 
 

@@ -109,7 +109,8 @@ def test_every_mirror_has_everything(primary, second, tracking_server, way, monk
         check(place, f"mirrored {way}", 200)
     shown = [it.uri for it in tracker.status().destinations]
     assert len(shown) == 3
-    said = f"{shown} {tracker.status()!r} {tracker.status()._repr_html_()} {tracker!r}"
+    html = tracker.status()._repr_html_()  # type: ignore[attr-defined]
+    said = f"{shown} {tracker.status()!r} {html} {tracker!r}"
     said += "".join(path.read_text(errors="replace") for path in heimdall_dir.rglob("*") if path.is_file())
     assert postgres.PASSWORD not in said
     assert "p%40ss" not in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch_twin import TorchTwin
 
 from heimdall_tracking.errors import ArtifactNotFoundError, ConfigurationError, InvalidInputError
 from heimdall_tracking.training import (
@@ -14,6 +13,8 @@ from heimdall_tracking.training import (
     load_model,
     save_model,
 )
+
+from .torch_twin import TorchTwin
 
 
 @pytest.fixture

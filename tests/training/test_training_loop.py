@@ -7,11 +7,12 @@ import signal
 
 import pytest
 import torch
-from torch_twin import TorchTwin, epoch_order, gaussian_nll
 
 from heimdall_tracking import HeimdallError
 from heimdall_tracking.errors import ConfigurationError, InvalidInputError
 from heimdall_tracking.training import RssLocalizationNet, TrainingError
+
+from .torch_twin import TorchTwin, epoch_order, gaussian_nll
 
 CHANCE = {"drop_receivers": 0.1, "noise_db": 1.0, "gain_db": 1.0}
 
@@ -56,7 +57,7 @@ def test_the_losses_are_those_of_a_plain_pytorch_loop(dataset, make_trainer):
         order, losses = epoch_order(len(rss), seed, epoch), []
         for step in range(steps):
             rows = order[step * batch : (step + 1) * batch]
-            loss = gaussian_nll(*twin(rss[rows]), truth[rows])
+            loss = gaussian_nll(twin(rss[rows]), truth[rows])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_twin import TorchTwin
 
 from heimdall_tracking.training import RssLocalizationNet, as_module, load_model
+
+from .torch_twin import TorchTwin
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")
 

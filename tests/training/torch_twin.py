@@ -64,7 +64,8 @@ class TorchTwin(nn.Module):
         return self.position_head(hidden), sigma
 
 
-def gaussian_nll(mean, sigma, truth):
+def gaussian_nll(estimate, truth):
+    mean, sigma = estimate
     return ((truth - mean) ** 2 / (2 * sigma**2) + sigma.log()).mean()
 
 
