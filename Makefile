@@ -64,12 +64,12 @@ format: $(STAMPS)/dev  ## Format everything
 	ruff check --fix .
 	ruff format .
 
-bench: setup $(STAMPS)/dev  ## Measure, side by side with the peer; figures are kept in BENCHMARKS.md
-	python benches/import_time.py
-	python benches/calls.py
-	python benches/stores.py
-	python benches/artifacts.py
-	python benches/train_loop.py
+bench: setup $(STAMPS)/dev  ## Measure, beside the peer, for BENCHMARKS.md; QUICK=1 only sees that every bench runs
+	python benches/import_time.py $(if $(QUICK),--quick)
+	python benches/calls.py $(if $(QUICK),--quick)
+	python benches/stores.py $(if $(QUICK),--quick)
+	python benches/artifacts.py $(if $(QUICK),--quick)
+	python benches/train_loop.py $(if $(QUICK),--quick)
 
 clean:  ## Remove what was built and installed
 	rm -rf target .venv

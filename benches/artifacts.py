@@ -1,7 +1,7 @@
 """How fast files go to the stores and come back, beside boto3 and the stock client, in turns.
 
 Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files|fetch]…
-[--mib 1024] [--files 2000] [--bytes 20000] [--rounds 5]` in an environment that has all of them and
+[--mib 1024] [--files 2000] [--bytes 20000] [--rounds 5] [--quick]` in an environment that has all of them and
 SeaweedFS. Written down are medians and ranges.
 
 * large: one file to S3, beside boto3's `upload_file` with its defaults (10 threads, parts of 8 MiB).
@@ -408,12 +408,15 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000, help="number of small files (default 2000)")
     parser.add_argument("--bytes", type=int, default=20_000, help="length of each (default 20000)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    parser.add_argument("--quick", action="store_true", help="little of everything, once: that it runs")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         peer, work, task = options.measure
         PEERS[peer](work, json.loads(task), Measured())
         return
+    if options.quick:
+        options.mib, options.files, options.rounds = 24, 20, 1
     with (
         tempfile.TemporaryDirectory(prefix="bench") as folder,
         s3.running(place_of_stores(options.mib)) as server,

@@ -1,6 +1,7 @@
 """What one logging call costs the training, beside a call that does nothing and the stock client's.
 
-Run it with `make bench`, or `python benches/calls.py [calls] [loop] [memory]` where both are installed.
+Run it with `make bench`, or `python benches/calls.py [calls] [loop] [memory] [--quick]` where both are
+installed.
 
 * calls: microseconds around each call, journal on, default durability, SQLite, while delivery runs as fast as
   it can. "floor" is a function of ours that takes the same dict and does nothing; "empty" is what reading the
@@ -35,11 +36,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from heimdall_tracking import MLflowTracker, _native  # noqa: E402
 
 SCRIPT = Path(__file__).resolve()
-CALLS = int(os.environ.get("HEIMDALL_BENCH_CALLS", "1000000"))
-STOCK_CALLS = {"sqlite": 200, "server": 100, "asynchronous": 300}
+QUICK = "--quick" in sys.argv
+CALLS = int(os.environ.get("HEIMDALL_BENCH_CALLS", "2000" if QUICK else "1000000"))
+STOCK_CALLS = (
+    {"sqlite": 10, "server": 10, "asynchronous": 10}
+    if QUICK
+    else {"sqlite": 200, "server": 100, "asynchronous": 300}
+)
 ONE, THREE = {"loss": 0.5}, {"train/loss": 0.5, "val/loss": 0.25, "lr": 1e-3}
 TWENTY = {f"metric {i}": i / 7 for i in range(20)}
-MEMORY_POINTS = (1_000_000, 10_000_000)
+LOOP_ROUNDS, LOOP_STEPS = (2, 20) if QUICK else (24, 300)
+MEMORY_POINTS = (10_000, 20_000) if QUICK else (1_000_000, 10_000_000)
 
 
 def nanoseconds(call: Callable[..., object], arguments: Iterable[tuple]) -> array[int]:
@@ -172,7 +179,7 @@ def calls(folder: Path) -> None:
             client.finish()
 
 
-def loop(folder: Path, rounds: int = 24, steps: int = 300) -> None:
+def loop(folder: Path, rounds: int = LOOP_ROUNDS, steps: int = LOOP_STEPS) -> None:
     """A network of 256-512-512-10 on batches of 128, as small as a training step reasonably is."""
     import torch
 
@@ -259,11 +266,12 @@ def log_and_show_memory(folder: Path) -> None:
 
 def memory(folder: Path) -> None:
     # In a process of its own: what the other figures have left behind does not count.
-    subprocess.run([sys.executable, SCRIPT, "log_and_show_memory"], check=True, cwd=folder)
+    command = [sys.executable, SCRIPT, "log_and_show_memory", *(["--quick"] if QUICK else [])]
+    subprocess.run(command, check=True, cwd=folder)
 
 
 def main() -> None:
-    for name in sys.argv[1:] or ("calls", "loop", "memory"):
+    for name in [it for it in sys.argv[1:] if it != "--quick"] or ("calls", "loop", "memory"):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             os.chdir(place)
             os.environ["HEIMDALL_DIR"] = str(Path(place) / "heimdall")

@@ -1,6 +1,6 @@
 """How long `import heimdall_tracking` takes over a bare interpreter, beside the stock client.
 
-Run it with `make bench`, or `python benches/import_time.py` in an environment that has both.
+Run it with `make bench`, or `python benches/import_time.py [--quick]` in an environment that has both.
 """
 
 import statistics
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-RUNS = 15
+RUNS = 1 if "--quick" in sys.argv else 15
 STATEMENTS = {
     "bare interpreter": "pass",
     "import heimdall_tracking": "import heimdall_tracking",

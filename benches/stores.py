@@ -1,7 +1,7 @@
 """How fast the stores take and answer, beside the stock client on the same store, in turns.
 
-Run it with `make bench`, or `python benches/stores.py [sqlite|postgresql|server]…` in an environment that has
-both clients and PostgreSQL. Written down are medians and ranges.
+Run it with `make bench`, or `python benches/stores.py [sqlite|postgresql|server]… [--quick]` in an
+environment that has both clients and PostgreSQL. Written down are medians and ranges.
 
 * metrics/s: points of 20 metrics a step, until all of them are in the store; the stock client by `log_batch`
   of 1,000. "bare" is what the store takes at most: COPY of a text that is there already (PostgreSQL),
@@ -43,10 +43,12 @@ from heimdall_tracking import MLflowTracker  # noqa: E402
 from helpers import free_port  # noqa: E402
 from stock import serving  # noqa: E402
 
-ROUNDS = 5
+QUICK, KEYS = "--quick" in sys.argv, 20
+ROUNDS, RUNS, HISTORY = (1, 50, 1_000) if QUICK else (5, 10_000, 100_000)
 POINTS = {"sqlite": 100_000, "postgresql": 100_000, "server": 20_000}
 STOCK_POINTS = {"sqlite": 10_000, "postgresql": 10_000, "server": 10_000}
-RUNS, KEYS, HISTORY = 10_000, 20, 100_000
+if QUICK:
+    POINTS = STOCK_POINTS = dict.fromkeys(POINTS, 2_000)
 START = 1_700_000_000_000
 
 
@@ -222,11 +224,11 @@ def questions(uri: str) -> None:
             lambda: ours.get_best_run("val/k7"),
             lambda: stock.search_runs([ours.experiment_id], order_by=order, max_results=1),
         ),
-        "search_runs, one of 10,001": (
+        f"search_runs, one of {RUNS + 1:,}": (
             lambda: ours.search_runs(order_by=order, max_results=1),
             lambda: stock.search_runs([ours.experiment_id], order_by=order, max_results=1),
         ),
-        "history of 100,000 points": (
+        f"history of {HISTORY:,} points": (
             lambda: ours.get_metric_history(history, "m"),
             lambda: stock.get_metric_history(history, "m"),
         ),
@@ -285,7 +287,7 @@ def serve(open_servers: contextlib.ExitStack, folder: Path) -> str:
 
 
 def main() -> None:
-    for kind in sys.argv[1:] or ["sqlite", "postgresql", "server"]:
+    for kind in [it for it in sys.argv[1:] if it != "--quick"] or ["sqlite", "postgresql", "server"]:
         print(kind)
         with database(kind) as uri:
             sustained(kind, uri)

@@ -1,7 +1,8 @@
 """Seconds per epoch of the training loop, beside the same network in a plain PyTorch loop.
 
-Run it with `make bench`, or `python benches/train_loop.py`. Both train on one thread, on the same rows in
-batches of the same size, validate after each epoch and write at least one checkpoint then; they take turns.
+Run it with `make bench`, or `python benches/train_loop.py [--quick]`. Both train on one thread, on the same
+rows in batches of the same size, validate after each epoch and write at least one checkpoint then; they take
+turns.
 """
 
 import statistics
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer  # noqa: E402
 from training.torch_twin import TorchTwin, gaussian_nll  # noqa: E402
 
-ROUNDS, EPOCHS, BATCH = 3, 8, 128
+ROUNDS, EPOCHS, BATCH = (1, 1, 128) if "--quick" in sys.argv else (3, 8, 128)
 
 
 def ours(dataset: RssDataset, folder: Path) -> float:
