@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc' -not -name '*.so')
 TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: help setup demo ui test test-rust test-python test-compat test-kills fuzz lint format bench clean
+.PHONY: help setup demo ui test test-rust test-python test-compat test-kills fuzz lint check format bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +22,13 @@ demo: setup  ## Train on the real recordings and record the run into mlflow.db
 
 ui: $(STAMPS)/dev  ## Look at the recorded runs in a stock MLflow: http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000)
+
+# What waits for servers, releases of MLflow, faults and training is left to `make test`.
+check: setup $(STAMPS)/dev  ## Format, clippy and the quick tests: what to run before each commit
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	cargo test --lib --locked
+	python -m pytest -n 2 --dist loadfile -m "not (server or postgres or s3 or compat or faults or training or browser)"
 
 test: test-rust test-python  ## Run every test, Rust and Python
 

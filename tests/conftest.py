@@ -33,8 +33,37 @@ def pytest_unconfigure() -> None:
 LONG = ("test_models.py", "test_export_onnx.py", "test_s3_faults.py", "test_durability.py")
 
 
+# What a test waits for is told by where it is, what it uses and what it is parametrized by; a file that
+# starts a server itself has a `pytestmark`.
+FOLDERS = ("compat", "faults", "training")
+FIXTURES = {
+    "mlflow_server": "server",
+    "tracking_server": "server",
+    "postgres_server": "postgres",
+    "s3_server": "s3",
+    "moto_server": "s3",
+}
+PARAMETERS = {"server": "server", "postgresql": "postgres", "postgres": "postgres", "s3": "s3"}
+
+
+def marks(item: pytest.Item) -> set[str]:
+    folder = item.path.parent.name
+    found = {folder} if folder in FOLDERS else set()
+    found |= {FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES}
+    if callspec := getattr(item, "callspec", None):
+        told = [
+            word for value in callspec.params.values() if isinstance(value, str) for word in value.split("-")
+        ]
+        found |= {PARAMETERS[word] for word in told if word in PARAMETERS}
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
+    """Mark what waits for more than a file, and begin with the files that take longest."""
+    for item in items:
+        for name in marks(item):
+            item.add_marker(name)
     items.sort(key=lambda item: item.path.name not in LONG)
 
 

@@ -15,6 +15,8 @@ from heimdall_tracking import ArtifactNotFoundError, MLflowTracker
 from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
 from s3_proxy import S3Proxy, begins
 
+pytestmark = pytest.mark.s3
+
 MIB = 1 << 20
 NAMES = [
     ".hidden",

@@ -18,6 +18,8 @@ import s3
 from helpers import PATIENCE_S, clean_environment, free_port
 from stock import serving
 
+pytestmark = [pytest.mark.server, pytest.mark.postgres, pytest.mark.s3]
+
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "compose"
 TEXT = (FOLDER / "compose.yaml").read_text()
 # `$$` is a dollar sign to compose.

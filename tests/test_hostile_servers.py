@@ -350,6 +350,7 @@ def test_a_server_that_is_silent_is_given_up_after_the_time_that_is_set(monkeypa
             tracker.list_experiments()
 
 
+@pytest.mark.server
 def test_a_server_that_dies_and_comes_back_has_one_run_with_everything(tmp_path: Path):
     from mlflow import MlflowClient
 

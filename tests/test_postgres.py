@@ -17,6 +17,8 @@ from heimdall_tracking import (
 )
 from helpers import free_port, wait_until
 
+pytestmark = pytest.mark.postgres
+
 
 def test_a_password_of_special_characters_opens_the_database_and_is_shown_nowhere(
     postgres_uri, heimdall_dir, caplog

@@ -21,6 +21,8 @@ from s3_proxy import Request, S3Proxy
 from stock import serving
 from test_hostile_servers import Server, mlflow, ok
 
+pytestmark = [pytest.mark.server, pytest.mark.s3]
+
 MIB = 1 << 20
 PART = 5 * MIB
 SIZE = 3 * PART + 17

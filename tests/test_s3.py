@@ -37,6 +37,8 @@ from helpers import (
 )
 from s3_proxy import S3Proxy, begins, of, parts, puts
 
+pytestmark = pytest.mark.s3
+
 MIB = 1 << 20
 # From here on a file is sent in parts.
 WHOLE, PART = 16 * MIB, 8 * MIB

@@ -17,6 +17,8 @@ from heimdall_tracking import MLflowTracker, PermissionDeniedError
 from helpers import PATIENCE_S, contents, free_port
 from stock import serving
 
+pytestmark = pytest.mark.server
+
 HISTORY = [(step, math.sin(step)) for step in range(1500)]
 
 
