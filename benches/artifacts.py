@@ -38,9 +38,9 @@ from typing import Any
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import s3
-from helpers import clean_environment, free_port
-from stock import serving
+from support import s3
+from support.helpers import clean_environment, free_port
+from support.stock import serving
 
 CASES = ["large", "tls", "local", "many", "proxy", "ranges", "files", "fetch"]
 

@@ -137,8 +137,8 @@ class Fluent:
 
 
 def calls(folder: Path) -> None:
-    from helpers import free_port
-    from stock import serving
+    from support.helpers import free_port
+    from support.stock import serving
 
     heads = f"{'median':>10} {'99 %':>10} {'99.9 %':>10} {'max':>12} {'over ours':>10}"
     print(f"{'µs per call':50} {'calls':>9} {heads}")

@@ -38,10 +38,10 @@ import psycopg  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric  # noqa: E402
 
-import postgres  # noqa: E402
 from heimdall_tracking import MLflowTracker  # noqa: E402
-from helpers import free_port  # noqa: E402
-from stock import serving  # noqa: E402
+from support import postgres  # noqa: E402
+from support.helpers import free_port  # noqa: E402
+from support.stock import serving  # noqa: E402
 
 QUICK, KEYS = "--quick" in sys.argv, 20
 ROUNDS, RUNS, HISTORY = (1, 50, 1_000) if QUICK else (5, 10_000, 100_000)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer  # noqa: E402
-from training.torch_twin import TorchTwin, gaussian_nll  # noqa: E402
+from support.torch_twin import TorchTwin, gaussian_nll  # noqa: E402
 
 ROUNDS, EPOCHS, BATCH = (1, 1, 128) if "--quick" in sys.argv else (3, 8, 128)
 

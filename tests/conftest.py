@@ -14,12 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import postgres
-import s3
 from heimdall_tracking import MLflowTracker
-from helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port
-from s3_proxy import S3Proxy
-from stock import serving
+from support import postgres, s3
+from support.helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port
+from support.s3_proxy import S3Proxy
+from support.stock import serving
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

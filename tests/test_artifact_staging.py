@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError, UndeliveredError
-from helpers import PATIENCE_S, contents, wait_until, write
-from s3_proxy import S3Proxy, puts
+from support import s3
+from support.helpers import PATIENCE_S, contents, wait_until, write
+from support.s3_proxy import S3Proxy, puts
 
 MIB = 1 << 20
 # Sent by one request, and in parts.

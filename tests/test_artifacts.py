@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
-from helpers import contents, write
+from support.helpers import contents, write
 
 UNUSUAL_NAMES = [".hidden", "with blank.txt", "ünïcode 漢字", "no_ending", "a..b", "colon:name", "x" * 200]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, free_port, wait_until
+from support.helpers import PATIENCE_S, clean_environment, free_port, wait_until
 
 
 @pytest.fixture

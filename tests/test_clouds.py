@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import clouds
 from heimdall_tracking import ArtifactNotFoundError, MLflowTracker
-from helpers import PATIENCE_S, clean_environment, contents, wait_until, write
-from s3_proxy import S3Proxy, begins
+from support import clouds
+from support.helpers import PATIENCE_S, clean_environment, contents, wait_until, write
+from support.s3_proxy import S3Proxy, begins
 
 pytestmark = pytest.mark.s3
 

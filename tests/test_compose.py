@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-import postgres
-import s3
-from helpers import PATIENCE_S, clean_environment, free_port
-from stock import serving
+from support import postgres, s3
+from support.helpers import PATIENCE_S, clean_environment, free_port
+from support.stock import serving
 
 pytestmark = [pytest.mark.server, pytest.mark.postgres, pytest.mark.s3]
 

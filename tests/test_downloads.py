@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import s3
 from heimdall_tracking import (
     ArtifactNotFoundError,
     InvalidInputError,
@@ -22,8 +21,9 @@ from heimdall_tracking import (
     RunStateError,
 )
 from heimdall_tracking.errors import ArtifactError
-from helpers import PATIENCE_S, contents, wait_until, write
-from s3_proxy import Request, S3Proxy, of
+from support import s3
+from support.helpers import PATIENCE_S, contents, wait_until, write
+from support.s3_proxy import Request, S3Proxy, of
 
 RANGE = 8 << 20
 NAMES = ("notes/é + 1.txt", ".hidden/x", "empty", "deep/" + "d/" * 20 + "file")

@@ -13,7 +13,7 @@ from threading import Event, Thread
 import pytest
 
 from heimdall_tracking import MLflowTracker, NotFoundError, UndeliveredError
-from helpers import PATIENCE_S, contents, rows, wait_until
+from support.helpers import PATIENCE_S, contents, rows, wait_until
 
 LOGGING_FOR_EVER = """
     import itertools, sys, pathlib

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from heimdall_tracking import ConfigurationError, MLflowTracker
-from helpers import PATIENCE_S, clean_environment, contents
+from support.helpers import PATIENCE_S, clean_environment, contents
 
 TRAIN = """
 import sys

@@ -29,7 +29,7 @@ from heimdall_tracking import (
 )
 from heimdall_tracking.models import export
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
-from helpers import clean_environment
+from support.helpers import clean_environment
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"

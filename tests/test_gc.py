@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-import s3
 from heimdall_tracking import (
     ConfigurationError,
     Dataset,
@@ -27,8 +26,9 @@ from heimdall_tracking import (
     collect_garbage,
     lifecycle,
 )
-from helpers import PATIENCE_S, clean_environment, free_port
-from s3_proxy import S3Proxy
+from support import s3
+from support.helpers import PATIENCE_S, clean_environment, free_port
+from support.s3_proxy import S3Proxy
 
 EXPERIMENT = "collected"
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from heimdall_tracking import MLflowTracker
-from helpers import wait_until
+from support.helpers import wait_until
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),

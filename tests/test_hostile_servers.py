@@ -21,8 +21,8 @@ from heimdall_tracking import (
     PermissionDeniedError,
     StoreUnavailableError,
 )
-from helpers import certificate_in, free_port, wait_until
-from stock import serving
+from support.helpers import certificate_in, free_port, wait_until
+from support.stock import serving
 
 EXPERIMENT = {
     "experiment": {

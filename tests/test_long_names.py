@@ -8,7 +8,7 @@ import pytest
 
 from heimdall_tracking import MLflowTracker, Run
 from heimdall_tracking.errors import ArtifactError
-from helpers import PATIENCE_S, contents, write
+from support.helpers import PATIENCE_S, contents, write
 
 # A disk counts bytes.
 LONGEST = ["x" * 255, "é" * 127 + "x", "漢" * 85, "." + "x" * 254]

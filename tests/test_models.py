@@ -36,7 +36,7 @@ from heimdall_tracking import (
 )
 from heimdall_tracking.models import folder as model_folder
 from heimdall_tracking.models import pytorch, safetensors
-from helpers import clean_environment
+from support.helpers import clean_environment
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"

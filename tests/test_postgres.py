@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import postgres
 from heimdall_tracking import (
     ConfigurationError,
     InvalidInputError,
     MLflowTracker,
     PermissionDeniedError,
 )
-from helpers import free_port, wait_until
+from support import postgres
+from support.helpers import free_port, wait_until
 
 pytestmark = pytest.mark.postgres
 

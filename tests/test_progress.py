@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-import s3
-from helpers import HEARS_CTRL_C, PATIENCE_S, clean_environment, write
-from s3_proxy import S3Proxy, parts
+from support import s3
+from support.helpers import HEARS_CTRL_C, PATIENCE_S, clean_environment, write
+from support.s3_proxy import S3Proxy, parts
 
 MIB = 1 << 20
 LOGS = """

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError, ConfigurationError
-from helpers import PATIENCE_S, free_port, memory_of_an_upload, wait_until
-from s3_proxy import Request, S3Proxy
-from stock import serving
+from support import s3
+from support.helpers import PATIENCE_S, free_port, memory_of_an_upload, wait_until
+from support.s3_proxy import Request, S3Proxy
+from support.stock import serving
 from test_hostile_servers import Server, mlflow, ok
 
 pytestmark = [pytest.mark.server, pytest.mark.s3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from heimdall_tracking import InvalidInputError, NotFoundError
-from helpers import contents
+from support.helpers import contents
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 

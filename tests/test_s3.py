@@ -23,10 +23,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import verify_artifact_path
 
-import s3
 from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTracker
 from heimdall_tracking.errors import ArtifactError, ConfigurationError
-from helpers import (
+from support import s3
+from support.helpers import (
     PATIENCE_S,
     certificate_in,
     clean_environment,
@@ -35,7 +35,7 @@ from helpers import (
     wait_until,
     write,
 )
-from s3_proxy import S3Proxy, begins, of, parts, puts
+from support.s3_proxy import S3Proxy, begins, of, parts, puts
 
 pytestmark = pytest.mark.s3
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker
-from helpers import database_for_a_module
+from support.helpers import database_for_a_module
 
 # What filters, SQL, LIKE and JSON take for something else.
 NASTY = "'\"`\\%_;-- ()[]{}?$1:@#*,.=<>!&|~^\t\nàÀßKéÉ日😀\u200b\u00a0\u2028"

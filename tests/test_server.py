@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from heimdall_tracking import MLflowTracker, PermissionDeniedError
-from helpers import PATIENCE_S, contents, free_port
-from stock import serving
+from support.helpers import PATIENCE_S, contents, free_port
+from support.stock import serving
 
 pytestmark = pytest.mark.server
 

@@ -16,7 +16,7 @@ import pytest
 from mlflow.entities import Metric, ViewType
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker, NotFoundError
-from helpers import wait_until
+from support.helpers import wait_until
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from heimdall_tracking import ConfigurationError, MLflowTracker
-from helpers import wait_until
+from support.helpers import wait_until
 
 CPU = "system/cpu_utilization_percentage"
 

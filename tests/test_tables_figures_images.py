@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heimdall_tracking import InvalidInputError, RunStateError, WrongTypeError
-from helpers import contents
+from support.helpers import contents
 
 FORBIDDEN_FILES = ["", "/a.txt", "../a.txt", "a//b.txt", "a\\b.txt"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import postgres
+from support import postgres
 
 from .environments import CHOSEN, Stock
 

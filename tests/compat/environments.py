@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from helpers import clean_environment, free_port
-from stock import interpreter, serving
+from support.helpers import clean_environment, free_port
+from support.stock import interpreter, serving
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heimdall-tracking" / "mlflow"
 INSTALLED = installed_version("mlflow")

@@ -36,9 +36,9 @@ if __name__ == "__main__":
 import psycopg
 
 import doomed
-import postgres
-from helpers import PATIENCE_S, clean_environment, contents, free_port
-from stock import serving
+from support import postgres
+from support.helpers import PATIENCE_S, clean_environment, contents, free_port
+from support.stock import serving
 
 STORES = {"sqlite": 0.4, "postgresql": 0.35, "server": 0.25}
 KILLS_OF_A_ROUND = 10

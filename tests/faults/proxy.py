@@ -8,7 +8,7 @@ import socket
 import time
 from threading import Condition, Thread
 
-from helpers import reset
+from support.helpers import reset
 
 # What each does to the next bytes that pass, in either direction unless it says otherwise.
 FAULTS = [

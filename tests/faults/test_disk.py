@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, contents, wait_until
+from support.helpers import PATIENCE_S, clean_environment, contents, wait_until
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import s3
 from heimdall_tracking import MLflowTracker, collect_garbage
 from heimdall_tracking.errors import ArtifactError
-from helpers import contents
-from s3_proxy import PASSING, Chooses, Request, S3Proxy, lists, name_of_fault, of
+from support import s3
+from support.helpers import contents
+from support.s3_proxy import PASSING, Chooses, Request, S3Proxy, lists, name_of_fault, of
 
 RANGE = 8 << 20
 SIZES = {"folder/small": 200_000, "folder/other": 1000, "folder/deep/large": 2 * RANGE + 5}

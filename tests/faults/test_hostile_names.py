@@ -8,11 +8,11 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
-from helpers import contents, write
-from s3_proxy import S3Proxy, lists
+from support import s3
+from support.helpers import contents, write
+from support.s3_proxy import S3Proxy, lists
 from test_hostile_servers import Server, mlflow, ok
 
 # Each leads elsewhere, or is none; {outside} is a folder of this test's.

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
-import postgres
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, contents, free_port, wait_until
-from stock import serving
+from support import postgres
+from support.helpers import PATIENCE_S, contents, free_port, wait_until
+from support.stock import serving
 
 
 class Place(NamedTuple):

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import postgres
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, contents, free_port, wait_until
 from proxy import FAULTS, Proxy
-from stock import serving
+from support import postgres
+from support.helpers import PATIENCE_S, contents, free_port, wait_until
+from support.stock import serving
 
 SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 STRIKES = 25

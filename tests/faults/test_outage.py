@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-import postgres
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, free_port, wait_until
-from stock import serving
+from support import postgres
+from support.helpers import PATIENCE_S, clean_environment, free_port, wait_until
+from support.stock import serving
 
 HAS_SYNC = importlib.util.find_spec("heimdall_tracking.cli") is not None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from helpers import PATIENCE_S, clean_environment, free_port, rows, wait_until
+from support.helpers import PATIENCE_S, clean_environment, free_port, rows, wait_until
 
 
 def points(db: Path, prefix: str) -> list[tuple]:

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import s3
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
-from helpers import PATIENCE_S, clean_environment, contents, rows, wait_until, write
-from s3_proxy import (
+from support import s3
+from support.helpers import PATIENCE_S, clean_environment, contents, rows, wait_until, write
+from support.s3_proxy import (
     PASSING,
     Request,
     S3Proxy,

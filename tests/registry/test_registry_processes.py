@@ -15,7 +15,7 @@ import mlflow
 import pytest
 
 from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError, RegistrationError
-from helpers import PATIENCE_S, wait_until
+from support.helpers import PATIENCE_S, wait_until
 
 REGISTER = """
     import sys

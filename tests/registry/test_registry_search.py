@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heimdall_tracking import InvalidInputError, MLflowTracker
-from helpers import database_for_a_module
+from support.helpers import database_for_a_module
 
 SETTINGS = settings(
     max_examples=120,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import InvalidInputError, NotFoundError
-from helpers import contents
+from support.helpers import contents
 
 
 def test_both_clients_read_the_same_of_a_version(tracker, stock, model, run_id, version_facts):

@@ -13,8 +13,7 @@ from heimdall_tracking.training import (
     load_model,
     save_model,
 )
-
-from .torch_twin import TorchTwin
+from support.torch_twin import TorchTwin
 
 
 @pytest.fixture

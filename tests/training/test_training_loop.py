@@ -11,8 +11,7 @@ import torch
 from heimdall_tracking import HeimdallError
 from heimdall_tracking.errors import ConfigurationError, InvalidInputError
 from heimdall_tracking.training import RssLocalizationNet, TrainingError
-
-from .torch_twin import TorchTwin, epoch_order, gaussian_nll
+from support.torch_twin import TorchTwin, epoch_order, gaussian_nll
 
 CHANCE = {"drop_receivers": 0.1, "noise_db": 1.0, "gain_db": 1.0}
 

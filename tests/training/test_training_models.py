@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from heimdall_tracking.training import RssLocalizationNet, as_module, load_model
-
-from .torch_twin import TorchTwin
+from support.torch_twin import TorchTwin
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")
 

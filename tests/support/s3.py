@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers import PATIENCE_S, certificate_in, clean_environment, free_port, wait_until
+from support.helpers import PATIENCE_S, certificate_in, clean_environment, free_port, wait_until
 
 ACCESS_KEY = "heimdall"
 # What a signature, a URL or a configuration file might trip over.

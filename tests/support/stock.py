@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import PATIENCE_S, clean_environment, wait_until
+from support.helpers import PATIENCE_S, clean_environment, wait_until
 
 # A server's own modules are imported anew in the fork, as they read the environment; what they import is not.
 # The command of `mlflow server` starts another program in the end, which runs in the fork as well.

@@ -27,9 +27,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-import s3_proxy
-from helpers import PATIENCE_S
-from s3 import MotoServer, Server
+from support import s3_proxy
+from support.helpers import PATIENCE_S
+from support.s3 import MotoServer, Server
 
 
 class Google(MotoServer):

@@ -18,7 +18,7 @@ from threading import Condition, Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from helpers import reset
+from support.helpers import reset
 
 PIECE = 64 << 10
 
