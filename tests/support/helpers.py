@@ -84,6 +84,11 @@ def memory_of_an_upload(
     return float(grown.out)
 
 
+def points(db: Path, prefix: str) -> list[tuple]:
+    """The keys and steps of the metrics in a database."""
+    return sorted(rows(db, "SELECT key, step FROM metrics WHERE key LIKE ?", f"{prefix}%"))
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
