@@ -10,10 +10,12 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc' -not -name '*.so')
 TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: help setup demo ui test test-rust test-python test-compat test-kills fuzz lint check format bench clean
+.PHONY: help install setup demo ui test test-rust test-python test-compat test-kills fuzz lint check format bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(STAMPS)/dev  ## Install what checks and tests need into .venv
 
 setup: $(STAMPS)/tracker $(STAMPS)/training  ## Build both wheels and install them into .venv
 
