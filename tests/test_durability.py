@@ -15,6 +15,8 @@ import pytest
 from heimdall_tracking import MLflowTracker, NotFoundError, UndeliveredError
 from support.helpers import PATIENCE_S, contents, rows, wait_until
 
+pytestmark = pytest.mark.faults
+
 LOGGING_FOR_EVER = """
     import itertools, sys, pathlib
     from heimdall_tracking import MLflowTracker

@@ -31,9 +31,12 @@ from heimdall_tracking.models import export
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
 from support.helpers import clean_environment
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings(
+        "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
+    ),
+]
 RECORDINGS = Path(__file__).parents[1] / "examples" / "powder_rss_462mhz"
 
 

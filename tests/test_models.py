@@ -38,9 +38,12 @@ from heimdall_tracking.models import folder as model_folder
 from heimdall_tracking.models import pytorch, safetensors
 from support.helpers import clean_environment
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings(
+        "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
+    ),
+]
 
 
 class Net(nn.Module):

@@ -63,8 +63,11 @@ class Terminal:
     def read(self, until: str = "") -> str:
         """What was shown up to a text that a pattern is of, else up to the end of the program."""
         give_up = time.monotonic() + PATIENCE_S
+        # Unlike `select`, it takes descriptors beyond the thousandth, which a worker with many tests gets to.
+        readable = select.poll()
+        readable.register(self.ours, select.POLLIN)
         while not until or not re.search(until, self.shown):
-            if not select.select([self.ours], [], [], max(give_up - time.monotonic(), 0))[0]:
+            if not readable.poll(max(give_up - time.monotonic(), 0) * 1000):
                 pytest.fail(f"waited in vain for {until!r}: {self.shown!r}")
             try:
                 self.shown += os.read(self.ours, 4096).decode()

@@ -11,6 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.training
+
 README = Path(__file__).parent.parent / "README.md"
 
 
