@@ -29,7 +29,14 @@ def pytest_unconfigure() -> None:
 
 
 # Files of few tests that take minutes: one that began last would have the machine for itself.
-LONG = ("test_models.py", "test_export_onnx.py", "test_s3_faults.py", "test_durability.py")
+LONG = (
+    "test_models.py",
+    "test_onnx_files.py",
+    "test_onnx_sources.py",
+    "test_s3_faults.py",
+    "test_s3_kills.py",
+    "test_durability.py",
+)
 
 
 # What a test waits for is told by where it is, what it uses and what it is parametrized by; a file that
