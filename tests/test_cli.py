@@ -143,6 +143,7 @@ def test_what_is_no_journal_is_named(heimdall, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.faults
 def test_ctrl_c_ends_a_sync_that_waits(run_script, start_script, heimdall_dir):
     uri = f"http://127.0.0.1:{free_port()}"
     assert run_script(OFFLINE, uri, "offline").code == 0

@@ -104,6 +104,7 @@ def test_the_client_that_was_asked_for_last_decides_which_tracker_it_is(tracker,
     assert other.get_run(other_id).metrics == {"second": 1.0, "third": 1.0}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("ending", "status"),
     [("", "FINISHED"), ("raise RuntimeError('boom')", "FAILED"), ("tracker.end_run('KILLED')", "KILLED")],

@@ -24,6 +24,8 @@ from heimdall_tracking import (
 from support.helpers import certificate_in, free_port, wait_until
 from support.stock import serving
 
+pytestmark = pytest.mark.server
+
 EXPERIMENT = {
     "experiment": {
         "experiment_id": "1",
@@ -350,7 +352,6 @@ def test_a_server_that_is_silent_is_given_up_after_the_time_that_is_set(monkeypa
             tracker.list_experiments()
 
 
-@pytest.mark.server
 def test_a_server_that_dies_and_comes_back_has_one_run_with_everything(tmp_path: Path):
     from mlflow import MlflowClient
 
