@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from heimdall_tracking import ConfigurationError, MLflowTracker
-from helpers import write
+from support.helpers import write
 
 LOGS = """
 import sys
