@@ -187,7 +187,7 @@ impl LocalArtifacts {
     }
 
     /// Runs blocking disk work on a thread where it delays nobody.
-    async fn apart<T: Send + 'static>(
+    async fn on_blocking_thread<T: Send + 'static>(
         &self,
         path: &ArtifactPath,
         work: impl FnOnce(&Self, &ArtifactPath) -> Result<T, ArtifactError> + Send + 'static,
@@ -207,7 +207,7 @@ impl ArtifactStore for LocalArtifacts {
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
         let (file, size) = (upload.file.to_owned(), upload.size);
         let can_link = upload.is_ours;
-        self.apart(upload.path, move |this, path| {
+        self.on_blocking_thread(upload.path, move |this, path| {
             put(&this.root, &file, path, size, can_link)
         })
         .await?;
@@ -216,11 +216,11 @@ impl ArtifactStore for LocalArtifacts {
     }
 
     async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
-        self.apart(folder, Self::list_now).await
+        self.on_blocking_thread(folder, Self::list_now).await
     }
 
     async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
-        self.apart(path, Self::head_now).await
+        self.on_blocking_thread(path, Self::head_now).await
     }
 
     async fn read(
@@ -231,7 +231,7 @@ impl ArtifactStore for LocalArtifacts {
     ) -> Result<Content, ArtifactError> {
         let version = version.map(str::to_owned);
         let (file, range) = self
-            .apart(path, move |this, path| {
+            .on_blocking_thread(path, move |this, path| {
                 let state = this.head_now(path)?;
                 if version.is_some() && version != state.version {
                     return Err(ArtifactError::Damaged {
@@ -251,7 +251,7 @@ impl ArtifactStore for LocalArtifacts {
     }
 
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
-        self.apart(path, |this, path| match fs::remove_file(this.at(path)) {
+        self.on_blocking_thread(path, |this, path| match fs::remove_file(this.at(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(|error| this.failed(path, error)),
         })
@@ -260,17 +260,20 @@ impl ArtifactStore for LocalArtifacts {
 
     async fn usage(&self) -> Result<Usage, ArtifactError> {
         let root = ArtifactPath::root();
-        self.apart(&root, |this, _| this.usage_now()).await
+        self.on_blocking_thread(&root, |this, _| this.usage_now())
+            .await
     }
 
     async fn clear(&self) -> Result<(), ArtifactError> {
         let root = ArtifactPath::root();
-        self.apart(&root, |this, _| this.clear_now()).await
+        self.on_blocking_thread(&root, |this, _| this.clear_now())
+            .await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
         let root = ArtifactPath::root();
-        self.apart(&root, |this, _| this.unfinished_now()).await
+        self.on_blocking_thread(&root, |this, _| this.unfinished_now())
+            .await
     }
 
     async fn give_up(&self, upload: &Unfinished) -> Result<(), ArtifactError> {

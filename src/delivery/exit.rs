@@ -87,7 +87,7 @@ pub(crate) fn finish_while_recording(grace: Duration) -> Vec<String> {
         for (index, destination) in delivery.destinations.iter().enumerate() {
             if let Some(runtime) = runtime {
                 let has_all = move |state: &State| state.ended || state.delivered >= target;
-                let over = settled(Arc::clone(destination), index, begun, has_all);
+                let over = done_or_down(Arc::clone(destination), index, begun, has_all);
                 let _ = runtime.wait_until(until, over, &mut || true);
             }
         }
@@ -128,7 +128,7 @@ pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<St
             let stop = is_interrupted.then(Instant::now).or(until);
             if let Some(runtime) = runtime {
                 let ended = |state: &State| state.ended;
-                let over = settled(Arc::clone(destination), index, begun, ended);
+                let over = done_or_down(Arc::clone(destination), index, begun, ended);
                 let waited = runtime.wait_until(stop, over, keep_waiting);
                 is_interrupted |= matches!(waited, Err(Error::Interrupted));
             }
@@ -155,7 +155,7 @@ pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<St
 
 /// Waits until `done` returns true for a destination, or the wait is useless: a mirror that is down for a day must not
 /// delay an exit, because its records stay in the journal.
-async fn settled(
+async fn done_or_down(
     destination: Arc<DestinationState>,
     index: usize,
     begun: Instant,

@@ -13,6 +13,7 @@ pub(crate) mod handle;
 pub(crate) mod keeper;
 pub(crate) mod notices;
 pub(crate) mod outage;
+pub(crate) mod outbox;
 pub(crate) mod runtime;
 pub(crate) mod sender;
 pub(crate) mod sync;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::PathBuf,
     slice,
     sync::{
@@ -19,8 +18,9 @@ use super::{
     destination::{DestinationState, Refused, Traffic},
     notices::Notices,
     outage::{Attempts, DeadlineReached, Failure},
-    transfer::{Finished, Transfer, Transfers},
-    uploads::{Action, Event, Uploads},
+    outbox::{Outbox, size},
+    transfer::{Finished, Transfer},
+    uploads::{Action, Event},
 };
 use crate::{
     artifacts::{open::Access, store::ArtifactStore},
@@ -55,65 +55,6 @@ pub(crate) enum NotDelivered {
 impl From<DeadlineReached> for NotDelivered {
     fn from(_: DeadlineReached) -> Self {
         Self::DeadlineReached
-    }
-}
-
-/// One journal that is being delivered to the destination.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    pub reader: Reader,
-    letters: DeadLetters,
-    uploads: Uploads,
-    transfers: Transfers,
-    /// False for the journal of a dead process: callers do not wait for its entries.
-    is_live: bool,
-    /// Longest time that a file is tried at a store that does not accept it.
-    limit: Option<Duration>,
-    /// Error of the last position that could not be saved.
-    error: Option<JournalError>,
-}
-
-impl Outbox {
-    /// Returns the outbox of this process' own journal.
-    pub(crate) fn live(reader: Reader, letters: DeadLetters) -> Self {
-        Self {
-            reader,
-            letters,
-            uploads: Uploads::new(size),
-            transfers: Transfers::default(),
-            is_live: true,
-            limit: None,
-            error: None,
-        }
-    }
-
-    /// Sets the dead letters, because the journal may have a new folder.
-    pub(crate) fn set_letters(&mut self, letters: DeadLetters) {
-        self.letters = letters;
-    }
-
-    /// Returns true while uploads are outstanding.
-    pub(crate) fn has_uploads(&self) -> bool {
-        self.uploads.are_outstanding()
-    }
-
-    /// Returns the number of entries before `end` that are written: all of them, or the entries before the first run
-    /// end that waits for its uploads.
-    pub(crate) fn written(&self, end: u64) -> u64 {
-        self.uploads.first_unwritten().unwrap_or(end).min(end)
-    }
-
-    /// Returns the error of the last position that could not be saved.
-    pub(crate) fn take_error(&mut self) -> Option<JournalError> {
-        self.error.take()
-    }
-
-    /// Waits until the next upload has finished. The wait can be cancelled at any time.
-    pub(crate) async fn next_finished(
-        &mut self,
-        destination: &DestinationState,
-    ) -> Option<Finished> {
-        self.transfers.next(destination).await
     }
 }
 
@@ -577,17 +518,5 @@ impl Sender {
         for text in damage {
             self.notices.tell(format!("the journal is damaged: {text}"));
         }
-    }
-}
-
-/// Returns the length of an artifact in bytes.
-fn size(record: &Record) -> u64 {
-    match record {
-        Record::Artifact { size, .. } => *size,
-        Record::ArtifactInline { content, .. } => content.len() as u64,
-        Record::ArtifactInPlace { source, .. } => {
-            fs::metadata(source).map_or(0, |metadata| metadata.len())
-        }
-        _ => 0,
     }
 }

@@ -12,7 +12,8 @@ use super::{
     destination::{DestinationState, EndGuard},
     keeper::Common,
     outage::{DeadlineReached, QUIET},
-    sender::{NotDelivered, Outbox, Sender},
+    outbox::Outbox,
+    sender::{NotDelivered, Sender},
 };
 use crate::{
     artifacts::open::Access,

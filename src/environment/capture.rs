@@ -11,7 +11,7 @@ use crate::{
     mlflow::{artifact_path::ArtifactPath, key::Key},
     os::{
         clock::now_ms,
-        run_thread::{Companion, Presence},
+        run_thread::{RunThread, StopSignal},
     },
     system_metrics::gpu::Gpus,
 };
@@ -86,7 +86,7 @@ pub(crate) enum Found {
 /// A thread that captures the environment in which a run was started; dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Capture {
-    thread: Companion,
+    thread: RunThread,
 }
 
 impl Capture {
@@ -100,12 +100,12 @@ impl Capture {
         folder: PathBuf,
         sink: impl Fn(Found) + Send + 'static,
     ) -> io::Result<Self> {
-        let work = move |presence: &Presence| {
+        let work = move |stop_signal: &StopSignal| {
             find(&interpreter, folder, |found| {
-                presence.hand_over(|| sink(found));
+                stop_signal.hand_over(|| sink(found));
             });
         };
-        let thread = Companion::start("heimdall-environment", work)?;
+        let thread = RunThread::start("heimdall-environment", work)?;
         Ok(Self { thread })
     }
 

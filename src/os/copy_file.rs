@@ -43,7 +43,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     if copied < size {
         target.set_len(copied)?;
     }
-    settle(&target)?;
+    close_checked(&target)?;
     Ok(copied)
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
 ///
 /// # Errors
 /// The errors of the file system.
-pub(crate) fn settle(file: &fs::File) -> io::Result<()> {
+pub(crate) fn close_checked(file: &fs::File) -> io::Result<()> {
     let twin = file.as_fd().try_clone_to_owned()?.into_raw_fd();
     // SAFETY: the descriptor belongs to this function, and is not used again.
     #[expect(

@@ -1,7 +1,7 @@
 //! A thread beside an active run, which ends with it.
 //!
-//! Dropping a [`Companion`] stops the thread, [`Companion::finish`] lets it finish first; both wait for a bounded
-//! time. After that nobody sees the work of the thread, as its results are passed by [`Presence::hand_over`].
+//! Dropping a [`RunThread`] stops the thread, [`RunThread::finish`] lets it finish first; both wait for a bounded
+//! time. After that nobody sees the work of the thread, as its results are passed by [`StopSignal::hand_over`].
 //! In a fork the thread does not exist, and dropping the owner in the fork does nothing.
 
 use std::{
@@ -20,15 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Owner of the thread.
 #[derive(Debug)]
-pub(crate) struct Companion {
-    presence: Presence,
+pub(crate) struct RunThread {
+    stop_signal: StopSignal,
     thread: Option<JoinHandle<()>>,
     pid: u32,
 }
 
 /// The part of the state that the thread shares with its owner.
 #[derive(Clone, Debug)]
-pub(crate) struct Presence(Arc<Shared>);
+pub(crate) struct StopSignal(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -39,24 +39,24 @@ struct Shared {
     changed: Condvar,
 }
 
-impl Companion {
+impl RunThread {
     /// Starts the thread.
     ///
     /// # Errors
     /// The error of the system where it cannot start a thread.
     pub(crate) fn start(
         name: &str,
-        work: impl FnOnce(&Presence) + Send + 'static,
+        work: impl FnOnce(&StopSignal) + Send + 'static,
     ) -> io::Result<Self> {
-        let presence = Presence(Arc::default());
-        let theirs = presence.clone();
+        let stop_signal = StopSignal(Arc::default());
+        let theirs = stop_signal.clone();
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             // The end is reported even where the work panics.
             let _end = End(&theirs);
             work(&theirs);
         })?;
         Ok(Self {
-            presence,
+            stop_signal,
             thread: Some(thread),
             pid: process::id(),
         })
@@ -67,12 +67,12 @@ impl Companion {
         let waits_for_itself =
             |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
         if self.pid == process::id() && !self.thread.as_ref().is_some_and(waits_for_itself) {
-            self.presence.0.wait_for_end(patience);
+            self.stop_signal.0.wait_for_end(patience);
         }
     }
 }
 
-impl Presence {
+impl StopSignal {
     /// Waits for `pause`; returns false, without more waiting, when the work must stop.
     pub(crate) fn wait(&self, pause: Duration) -> bool {
         let shared = &*self.0;
@@ -122,7 +122,7 @@ impl Shared {
     }
 }
 
-struct End<'a>(&'a Presence);
+struct End<'a>(&'a StopSignal);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -131,12 +131,12 @@ impl Drop for End<'_> {
     }
 }
 
-impl Drop for Companion {
+impl Drop for RunThread {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let shared = &*self.presence.0;
+        let shared = &*self.stop_signal.0;
         if self.pid != process::id() {
             // The thread belongs to the parent, and so does the lock that it may hold.
             std::mem::forget(thread);
@@ -164,10 +164,10 @@ mod tests {
     #[test]
     fn a_pause_ends_with_the_owner_and_the_thread_with_it() {
         let (told, hears) = channel();
-        let companion = Companion::start("test", move |presence| {
-            let _ = told.send(presence.wait(LONG));
+        let run_thread = RunThread::start("test", move |stop_signal| {
+            let _ = told.send(stop_signal.wait(LONG));
         });
-        drop(companion.unwrap());
+        drop(run_thread.unwrap());
         assert!(!hears.recv().unwrap());
         assert!(hears.recv().is_err(), "the thread has ended");
     }
@@ -176,14 +176,14 @@ mod tests {
     fn work_is_finished_by_an_owner_with_patience() {
         let (told, hears) = channel();
         let (go, goes) = sync_channel::<()>(0);
-        let companion = Companion::start("test", move |presence| {
+        let run_thread = RunThread::start("test", move |stop_signal| {
             let _ = goes.recv();
-            assert!(presence.hand_over(|| {
+            assert!(stop_signal.hand_over(|| {
                 let _ = told.send(());
             }));
         })
         .unwrap();
-        let finishing = thread::spawn(move || companion.finish(LONG));
+        let finishing = thread::spawn(move || run_thread.finish(LONG));
         go.send(()).unwrap();
         finishing.join().unwrap();
         assert!(hears.try_recv().is_ok());
@@ -192,30 +192,30 @@ mod tests {
     #[test]
     fn nothing_is_handed_over_once_the_owner_is_gone() {
         let (told, hears) = channel();
-        let companion = Companion::start("test", move |presence| {
-            presence.wait(LONG);
-            let _ = told.send(presence.hand_over(|| unreachable!("the run has ended")));
+        let run_thread = RunThread::start("test", move |stop_signal| {
+            stop_signal.wait(LONG);
+            let _ = told.send(stop_signal.hand_over(|| unreachable!("the run has ended")));
         });
-        companion.unwrap().finish(Duration::ZERO);
+        run_thread.unwrap().finish(Duration::ZERO);
         assert!(!hears.recv().unwrap());
     }
 
     #[test]
     fn an_owner_that_its_own_thread_drops_waits_for_nobody() {
-        let (give, given) = channel::<Companion>();
+        let (give, given) = channel::<RunThread>();
         let (told, hears) = channel();
-        let companion = Companion::start("test", move |presence| {
+        let run_thread = RunThread::start("test", move |stop_signal| {
             let owner = given.recv().unwrap();
-            assert!(presence.hand_over(|| owner.finish(LONG)));
-            let _ = told.send(presence.wait(LONG));
+            assert!(stop_signal.hand_over(|| owner.finish(LONG)));
+            let _ = told.send(stop_signal.wait(LONG));
         });
-        give.send(companion.unwrap()).unwrap();
+        give.send(run_thread.unwrap()).unwrap();
         assert!(!hears.recv().unwrap());
     }
 
     #[test]
     fn work_that_panics_has_ended() {
-        let companion = Companion::start("test", |_| panic!("as it may"));
-        companion.unwrap().finish(LONG);
+        let run_thread = RunThread::start("test", |_| panic!("as it may"));
+        run_thread.unwrap().finish(LONG);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     mlflow::{invalid::Invalid, key::Key},
     os::{
         clock::now_ms,
-        run_thread::{Companion, Presence},
+        run_thread::{RunThread, StopSignal},
     },
 };
 
@@ -95,7 +95,7 @@ impl Config {
 /// A running sampler; dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    _thread: Companion,
+    _thread: RunThread,
 }
 
 impl Sampler {
@@ -108,19 +108,19 @@ impl Sampler {
         config: Config,
         sink: impl Fn(Vec<(Key, f64)>, i64, i64) + Send + 'static,
     ) -> io::Result<Self> {
-        let work = move |presence: &Presence| look(&config, presence, sink);
-        let thread = Companion::start("heimdall-system", work)?;
+        let work = move |stop_signal: &StopSignal| look(&config, stop_signal, sink);
+        let thread = RunThread::start("heimdall-system", work)?;
         Ok(Self { _thread: thread })
     }
 }
 
-fn look(config: &Config, presence: &Presence, sink: impl Fn(Vec<(Key, f64)>, i64, i64)) {
+fn look(config: &Config, stop_signal: &StopSignal, sink: impl Fn(Vec<(Key, f64)>, i64, i64)) {
     // This happens on the thread, because a driver may need time to start.
     let (mut host, gpus) = (Host::new(), Gpus::find());
     let mut means = Means::default();
     for step in config.first_step.. {
         for _ in 0..config.samples_before_logging {
-            if !presence.wait(config.interval) {
+            if !stop_signal.wait(config.interval) {
                 return;
             }
             means.add(host.sample());
@@ -129,7 +129,7 @@ fn look(config: &Config, presence: &Presence, sink: impl Fn(Vec<(Key, f64)>, i64
         let point = means.take().into_iter();
         let point = point.filter_map(|(name, value)| Some((config.key(&name).ok()?, value)));
         let point = point.collect();
-        if !presence.hand_over(|| sink(point, step, now_ms())) {
+        if !stop_signal.hand_over(|| sink(point, step, now_ms())) {
             return;
         }
     }

@@ -217,7 +217,7 @@ impl Landing {
         if !note.is_empty() {
             self.file.set_len(size)?;
         }
-        let placed = copy_file::settle(&self.file).and_then(|()| {
+        let placed = copy_file::close_checked(&self.file).and_then(|()| {
             let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
             // An artifact may have the same name as this place.
             if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {

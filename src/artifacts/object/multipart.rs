@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     failure::ObjectFailure,
-    store::{ObjectArtifacts, Objects, Summing, read},
+    store::{FullObjectCrc64, ObjectArtifacts, Objects, read},
 };
 use crate::{
     artifacts::{
@@ -308,11 +308,12 @@ impl ObjectArtifacts {
             let begun = creating.create_multipart_opts(key, options.clone()).await;
             begun.map_err(|error| self.failed(upload.path, error))
         };
-        let knows = |summing: &&Summing| may_sum && !refused().contains(&summing.place);
-        let summing = self.summing.as_ref().filter(knows);
-        let summed = match summing {
+        let knows =
+            |full_object: &&FullObjectCrc64| may_sum && !refused().contains(&full_object.place);
+        let full_object = self.full_object.as_ref().filter(knows);
+        let summed = match full_object {
             None => None,
-            Some(summing) => match create(&*summing.creating).await {
+            Some(full_object) => match create(&*full_object.creating).await {
                 Ok(id) => Some(id),
                 // Some buckets forbid unsigned payloads.
                 Err(error) if is_not_understood(&error) || is_forbidden(&error) => None,
@@ -323,7 +324,7 @@ impl ObjectArtifacts {
             Some(id) => (Sums::OfTheWhole, id),
             None => {
                 let id = create(&*self.creating).await?;
-                if summing.is_some() {
+                if full_object.is_some() {
                     self.remember_refusal();
                 }
                 (Sums::OfParts, id)
@@ -340,8 +341,8 @@ impl ObjectArtifacts {
     }
 
     fn remember_refusal(&self) {
-        if let Some(summing) = &self.summing {
-            refused().insert(summing.place.clone());
+        if let Some(full_object) = &self.full_object {
+            refused().insert(full_object.place.clone());
         }
     }
 
@@ -354,9 +355,9 @@ impl ObjectArtifacts {
         part: usize,
         content: Bytes,
     ) -> Result<PartId, ArtifactError> {
-        let summing = self.summing.as_ref();
-        let summing = summing.filter(|_| begun.sums == Sums::OfTheWhole);
-        let store = summing.map_or(&self.store, |summing| &summing.parts);
+        let full_object = self.full_object.as_ref();
+        let full_object = full_object.filter(|_| begun.sums == Sums::OfTheWhole);
+        let store = full_object.map_or(&self.store, |full_object| &full_object.parts);
         let payload = PutPayload::from_bytes(content);
         let sent = store.put_part(key, &begun.upload, part, payload).await;
         let sent = sent.map_err(|error| self.part_failed(upload.path, error));
@@ -365,7 +366,7 @@ impl ObjectArtifacts {
             // A store that does not confirm the checksum has not compared it.
             Ok(sent) => sum_of(sent).is_none(),
         };
-        if summing.is_some() && is_unknown {
+        if full_object.is_some() && is_unknown {
             Err(self.not_done(upload.path, ObjectFailure::SumUnknown))
         } else {
             sent

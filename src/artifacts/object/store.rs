@@ -46,7 +46,7 @@ impl<T: ObjectStore + MultipartStore> Objects for T {}
 
 /// Access for uploads in parts whose checksums add up to that of the whole file.
 #[derive(Debug)]
-pub(crate) struct Summing {
+pub(crate) struct FullObjectCrc64 {
     /// The store with the headers for new objects.
     pub(crate) creating: Arc<dyn Objects>,
     pub(crate) parts: Arc<dyn Objects>,
@@ -62,7 +62,7 @@ pub(crate) struct ObjectArtifacts {
     reading: Arc<dyn Objects>,
     /// The same store with the headers for new objects.
     pub(crate) creating: Arc<dyn Objects>,
-    pub(crate) summing: Option<Summing>,
+    pub(crate) full_object: Option<FullObjectCrc64>,
     pub(crate) prefix: String,
     pub(crate) uri: String,
     content_type: Option<String>,
@@ -80,7 +80,7 @@ impl ObjectArtifacts {
     pub(crate) fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Invalid> {
         let refuse = |reason: String| Invalid::setting("artifact URI", place.as_str(), reason);
         let not_built = |error: object_store::Error| refuse(error.to_string());
-        let (mut content_type, mut listing, mut summing) = (None, None, None);
+        let (mut content_type, mut listing, mut full_object) = (None, None, None);
         type Stores = [Arc<dyn Objects>; 3];
         let [store, reading, creating]: Stores = match place.cloud {
             Cloud::S3 => {
@@ -117,7 +117,7 @@ impl ObjectArtifacts {
                     with_credentials(with_checksums_that_add_up(builder, access.insecure_tls))
                 };
                 let endpoint = access.endpoint_url.as_deref().unwrap_or_default();
-                summing = Some(Summing {
+                full_object = Some(FullObjectCrc64 {
                     creating: Arc::new(sum(&of_new).map_err(not_built)?),
                     parts: Arc::new(sum(&all).map_err(not_built)?),
                     place: format!("{endpoint} {}", place.bucket),
@@ -158,7 +158,7 @@ impl ObjectArtifacts {
             store,
             reading,
             creating,
-            summing,
+            full_object,
             prefix: place.prefix.clone(),
             uri: place.as_str().to_owned(),
             content_type,

@@ -21,10 +21,8 @@ use crate::{
     },
     config::{tracker::FreshSchema, uri::Destination},
     delivery::{
-        dead_letter::DeadLetters,
-        destination::DestinationState,
-        notices::Notices,
-        sender::{Outbox, Sender},
+        dead_letter::DeadLetters, destination::DestinationState, notices::Notices, outbox::Outbox,
+        sender::Sender,
     },
     journal::{
         abandoned,

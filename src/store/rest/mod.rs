@@ -14,3 +14,4 @@ pub(crate) mod signed_address;
 pub(crate) mod store;
 pub(crate) mod tracking;
 pub(crate) mod wire;
+mod writes;

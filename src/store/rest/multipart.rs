@@ -50,7 +50,7 @@ const INFO_TIMEOUT: Duration = Duration::from_secs(3);
 const HOLDS: Duration = Duration::from_secs(3600);
 /// Number of failed direct uploads of a file after which the file is sent through the server, which may succeed where
 /// the direct upload fails.
-const IN_VAIN: u32 = 2;
+const MAX_FAILED_UPLOADS: u32 = 2;
 const ADVICE: &str = "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false has files go through the server";
 
 /// The state of uploads in parts.
@@ -62,7 +62,7 @@ pub(crate) struct Parts {
     /// disk, as they have signed addresses.
     unfinished: Mutex<HashMap<String, Unfinished>>,
     /// Number of failed uploads of a file, by the path of the file.
-    in_vain: Mutex<HashMap<String, u32>>,
+    failed_uploads: Mutex<HashMap<String, u32>>,
 }
 
 impl Parts {
@@ -71,12 +71,14 @@ impl Parts {
             access,
             room: Semaphore::new(TOGETHER),
             unfinished: Mutex::default(),
-            in_vain: Mutex::default(),
+            failed_uploads: Mutex::default(),
         }
     }
 
-    fn in_vain(&self) -> MutexGuard<'_, HashMap<String, u32>> {
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failed_uploads(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.failed_uploads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unfinished(&self) -> MutexGuard<'_, HashMap<String, Unfinished>> {
@@ -201,8 +203,8 @@ impl Client {
                 if let Some(other) = kept {
                     self.end(path, other).await?;
                 }
-                let in_vain = self.parts().in_vain().get(path).copied();
-                if in_vain >= Some(IN_VAIN) || !self.sends_in_parts(size).await {
+                let failed_uploads = self.parts().failed_uploads().get(path).copied();
+                if failed_uploads >= Some(MAX_FAILED_UPLOADS) || !self.sends_in_parts(size).await {
                     return Ok(false);
                 }
                 match self.new_upload(folder, name, of).await? {
@@ -219,7 +221,7 @@ impl Client {
             }
             Ok(()) => match self.complete(folder, name, &upload).await {
                 Ok(()) => {
-                    self.parts().in_vain().remove(path);
+                    self.parts().failed_uploads().remove(path);
                     return Ok(true);
                 }
                 Err(failure) => failure,
@@ -234,7 +236,11 @@ impl Client {
         let is_refused = matches!(&failure, Failure::Store(StoreError::Refused { .. }));
         // Addresses that were not valid for long enough will not be on the next attempt either.
         let is_slow = is_new && upload.begun.elapsed() >= HOLDS;
-        *self.parts().in_vain().entry(path.to_owned()).or_default() += 1;
+        *self
+            .parts()
+            .failed_uploads()
+            .entry(path.to_owned())
+            .or_default() += 1;
         self.end(path, upload).await?;
         if is_refused || is_slow {
             sent.store(0, Ordering::Relaxed);

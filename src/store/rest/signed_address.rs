@@ -12,7 +12,7 @@ use super::client::Failure;
 use crate::store::error::{Cause, StoreError};
 
 /// Headers that the server must not set on our request to the signed address.
-const NOT_THEIRS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
+const FORBIDDEN_HEADERS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
 
 #[derive(Deserialize)]
 pub(crate) struct Credential {
@@ -66,7 +66,9 @@ impl Credential {
         for (name, value) in &self.headers {
             let header = name.parse::<HeaderName>().ok().zip(value.parse().ok());
             match header {
-                Some((name, value)) if !NOT_THEIRS.contains(&name) => headers.insert(name, value),
+                Some((name, value)) if !FORBIDDEN_HEADERS.contains(&name) => {
+                    headers.insert(name, value)
+                }
                 _ => return Err(format!("header {name:?} cannot be sent with part {number}")),
             };
         }

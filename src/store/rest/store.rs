@@ -7,12 +7,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     artifacts,
-    batch::{Batch, dataset, number},
+    batch::{Batch, number},
     client::{Client, Failure},
     tracking::HISTORY_PAGE,
     wire::{self, view_word},
@@ -36,7 +35,7 @@ use crate::{
 pub(crate) const RUN_ID_TAG: &str = "heimdall.run_id";
 
 /// Longest time that `start_run` waits for the server's id before it continues with an id of ours.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Number of requests that are sent at a time.
 pub(crate) const TOGETHER: usize = 2;
@@ -84,18 +83,18 @@ impl RestStore {
         known.get(&run).cloned()
     }
 
-    fn remember(&self, run: RunId, id: &str) {
+    pub(crate) fn remember(&self, run: RunId, id: &str) {
         let mut known = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(run, id.to_owned());
     }
 
-    async fn get_run(&self, run_id: &str) -> Result<wire::Run, Failure> {
+    pub(crate) async fn get_run(&self, run_id: &str) -> Result<wire::Run, Failure> {
         let answer: wire::OneRun = self.client.get("runs/get", &[("run_id", run_id)]).await?;
         Ok(answer.run)
     }
 
     /// Returns the server's id of a run; `run` is our id or the server's id.
-    async fn server_id(&self, run: RunId) -> Result<String, StoreError> {
+    pub(crate) async fn server_id(&self, run: RunId) -> Result<String, StoreError> {
         if let Some(known) = self.known(run) {
             return Ok(known);
         }
@@ -140,101 +139,6 @@ impl RestStore {
             }
         }
         Err(not_found())
-    }
-
-    async fn create(&self, start: &RunStart, tags: &[(Key, String)]) -> Result<String, StoreError> {
-        let location = start.artifact_location.as_deref();
-        let experiment = self
-            .get_or_create_experiment(&start.experiment, location)
-            .await?;
-        let mut all: Vec<Value> = tags
-            .iter()
-            .map(|(key, value)| json!({"key": key.as_str(), "value": value}))
-            .collect();
-        all.push(json!({"key": RUN_ID_TAG, "value": start.run.to_string()}));
-        let body = json!({
-            "experiment_id": experiment.id,
-            "user_id": start.user,
-            "run_name": start.name,
-            "start_time": start.start_time,
-            "tags": all,
-        });
-        let created: wire::OneRun = self
-            .client
-            .post("runs/create", &body)
-            .await
-            .map_err(|failure| self.error(failure))?;
-        let created = RunInfo::from(created.run);
-        self.remember(start.run, &created.run_id);
-        Ok(created.run_id)
-    }
-
-    async fn update(&self, run: RunId, body: Value) -> Result<(), StoreError> {
-        let mut body = body;
-        body["run_id"] = self.server_id(run).await?.into();
-        self.change("runs/update", &body).await
-    }
-
-    async fn change(&self, path: &str, body: &Value) -> Result<(), StoreError> {
-        let answer = self.client.post::<serde::de::IgnoredAny>(path, body).await;
-        answer.map(|_| ()).map_err(|failure| self.error(failure))
-    }
-
-    async fn send(&self, batch: Batch) -> Result<(), StoreError> {
-        let Some(run) = batch.run else {
-            return Ok(());
-        };
-        let run_id = self.server_id(run).await?;
-        let (params, mut requests) = batch.requests(&run_id);
-        // Requests with metrics only can be sent at the same time: the order of points does not matter.
-        let together = requests.split_off(params);
-        for request in &requests {
-            self.log_batch(&run_id, request).await?;
-        }
-        let run_id = &run_id;
-        stream::iter(together)
-            .map(|request| async move { self.log_batch(run_id, &request).await })
-            .buffer_unordered(TOGETHER)
-            .try_collect::<()>()
-            .await
-    }
-
-    async fn log_batch(&self, run_id: &str, request: &Value) -> Result<(), StoreError> {
-        let answer = self
-            .client
-            .post::<serde::de::IgnoredAny>("runs/log-batch", request)
-            .await;
-        match answer {
-            Ok(_) => Ok(()),
-            Err(failure) if failure.is("INVALID_PARAMETER_VALUE") => {
-                Err(self.explain(run_id, request, failure).await)
-            }
-            Err(failure) => Err(self.error(failure)),
-        }
-    }
-
-    /// Returns the reason why a batch was refused: looks at the stage and the params of the run.
-    async fn explain(&self, run_id: &str, request: &Value, refusal: Failure) -> StoreError {
-        let Ok(run) = self.get_run(run_id).await.map(RunInfo::from) else {
-            return self.error(refusal);
-        };
-        if run.lifecycle_stage == LifecycleStage::Deleted.as_str() {
-            let run_id = run_id.to_owned();
-            return StoreError::RunDeleted { run_id };
-        }
-        for param in request["params"].as_array().into_iter().flatten() {
-            let (key, new) = (param["key"].as_str(), param["value"].as_str());
-            let (key, new) = (key.unwrap_or_default(), new.unwrap_or_default());
-            if let Some(old) = run.params.get(key).filter(|old| *old != new) {
-                return StoreError::ParamChanged {
-                    run_id: run_id.to_owned(),
-                    key: key.to_owned(),
-                    old: old.clone(),
-                    new: new.to_owned(),
-                };
-            }
-        }
-        self.error(refusal)
     }
 
     async fn experiment_at(&self, path: &str, query: (&str, &str)) -> Result<Experiment, Failure> {
@@ -536,53 +440,5 @@ impl TrackingStore for RestStore {
             std::sync::Arc::clone(&self.client),
             path,
         )))
-    }
-}
-
-impl RestStore {
-    /// Writes a record that needs a request of its own.
-    async fn write_alone(&self, record: &Record) -> Result<(), StoreError> {
-        match record {
-            Record::RunStarted(start) => match self.server_id(start.run).await {
-                Err(StoreError::NotFound { .. }) => self.create(start, &[]).await.map(|_| ()),
-                known => known.map(|_| ()),
-            },
-            Record::TagDeleted { run, key } => {
-                let run_id = self.server_id(*run).await?;
-                let body = json!({"run_id": run_id, "key": key.as_str()});
-                let answer = self
-                    .client
-                    .post::<serde::de::IgnoredAny>("runs/delete-tag", &body)
-                    .await;
-                match answer {
-                    // The tag is deleted already, or has never existed.
-                    Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => Ok(()),
-                    answer => answer.map(|_| ()).map_err(|failure| self.error(failure)),
-                }
-            }
-            Record::Input { run, dataset: it } => {
-                let run_id = self.server_id(*run).await?;
-                let body = json!({"run_id": run_id, "datasets": [dataset(it)]});
-                self.change("runs/log-inputs", &body).await
-            }
-            Record::RunEnded {
-                run,
-                status,
-                end_time,
-            } => {
-                let body = json!({"status": status.as_str(), "end_time": end_time});
-                self.update(*run, body).await
-            }
-            Record::RunResumed { run } => self.update(*run, json!({"status": "RUNNING"})).await,
-            Record::Metrics { .. }
-            | Record::Params { .. }
-            | Record::Tags { .. }
-            | Record::RunAttached { .. }
-            | Record::RunCreating { .. }
-            | Record::RunNamed { .. }
-            | Record::Artifact { .. }
-            | Record::ArtifactInPlace { .. }
-            | Record::ArtifactInline { .. } => Ok(()),
-        }
     }
 }

@@ -56,13 +56,12 @@ impl RssNetConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        let positive = |name, value: f64| match value > 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(Error::configuration(
-                name,
-                value,
-                "it must be a number above 0",
-            )),
+        let positive = |name, value: f64| {
+            if value > 0.0 && value.is_finite() {
+                return Ok(());
+            }
+            let reason = "it must be a number above 0";
+            Err(Error::configuration(name, value, reason))
         };
         positive("rss_scale_db", self.rss_scale_db)?;
         positive("position_scale_m", self.position_scale_m)?;

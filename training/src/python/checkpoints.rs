@@ -26,7 +26,7 @@ use crate::{
 const LIGHTNING_LAYOUT: &str = "2.6.0";
 
 /// Checkpoint files through `torch.save` and `torch.load(weights_only=True)`.
-pub struct TorchFiles;
+pub(crate) struct TorchFiles;
 
 impl CheckpointStore for TorchFiles {
     fn save(&mut self, path: &Path, checkpoint: &Checkpoint<'_>) -> Result<()> {

@@ -16,10 +16,10 @@ use crate::{
 };
 
 #[pyclass(frozen, module = "heimdall_training")]
-pub struct RssDataset(pub dataset::RssDataset);
+pub(super) struct RssDataset(pub dataset::RssDataset);
 
 impl RssDataset {
-    pub fn rows(&self, part: &str) -> Result<&[usize]> {
+    pub(super) fn rows(&self, part: &str) -> Result<&[usize]> {
         match part {
             "train" => Ok(&self.0.split.train),
             "val" => Ok(&self.0.split.val),
@@ -34,7 +34,7 @@ impl RssDataset {
 }
 
 /// Returns positions as a tensor of degrees, `[n, 2]`.
-pub fn degrees(positions: &[LatLon]) -> Result<tch::Tensor> {
+pub(crate) fn degrees(positions: &[LatLon]) -> Result<tch::Tensor> {
     let values: Vec<f64> = positions
         .iter()
         .flat_map(|position| [position.lat, position.lon])
@@ -125,7 +125,10 @@ impl RssDataset {
 }
 
 #[pyfunction]
-pub fn baselines(py: Python<'_>, dataset: &RssDataset) -> PyResult<Vec<(&'static str, f64, f64)>> {
+pub(crate) fn baselines(
+    py: Python<'_>,
+    dataset: &RssDataset,
+) -> PyResult<Vec<(&'static str, f64, f64)>> {
     let scored = py
         .detach(|| crate::baselines::baselines(&dataset.0))
         .map_err(|error| to_python(py, error))?;

@@ -5,7 +5,7 @@ use pyo3::{PyTypeInfo, exceptions::PyRuntimeError, prelude::*, types::PyType};
 use crate::error::Error;
 
 /// Returns the exception for an error; an exception that a Python callback raised is returned unchanged.
-pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
+pub(crate) fn to_python(py: Python<'_>, error: Error) -> PyErr {
     let error = match error {
         Error::Foreign(error) => match error.downcast::<PyErr>() {
             Ok(raised) => return *raised,
@@ -28,7 +28,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
 }
 
 /// Wraps a Python exception, so that it can pass through the loop.
-pub fn from_python(error: PyErr) -> Error {
+pub(crate) fn from_python(error: PyErr) -> Error {
     Error::Foreign(Box::new(error))
 }
 

@@ -37,7 +37,7 @@ struct Fitted {
     clippy::too_many_arguments,
     reason = "keyword arguments, one per setting of the trainer"
 )]
-pub fn fit<'py>(
+pub(crate) fn fit<'py>(
     py: Python<'py>,
     model: &RssLocalizationNet,
     dataset: &RssDataset,
@@ -129,7 +129,7 @@ pub fn fit<'py>(
 
 #[pyfunction]
 #[pyo3(signature = (model, dataset, part, ckpt_path=None))]
-pub fn evaluate<'py>(
+pub(crate) fn evaluate<'py>(
     py: Python<'py>,
     model: &RssLocalizationNet,
     dataset: &RssDataset,

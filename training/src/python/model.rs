@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// A receiver in Python: id, latitude, longitude.
-pub type ReceiverTuple = (String, f64, f64);
+pub(crate) type ReceiverTuple = (String, f64, f64);
 
-pub fn tuples(receivers: &[Receiver]) -> Vec<ReceiverTuple> {
+pub(crate) fn tuples(receivers: &[Receiver]) -> Vec<ReceiverTuple> {
     receivers
         .iter()
         .map(|rx| (rx.id.clone(), rx.position.lat, rx.position.lon))
@@ -53,21 +53,21 @@ fn receivers(tuples: Vec<ReceiverTuple>) -> Result<Vec<Receiver>> {
 }
 
 /// Returns settings as a dictionary.
-pub fn json<'py>(py: Python<'py>, settings: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn json<'py>(py: Python<'py>, settings: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
     let text = serde_json::to_string(settings)
         .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
     py.import("json")?.call_method1("loads", (text,))
 }
 
 #[pyclass(frozen, module = "heimdall_training")]
-pub struct RssLocalizationNet {
+pub(super) struct RssLocalizationNet {
     net: Mutex<model::RssLocalizationNet>,
     config: RssNetConfig,
     training: AtomicBool,
 }
 
 /// Marks a network as being trained, until this value is dropped.
-pub struct Training<'a>(&'a RssLocalizationNet);
+pub(super) struct Training<'a>(&'a RssLocalizationNet);
 
 impl Drop for Training<'_> {
     fn drop(&mut self) {
@@ -78,21 +78,22 @@ impl Drop for Training<'_> {
 impl RssLocalizationNet {
     /// Marks the network as being trained. Other uses are refused meanwhile: a callback that waited for the network
     /// would wait for itself.
-    pub fn begin_training(&self) -> PyResult<Training<'_>> {
-        match self.training.swap(true, Ordering::AcqRel) {
-            false => Ok(Training(self)),
-            true => Err(busy()),
+    pub(super) fn begin_training(&self) -> PyResult<Training<'_>> {
+        if self.training.swap(true, Ordering::AcqRel) {
+            Err(busy())
+        } else {
+            Ok(Training(self))
         }
     }
 
     /// Locks the network. Call this only while detached from the interpreter: the owner of the lock may be waiting for
     /// the interpreter.
-    pub fn lock(&self) -> MutexGuard<'_, model::RssLocalizationNet> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, model::RssLocalizationNet> {
         self.net.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `use_it` on the network without holding the interpreter.
-    pub fn with<T: Send>(
+    pub(super) fn with<T: Send>(
         &self,
         py: Python<'_>,
         use_it: impl Send + FnOnce(&model::RssLocalizationNet) -> Result<T>,
@@ -110,7 +111,10 @@ fn busy() -> PyErr {
 }
 
 /// Returns positions in degrees and sigmas in metres as two arrays, `[n, 2]`.
-pub fn arrays<'py>(py: Python<'py>, predictions: &[Prediction]) -> PyResult<Bound<'py, PyTuple>> {
+pub(crate) fn arrays<'py>(
+    py: Python<'py>,
+    predictions: &[Prediction],
+) -> PyResult<Bound<'py, PyTuple>> {
     let positions: Vec<LatLon> = predictions
         .iter()
         .map(|prediction| prediction.position)

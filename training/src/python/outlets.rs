@@ -11,14 +11,14 @@ use crate::{
 };
 
 /// Lets Ctrl-C end the training: asks the interpreter for pending signals, but so rarely that steps do not wait for it.
-pub struct Signals {
+pub(crate) struct Signals {
     asked: Instant,
 }
 
 const SIGNALS_EVERY: Duration = Duration::from_millis(20);
 
 impl Signals {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             asked: Instant::now(),
         }
@@ -36,7 +36,7 @@ impl Callback for Signals {
 }
 
 /// A Python callable that receives the metrics and the step.
-pub struct PythonLogger(pub Py<PyAny>);
+pub(crate) struct PythonLogger(pub Py<PyAny>);
 
 impl Logger for PythonLogger {
     fn log_metrics(&mut self, metrics: &[(String, f64)], step: usize) -> Result<()> {
@@ -52,7 +52,7 @@ impl Logger for PythonLogger {
 }
 
 /// Python's `print`, so that lines appear in notebooks and where `sys.stdout` is redirected.
-pub struct PythonPrinter(pub Py<PyAny>);
+pub(crate) struct PythonPrinter(pub Py<PyAny>);
 
 impl Printer for PythonPrinter {
     fn print(&mut self, line: &str) -> Result<()> {

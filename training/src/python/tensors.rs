@@ -8,7 +8,7 @@ use super::errors::to_python;
 use crate::error::Error;
 
 /// Returns the `torch.Tensor` of a tensor; both share memory and autograd graph.
-pub fn wrap<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn wrap<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     let object = tensor
         .pyobject_wrap()
         .map_err(|error| to_python(py, Error::from(error)))?;
@@ -18,7 +18,7 @@ pub fn wrap<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>
 }
 
 /// Returns the tensor of a `torch.Tensor`; both share memory and autograd graph.
-pub fn unwrap(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+pub(crate) fn unwrap(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     // SAFETY: the pointer is that of a live object, which `object` keeps alive during the call, on a thread that is
     // attached to the interpreter; the returned tensor holds its own reference.
     let tensor = unsafe { Tensor::pyobject_unpack(object.as_ptr().cast()) };
