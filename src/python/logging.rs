@@ -2,7 +2,7 @@
 
 use pyo3::{
     prelude::*,
-    types::{PyMapping, PyString},
+    types::{PyDict, PyMapping, PyString},
 };
 
 use super::{
@@ -48,10 +48,10 @@ impl MLflowTracker {
         step: Option<i64>,
         timestamp: Option<i64>,
     ) -> PyResult<()> {
+        // Of another mapping than a dict nothing is appended directly.
+        let count = metrics.cast::<PyDict>().map_or(0, PyDictMethods::len);
         let append = |draft: &mut MetricsDraft<'_>| append_metrics(metrics, draft);
-        log_metrics(slf, metrics.len()?, (step, timestamp), append, || {
-            metrics.extract()
-        })
+        log_metrics(slf, count, (step, timestamp), append, || metrics.extract())
     }
 
     #[pyo3(signature = (metrics=None, params=None, tags=None))]
