@@ -3,8 +3,8 @@
 use crate::{
     dataset::{NOT_HEARD_DBM, Recording, RssDataset},
     error::{Error, Result},
-    evaluate::median,
     geo::LatLon,
+    metrics::median,
 };
 
 /// Number of neighbours whose positions are averaged.

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use crate::{
     dataset::{NOT_HEARD_DBM, RssDataset},
     error::{Error, Result},
-    evaluate::Truth,
+    metrics::Truth,
     model::RssLocalizationNet,
     rng::Rng,
 };

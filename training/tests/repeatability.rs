@@ -6,7 +6,8 @@ use std::path::Path;
 use heimdall_training::{
     batch::Augmentation,
     dataset::{RssDataset, SplitConfig},
-    fit::{FitConfig, fit},
+    fit::fit,
+    fit_config::FitConfig,
     model::{RssLocalizationNet, RssNetConfig},
 };
 

@@ -15,7 +15,7 @@ pub use lr_monitor::LearningRateMonitor;
 pub use progress::{Printer, Progress};
 
 use crate::{
-    error::Result, evaluate::Metrics, fit::FitConfig, model::RssLocalizationNet, optim::AdamW,
+    error::Result, fit_config::FitConfig, metrics::Metrics, model::RssLocalizationNet, optim::AdamW,
 };
 
 /// The metric that decides which checkpoint is best and when to stop; lower is better.

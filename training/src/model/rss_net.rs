@@ -11,9 +11,9 @@ use super::{
 use crate::{
     dataset::{NOT_HEARD_DBM, Receiver, rss::local_frame},
     error::{Error, Result},
-    evaluate::Prediction,
     geo::{EastNorth, LatLon, LocalFrame},
     loss::{positive_sigma, raw_for_sigma},
+    metrics::Prediction,
 };
 
 /// All settings of an [`RssLocalizationNet`], without its weights.

@@ -21,7 +21,8 @@ use crate::{
         ModelCheckpoint, Progress,
     },
     error::Result,
-    fit::{FitConfig, FitReport},
+    fit::FitReport,
+    fit_config::FitConfig,
 };
 
 /// Checkpoints and results of a fitted network.

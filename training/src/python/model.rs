@@ -21,8 +21,8 @@ use super::{
 use crate::{
     dataset::Receiver,
     error::{Error, Result},
-    evaluate::Prediction,
     geo::LatLon,
+    metrics::Prediction,
     model::{self, RssNetConfig},
     optim::count,
 };
