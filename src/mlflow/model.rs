@@ -129,7 +129,8 @@ impl Stage {
     /// [`Invalid::Value`] for a stage that is neither `Staging` nor `Production`.
     pub fn archives(self, archive: bool) -> Result<bool, Invalid> {
         if archive && !matches!(self, Self::Staging | Self::Production) {
-            let reason = "existing versions can be archived for Staging and Production only";
+            let reason =
+                "existing versions can be archived only where the stage is Staging or Production";
             return Err(Invalid::value("stage", self.as_str(), reason));
         }
         Ok(archive)
