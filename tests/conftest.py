@@ -195,6 +195,23 @@ def run_script(start_script: Callable[..., subprocess.Popen]):
 
 
 @pytest.fixture
+def heimdall(tmp_path: Path):
+    """Run the command; its exit code, output and errors."""
+
+    def run(*arguments: object, **variables: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).with_name("heimdall"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            cwd=tmp_path,
+            env=clean_environment(**variables),
+        )
+
+    return run
+
+
+@pytest.fixture
 def locked(start_script: Callable[..., subprocess.Popen]):
     """`with locked(db):` another process keeps everybody else out of the database.
 

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from support.helpers import PATIENCE_S, clean_environment, free_port, wait_until
-
-
-@pytest.fixture
-def heimdall(tmp_path: Path):
-    """Run the command; its exit code, output and errors."""
-
-    def run(*arguments: object, **variables: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name("heimdall"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            cwd=tmp_path,
-            env=clean_environment(**variables),
-        )
-
-    return run
-
+from support.helpers import PATIENCE_S, free_port, wait_until
 
 OFFLINE = """
     import sys

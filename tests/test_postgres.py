@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from heimdall_tracking import (
     PermissionDeniedError,
 )
 from support import postgres
-from support.helpers import free_port, wait_until
+from support.helpers import certificate_in, free_port, wait_until
 
 pytestmark = pytest.mark.postgres
 
@@ -178,22 +177,7 @@ def test_a_server_that_crashes_and_comes_back_has_everything_once(tmp_path, capl
 def tls_server(tmp_path_factory: pytest.TempPathFactory):
     """A server with a certificate that it has signed itself, and that certificate."""
     folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "cert.pem"
-    make = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
-    make += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(make, check=True, capture_output=True)
+    certificate, key = certificate_in(folder)
     server = postgres.PostgresServer("-c ssl=on", "-c ssl_cert_file=server.crt", "-c ssl_key_file=server.key")
     for source, name in [(certificate, "server.crt"), (key, "server.key")]:
         target = server.data / name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +11,6 @@ from support.garbage import (
     Bucket,
     Disk,
 )
-from support.helpers import PATIENCE_S, clean_environment
 
 
 @pytest.fixture(params=["sqlite-disk", "postgres-disk", "sqlite-s3", "postgres-s3"])
@@ -32,20 +29,3 @@ def place(request, tmp_path: Path, uri: str) -> SimpleNamespace:
 def disk(tmp_path: Path, uri: str) -> SimpleNamespace:
     """SQLite and a local folder, where it does not matter what the stores are."""
     return SimpleNamespace(uri=uri, artifacts=Disk(tmp_path / "artifacts"))
-
-
-@pytest.fixture
-def heimdall(tmp_path: Path):
-    """Run the command; its exit code, output and errors."""
-
-    def run(*arguments: object, **variables: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name("heimdall"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            cwd=tmp_path,
-            env=clean_environment(**variables),
-        )
-
-    return run

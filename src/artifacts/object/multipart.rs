@@ -43,7 +43,7 @@ use crate::{
 /// Length of a part; it is longer where a file would have too many parts.
 const PART: u64 = 8 << 20;
 /// Most parts that S3 accepts of a file.
-const MAX_PARTS: u64 = 10_000;
+pub(crate) const MAX_PARTS: u64 = 10_000;
 /// Bytes that are in transit at a time.
 const IN_FLIGHT: u64 = 32 << 20;
 

@@ -30,7 +30,10 @@ use super::{
     signed_address::{Credential, Place, places, without_addresses},
 };
 use crate::{
-    artifacts::{buffers::pieces, object::connector::http_client},
+    artifacts::{
+        buffers::pieces,
+        object::{connector::http_client, multipart::MAX_PARTS},
+    },
     config::server::PartsAccess,
     store::error::{Cause, StoreError},
 };
@@ -39,8 +42,6 @@ use crate::{
 pub(crate) const PIECE: u64 = 1 << 20;
 /// Number of parts that are sent at a time, of all files together.
 const TOGETHER: usize = 8;
-/// Greatest number of parts that S3 takes of a file.
-const MAX_PARTS: u64 = 10_000;
 /// Length of the longest part that S3 takes.
 const MAX_LENGTH: u64 = 5 << 30;
 /// Longest time for the answer of a server to the query for its features.
