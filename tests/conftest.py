@@ -88,6 +88,8 @@ class TellsAtOnce:
             self.terminal.write_line("\n".join(report.longreprtext.splitlines()[-40:]))
 
 
+# The reporter is registered by a hook of the same name, which has to come first.
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     if terminal := config.pluginmanager.get_plugin("terminalreporter"):
         config.pluginmanager.register(TellsAtOnce(terminal))
