@@ -27,16 +27,46 @@ LAYERS = (
 )
 
 
+# A path that begins with one of these, with or without a group in braces at its end.
+PATH = re.compile(r"\b((?:crate|super|self)(?:::\w+)*)::(\{|\w+|\*)")
+
+
+def paths(source: str) -> set[str]:
+    """Return the paths from `crate`, `super` and `self` that a file names, without braces."""
+    source = re.sub(r"//.*", "", source)
+    found = set()
+    for match in PATH.finditer(source):
+        names = members(source, match.end()) if match[2] == "{" else {match[2]}
+        found |= {f"{match[1]}::{name}" for name in names}
+    return found
+
+
+def members(source: str, begin: int) -> set[str]:
+    """Return the paths of a group: of what stands behind its opening brace, up to the closing one."""
+    found, prefixes, name = set(), [""], ""
+    for character in source[begin:]:
+        if character == "{":
+            prefixes.append(prefixes[-1] + name)
+            name = ""
+        elif character in ",}":
+            if name := name.partition(" as ")[0].strip():
+                found.add(prefixes[-1] + name)
+            name = ""
+            if character == "}":
+                prefixes.pop()
+            if not prefixes:
+                break
+        elif character != "\n":
+            name = (name + character).lstrip()
+    return {path.removesuffix("::self") for path in found}
+
+
 def imported(source: str) -> set[str]:
     """Return the layers that a file names, in `use crate::{...}` or by a path."""
-    source = re.sub(r"//.*", "", source)
-    names = set(re.findall(r"\bcrate::(\w+)", source))
-    for group in re.findall(r"\bcrate::\{(.*?)\};", source, re.S):
-        # Of nested braces only the outermost names are layers.
-        while "{" in group:
-            group = re.sub(r"\{[^{}]*\}", "", group)
-        names |= set(re.findall(r"(?:^|,)\s*(\w+)", group))
-    return names & set(LAYERS)
+    names = (path.split("::") for path in paths(source))
+    return {layer for first, layer, *_ in (it for it in names if len(it) > 1) if first == "crate"} & set(
+        LAYERS
+    )
 
 
 def main() -> int:
