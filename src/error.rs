@@ -54,6 +54,17 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// There is nothing at the place that a version was to be registered of.
+    #[error(
+        "there are no files of {uri} in {location}: nothing was registered. Log the model there first, or correct the path"
+    )]
+    NoModelFiles {
+        /// URI of the model, without credentials.
+        uri: String,
+        /// Location that the URI leads to, without credentials.
+        location: String,
+    },
+
     /// Records could not be delivered within the allowed time.
     #[error("{pending} records are not delivered after {waited_s:.1} s ({reason}); they stay in {} and go out with the next start", journal.display())]
     Undelivered {

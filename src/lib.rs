@@ -1,21 +1,21 @@
 //! The tracker of heimdall-tracking.
 //!
-//! A call on [`Tracker`] is validated, appended to the [`journal`] on local disk and returns. Behind the
-//! journal a [`delivery`] worker for each destination writes the records into a [`store`] (an MLflow database or
-//! server) and the files into an [`artifacts`] store, and moves its position only after they have committed. A process that dies
-//! leaves its journal; the next one delivers it. Questions (`get_run_info`, `get_best_run`) and the model
-//! [registry](store::registry) go to the store directly, after everything recorded before them has arrived.
+//! A call on [`Tracker`] checks its arguments, appends a record to the [`journal`] on local disk and returns. A
+//! [`delivery`] worker for each destination reads the journal. It writes the records into a [`store`] (an MLflow
+//! database or server) and the files into an [`artifacts`] store, and saves its position after they are committed. If a
+//! process dies, its journal stays, and the next process delivers it. Queries (`get_run_info`, `get_best_run`) and the
+//! model [registry](store::registry) go to the store directly, after the earlier records have arrived.
 //!
 //! ```text
-//! call → record (validate) → journal (append) ┆ delivery worker → store / artifacts → position moved
+//! call → record (checked) → journal (appended) ┆ delivery worker → store / artifacts → position saved
 //! ```
 //!
-//! Beside an active run, where they are asked for, [`system_metrics`] are sampled and its [`environment`] is
-//! found, each by a thread that ends with the run.
+//! Two optional threads observe an active run and end with it: one samples [`system_metrics`], the other records the
+//! [`environment`].
 //!
-//! What nobody needs any more is found and deleted by the [`gc`].
+//! The module [`gc`] finds and deletes artifacts and runs that nobody needs.
 //!
-//! Everything here is free of Python but the `python` module, which the feature of that name adds.
+//! Only the module `python` uses Python; the feature of that name adds it.
 
 mod artifacts;
 mod config;
@@ -73,14 +73,14 @@ pub use crate::{
         artifacts::{Keep, Logged},
         open::Tracker,
         queries::Search,
+        recorder::{finish, forget_parent, terminate},
         registry::Registration,
         runs::RankExchange,
-        session::{finish, forget_parent, terminate},
         stores::Stores,
     },
 };
 
-/// Whatever reads bytes or texts from outside, for the fuzz targets.
+/// Functions that read bytes or texts from outside, for the fuzz targets.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     use crate::{

@@ -44,8 +44,9 @@ from .errors import (
     WrongTypeError,
 )
 from .runs import RunList
-from .settings import Settings, initialize_mlflow, settings
+from .settings import initialize_mlflow
 from .tracker import MLflowTracker
+from .tracker import when_bridged as _when_bridged
 from .uploads import Upload
 from .versions import VersionList
 
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from .inputs import Dataset
     from .lifecycle import GarbageReport, collect_garbage
     from .models import ModelInfo, OnnxExport, load_model
+    from .settings import Settings, settings
+else:
+    # The import has put the module in the place of the settings.
+    del settings
 
 __all__ = [
     "ActiveRun",
@@ -102,6 +107,16 @@ __all__ = [
 ]
 
 
+def _attach(tracker: MLflowTracker) -> None:
+    """Let stock MLflow use a tracker. The bridge is imported with the first tracker, not with the package."""
+    from .bridge import attach
+
+    attach(tracker)
+
+
+_when_bridged.append(_attach)
+
+
 def __getattr__(name: str) -> object:
     # These modules load hashing, JSON and more, so they are imported when a name of theirs is used.
     if name == "Dataset":
@@ -118,6 +133,13 @@ def __getattr__(name: str) -> object:
         from . import models
 
         globals()[name] = value = getattr(models, name)
+        return value
+    if name in ("Settings", "settings"):
+        # They read files and the environment, and the class imports pydantic where it is installed.
+        import sys
+
+        module = sys.modules[f"{__name__}.settings"]
+        globals()[name] = value = getattr(module, name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

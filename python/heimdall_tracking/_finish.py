@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import sys
 import warnings
 
 # A slow database can take the rest of a training run in this time; a dead one keeps nobody waiting longer.
@@ -18,22 +17,20 @@ def register() -> None:
         os.register_at_fork(after_in_child=_native.forget_parent)
 
 
+def before_others() -> None:
+    """Let the trackers' runs end before all that was registered so far for the end of the process."""
+    atexit.unregister(_finish)
+    atexit.register(_finish)
+
+
 def _finish() -> None:
-    from . import _native
+    from . import _native, _outcome
     from ._progress import Bar
 
     timeout = _timeout()
     bar = Bar(f"at most {timeout:.0f} s; Ctrl-C leaves the rest to the next start")
-    _native.finish(_status(), timeout, bar.show)
+    _native.finish(*_outcome.status(), timeout, bar.show)
     bar.close()
-
-
-def _status() -> str:
-    """Return the status for the end of the process; an uncaught exception is in `sys.last_value`."""
-    last = getattr(sys, "last_value", None)
-    if last is None:
-        return "FINISHED"
-    return "KILLED" if isinstance(last, KeyboardInterrupt) else "FAILED"
 
 
 def _timeout() -> float:

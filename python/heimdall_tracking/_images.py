@@ -16,6 +16,7 @@ from .errors import InvalidInputError, WrongTypeError
 # The longer side of the small copies that MLflow's UI shows in its grid of images.
 SMALL_SIDE = 256
 KEY = re.compile(r"[a-zA-Z0-9_\-./ ]+")
+FORBIDDEN = re.compile(r"[^a-zA-Z0-9_\-./ ]")
 PLOTLY_IMAGES = (".png", ".jpeg", ".webp", ".svg", ".pdf")
 
 

@@ -74,6 +74,10 @@ class Status:
         """Records that a destination refused for good; they are kept in `HEIMDALL_DIR/dead_letter`."""
 
     @property
+    def unrecorded(self) -> int:
+        """Values that calls of this process could not record; they are kept there as well."""
+
+    @property
     def degraded(self) -> bool:
         """True while a destination or the journal's disk takes nothing."""
 
@@ -365,39 +369,61 @@ class MLflowTracker:
 
     @property
     def active_run_id(self) -> str | None:
-        """Id of the active run, of nested ones the innermost; None when there is none."""
+        """Id of the active run of the calling thread or task, the innermost; None when there is none.
+
+        That is the run that this thread or task has started last, or was started in. A thread or task that
+        has neither has the outermost run.
+        """
+
+    @property
+    def _rank(self) -> int:
+        """Rank of this process in a distributed training; 0 outside of one."""
 
     @property
     def active_run_ids(self) -> list[str]:
-        """Ids of the active run and of those that it is nested in, the innermost last."""
+        """Ids of `active_run_id` and of the runs that it is nested in, the innermost last."""
 
-    def resume(self, run: str, nested: bool = False) -> str:
+    def resume(self, run: str, nested: bool = False, from_step: int | None = None) -> str:
         """Go on with a run that has ended: it is RUNNING again and the active one. Waits for the store.
 
         Args:
             run: Id of the run, or its name: then it is the run of that name in the experiment that started
                 last and is not deleted.
             nested: As for `start_run`.
+            from_step: Record the points from this step on anew: those of all metrics at this step and later
+                ones that were recorded before this call are deleted, once, and those recorded after it are
+                kept. System metrics (`system/…`) count steps of their own and are kept. With it, `run` may
+                be the active run, which stays active. A process that works on the run meanwhile is not
+                waited for. An MLflow server cannot delete points: it keeps them, which is told once.
+                Default: no point is deleted.
 
         Returns:
             Id of the run.
 
         Raises:
-            RunStateError: Another run is active, and `nested` is false; or this one is.
+            RunStateError: Another run is active, and `nested` is false; or this one is, without `from_step`.
             NotFoundError: There is no such run.
-            InvalidInputError: It is deleted.
+            InvalidInputError: It is deleted, or `from_step` is no integer from 0 to 2**63 - 1.
             StoreUnavailableError: The store cannot answer.
 
         Example:
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
             >>> with tracker.run("long"):
             ...     tracker.log_param("lr", 0.1)
-            >>> run_id = tracker.resume("long")
+            ...     for step in range(10):
+            ...         tracker.log_metric("loss", 1.0, step=step)
+            >>> run_id = tracker.resume("long", from_step=8)
+            >>> tracker.log_metric("loss", 0.5, step=8)
             >>> tracker.end_run()
+            >>> len(tracker.get_metric_history(run_id, "loss"))
+            9
         """
 
     def end_run(self, status: str = "FINISHED") -> None:
-        """End the active run. Without one this does nothing, so ending twice is harmless.
+        """End the active run of this thread or task, and the runs nested in it that are still open.
+
+        Without one this does nothing, so ending twice is harmless. Returns once the store has all of the run,
+        its files as well, but after `HEIMDALL_END_TIMEOUT` (10 s) at the latest; the rest goes on behind it.
 
         Args:
             status: `FINISHED`, `FAILED` or `KILLED`, in any case.
@@ -416,34 +442,43 @@ class MLflowTracker:
             InvalidInputError: As for `end_run`.
         """
 
-    def log_param(self, key: str, value: Any) -> None:
+    def log_param(self, key: str, value: Any, run_id: str | None = None) -> None:
         """Log a param of the active run.
 
         Args:
             key: Key of the param.
             value: Value of the param, as for `log_params`.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: As for `log_params`.
+            InvalidInputError: Of a strict tracker: as for `log_params`.
         """
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log params of the active run: all of them or, on an error, none.
+    def log_params(self, params: Mapping[str, Any], run_id: str | None = None) -> None:
+        """Log params of the active run. One that cannot be recorded costs itself alone.
 
         Args:
-            params: Values by key. Lists and dicts are stored as JSON, everything else as `str()` gives it;
-                over 6,000 characters are cut, as by MLflow. The same value again is fine.
+            params: Values by key, or an object that holds them: an `argparse.Namespace`, a dataclass, a model
+                of pydantic or attrs, a config of OmegaConf. Lists, dicts and such objects as values are
+                stored as JSON, everything else as `str()` gives it; over 6,000 characters are cut, as by
+                MLflow. The same value again is fine.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: A key breaks MLflow's rules, a param of this run has another value, or a
-                value has a NUL character or a lone surrogate.
-            WrongTypeError: A key is no str.
+            InvalidInputError: Of a strict tracker: a key breaks MLflow's rules, a param of this run has
+                another value, or a value has a NUL character or a lone surrogate.
+            WrongTypeError: Of a strict tracker: a key is no str.
         """
 
     def log_metric(
-        self, key: str, value: float, step: int | None = None, timestamp: int | None = None
+        self,
+        key: str,
+        value: float,
+        step: int | None = None,
+        timestamp: int | None = None,
+        run_id: str | None = None,
     ) -> None:
         """Log a metric of the active run.
 
@@ -452,11 +487,12 @@ class MLflowTracker:
             value: Value of the metric, as for `log_metrics`.
             step: Step or epoch, any 64-bit integer; default 0.
             timestamp: Time of the point in milliseconds since 1970; default now.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: The key breaks MLflow's rules, or the time is negative.
-            WrongTypeError: The value is not a number.
+            InvalidInputError: Of a strict tracker: the key breaks MLflow's rules, or the time is negative.
+            WrongTypeError: Of a strict tracker: the value is not a number.
 
         Example:
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
@@ -467,20 +503,26 @@ class MLflowTracker:
         """
 
     def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
+        self,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        timestamp: int | None = None,
+        run_id: str | None = None,
     ) -> None:
-        """Log metrics of the active run, all of one time: all of them or, on an error, none.
+        """Log metrics of the active run, all of one time. One that cannot be recorded costs itself alone.
 
         Args:
             metrics: Numbers by key: Python and NumPy numbers, arrays and tensors of one element. NaN and
-                infinities are kept as MLflow keeps them. A bool is not a number.
+                infinities are kept as MLflow keeps them. Bools and texts of numbers are taken, as by MLflow,
+                unless the tracker is strict.
             step: Step or epoch, any 64-bit integer; default 0.
             timestamp: Time of the metrics in milliseconds since 1970; default now.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: A key breaks MLflow's rules, or the time is negative.
-            WrongTypeError: A value is not a number.
+            InvalidInputError: Of a strict tracker: a key breaks MLflow's rules, or the time is negative.
+            WrongTypeError: Of a strict tracker: a value is not a number.
         """
 
     def log_batch(
@@ -488,8 +530,9 @@ class MLflowTracker:
         metrics: Iterable[tuple[Any, ...] | Any] | None = None,
         params: Mapping[str, Any] | Iterable[Any] | None = None,
         tags: Mapping[str, Any] | Iterable[Any] | None = None,
+        run_id: str | None = None,
     ) -> None:
-        """Log metrics, params and tags of the active run: all of them or, on an error, none.
+        """Log metrics, params and tags of the active run. What cannot be recorded costs itself alone.
 
         A batch may have any length: it reaches the store in parts that the store takes.
 
@@ -498,12 +541,14 @@ class MLflowTracker:
                 objects with these attributes, such as `mlflow.entities.Metric`.
             params: Values by key, or objects with `key` and `value`, such as `mlflow.entities.Param`.
             tags: Values by key, or objects with `key` and `value`, such as `mlflow.entities.RunTag`.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: Something in it breaks MLflow's rules, as for `log_metrics`, `log_params` and
-                `set_tags`.
-            WrongTypeError: A key is no str, a value no number, a step or timestamp no whole number.
+            InvalidInputError: Of a strict tracker: something in it breaks MLflow's rules, as for
+                `log_metrics`, `log_params` and `set_tags`.
+            WrongTypeError: Of a strict tracker: a key is no str, a value no number, a step or timestamp no
+                whole number.
 
         Example:
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
@@ -513,39 +558,72 @@ class MLflowTracker:
             {'loss': 0.25}
         """
 
-    def set_tag(self, key: str, value: Any) -> None:
+    def set_tag(self, key: str, value: Any, run_id: str | None = None) -> None:
         """Set a tag of the active run; an earlier value is replaced.
 
         Args:
             key: Key of the tag.
             value: Value of the tag, as `str()` gives it; over 8,000 characters are cut, as by MLflow.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: The key breaks MLflow's rules, or the value has a NUL or a lone surrogate.
+            InvalidInputError: Of a strict tracker: the key breaks MLflow's rules, or the value has a NUL or
+                a lone surrogate.
         """
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags of the active run: all of them or, on an error, none.
+    def set_tags(self, tags: Mapping[str, Any], run_id: str | None = None) -> None:
+        """Set tags of the active run. One that cannot be recorded costs itself alone.
 
         Args:
             tags: Values by key, as for `set_tag`.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
-            InvalidInputError: As for `set_tag`.
-            WrongTypeError: A key is no str.
+            InvalidInputError: Of a strict tracker: as for `set_tag`.
+            WrongTypeError: Of a strict tracker: a key is no str.
         """
 
-    def delete_tag(self, key: str) -> None:
+    def delete_tag(self, key: str, run_id: str | None = None) -> None:
         """Remove a tag of the active run; a tag that it does not have is no error.
 
         Args:
             key: Key of the tag.
+            run_id: Run to log to; default the active run.
 
         Raises:
             RunStateError: No run is active.
             InvalidInputError: The key breaks MLflow's rules.
+        """
+
+    def delete_artifacts(self, path: str | None = None, run_id: str | None = None) -> None:
+        """Delete a file, or a folder with all below it, from a run's artifacts.
+
+        The call returns at once; the deletion follows the files that were logged before it, and waits for a
+        store that is away, as they do. What of them has not been sent is not sent any more. Files that are
+        logged later stay. If the process dies, the next start deletes. A store that refuses keeps the files,
+        with one warning and a dead letter. A path that is not there is no error.
+
+        Args:
+            path: File or folder among the run's artifacts; default all artifacts of the run.
+            run_id: Run of the files; default the active run.
+
+        Raises:
+            RunStateError: No run is named and none is active.
+            NotFoundError: There is no such run.
+            InvalidInputError: `path` is empty, absolute or climbs out; or the run is deleted.
+            WrongTypeError: `path` is no str.
+            JournalError: The deletion cannot be recorded.
+
+        Example:
+            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
+            >>> with tracker.run():
+            ...     tracker.log_text("1", "checkpoints/1.txt")
+            ...     tracker.log_text("2", "checkpoints/2.txt")
+            ...     tracker.delete_artifacts("checkpoints/1.txt")
+            ...     [info.path for info in tracker.list_artifacts("checkpoints")]
+            ['checkpoints/2.txt']
         """
 
     def list_artifacts(self, path: str = "", run_id: str | None = None) -> list[FileInfo]:
@@ -1109,11 +1187,20 @@ class MLflowTracker:
         """
 
     def _start_run(self, run: Mapping[str, Any]) -> str: ...
+    def _end(self, run_id: str, status: str) -> None: ...
     def _log_artifact(
-        self, local_path: str | PathLike[str], artifact_path: str | None, immutable: bool
+        self,
+        local_path: str | PathLike[str],
+        artifact_path: str | None,
+        immutable: bool,
+        run_id: str | None,
     ) -> tuple[list[str], int, int]: ...
     def _log_artifacts_dir(
-        self, local_dir: str | PathLike[str], artifact_path: str | None, immutable: bool
+        self,
+        local_dir: str | PathLike[str],
+        artifact_path: str | None,
+        immutable: bool,
+        run_id: str | None,
     ) -> tuple[list[str], int, int]: ...
     def _has_arrived(self, end: int) -> bool: ...
     def _wait_for(self, start: int, end: int, timeout: float | None) -> None: ...
@@ -1122,21 +1209,45 @@ class MLflowTracker:
     def _versions_with_runs(
         self, name: str, versions: Sequence[str] | None
     ) -> list[tuple[ModelVersion, Run | None]]: ...
-    def _log_bytes(self, content: bytes, artifact_file: str) -> None: ...
+    def _log_bytes(self, content: bytes, artifact_file: str, run_id: str | None) -> None: ...
+    @property
+    def _is_bridged(self) -> bool: ...
+    @property
+    def _is_strict(self) -> bool: ...
+    def _run_of(self, run_id: str | None, action: str) -> str: ...
+    def _note_unrecorded(self, kind: str, value: tuple[str, str, str], run_id: str) -> None: ...
+    def _tell_once(self, key: str, text: str) -> None: ...
     def _check_artifact_file(self, artifact_file: str) -> None: ...
-    def _log_input(self, dataset: Mapping[str, Any]) -> None: ...
-    def _resumed_from(self) -> Run | None: ...
+    def _log_input(self, dataset: Mapping[str, Any], run_id: str | None) -> None: ...
+    def _resumed_from(self, run_id: str) -> Run | None: ...
     def _uris(self) -> tuple[str, str]: ...
-    def _on_active_runs(self, reader: Callable[[list[str]], object]) -> None: ...
+    def _create_run(self, run: Mapping[str, Any]) -> str: ...
+    def _enter(self, run_id: str) -> None: ...
+    def _leave(self, run_id: str) -> None: ...
+    def _set_run_status(self, run_id: str, status: str, end_time: int | None) -> None: ...
+    def _has_run(self, run_id: str) -> bool: ...
+    def _forget_run(self, run_id: str) -> None: ...
+    def _deliver(self) -> None: ...
+    def _deliver_files(self) -> None: ...
+    def _log_plain(self, run_id: str, metrics: object, params: object, tags: object) -> bool: ...
 
-def finish(status: str, timeout: float, show: Callable[[int, int, int], object] | None = None) -> None:
+def finish(
+    status: str,
+    is_certain: bool,
+    timeout: float,
+    show: Callable[[int, int, int], object] | None = None,
+) -> None:
     """End active runs with `status` and wait up to `timeout` seconds for delivery. Called at exit.
 
+    Unless the status is certain, the exit code of the process decides later, where the system tells it.
     Until then, `show` is called with the values of `progress`.
     """
 
 def progress() -> tuple[int, int, int]:
     """Return how many records of this process wait, how many bytes of files are on their way, and sent."""
+
+def was_interrupted() -> bool:
+    """Return True where Ctrl-C was sent since the last run began, whoever has caught it."""
 
 def forget_parent() -> None:
     """Forget, in a child after a fork, the trackers of its parent."""
@@ -1229,6 +1340,7 @@ def sync(
 def journals(heimdall_dir: str | PathLike[str]) -> list[JournalStatus]:
     """Return the journals of a folder, oldest first, as `heimdall status` shows them."""
 
+def mended_path(path: str) -> str: ...
 def dead_letters(heimdall_dir: str | PathLike[str]) -> list[tuple[str, int]]:
     """Return the files of records that were refused for good, and how many each has."""
 
@@ -1329,6 +1441,58 @@ def collect_garbage(
         InvalidInputError: An age, a rule or its metric is wrong.
         NotFoundError: There is no such experiment.
         StoreUnavailableError: The store does not answer.
+    """
+
+class StoreCheck(TypedDict):
+    """Findings of `check_store`."""
+
+    uri: str
+    has_tables: bool
+    revision: str | None
+    is_writable: bool
+    artifact_location: str | None
+    is_deleted: bool
+    default_location: str | None
+    clock: int | None
+
+def check_store(uri: str, experiment: str, timeout: float) -> StoreCheck | None:
+    """Look at a store, and at an experiment in it, without changing either.
+
+    Args:
+        uri: Tracking or registry URI.
+        experiment: Name of the experiment.
+        timeout: Longest wait in seconds.
+
+    Returns:
+        The findings; times are milliseconds since 1970. None where the store does not answer in time.
+
+    Raises:
+        ConfigurationError: The URI is wrong, or the database cannot be opened or is not MLflow's.
+        PermissionDeniedError: The store does not accept the credentials.
+        StoreUnavailableError: The store cannot be reached.
+    """
+
+class ArtifactCheck(TypedDict):
+    """Findings of `check_artifacts`."""
+
+    done: list[str]
+    modified: int | None
+    written: tuple[int, int]
+    error: str | None
+
+def check_artifacts(config: Mapping[str, Any]) -> ArtifactCheck | None:
+    """Write a small file below an artifact location, read it and delete it.
+
+    Args:
+        config: Tracking URI, location, path of the file below it, the local file, S3 settings and timeout by
+            their names.
+
+    Returns:
+        The steps that worked, in order, and the error of the first that did not; times are milliseconds since
+        1970. None where the store does not answer in time.
+
+    Raises:
+        ConfigurationError: The location cannot be used as configured.
     """
 
 def _floor(metrics: Mapping[str, Any], step: int | None = None) -> None: ...

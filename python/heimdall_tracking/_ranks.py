@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from . import _start
+
 # Longest wait of a rank for rank 0 to start its run; it may have to load a dataset first.
 PATIENCE_S = 300.0
 # Variables that name a launch: torchrun's and Lightning's variables, and Slurm's.
@@ -93,7 +95,7 @@ def _file(number: int) -> Path | None:
     if not names:
         return None
     launch = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("HEIMDALL_DIR") or ".heimdall").absolute()
+    folder = Path(_start.path(os.environ.get("HEIMDALL_DIR") or ".heimdall"))
     return folder / "ranks" / f"{launch}-{number}.json"
 
 

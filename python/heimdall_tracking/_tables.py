@@ -4,33 +4,63 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from . import _images
+from ._context import is_active
 from ._optional import need
-from .errors import InvalidInputError, WrongTypeError
+from ._places import local_folder
+from .errors import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    InvalidInputError,
+    StoreUnavailableError,
+    WrongTypeError,
+)
 
 LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
 FORBIDDEN = "\"',:[]{}"
 
 
 class Tables:
-    """The tables of a tracker's active runs, as they were last logged."""
+    """The tables of a tracker's runs, as they were last logged."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._content: dict[tuple[str, str], bytes] = {}
+        # Tables of runs that have ended, which are in the store.
+        self._forgotten: set[tuple[str, str]] = set()
         self._listed: dict[str, list[dict[str, str]]] = {}
 
-    def keep(self, run_ids: list[str]) -> None:
-        """Forget the tables of all other runs."""
-        self._content = {key: table for key, table in self._content.items() if key[0] in run_ids}
-        self._listed = {run_id: tag for run_id, tag in self._listed.items() if run_id in run_ids}
+    def _forget_ended(self, tracker: Any, but: str) -> None:
+        """Forget the content of the tables of runs that are not active, except one run."""
+        ended = {run_id for run_id, _ in self._content if run_id != but and not is_active(tracker, run_id)}
+        gone = {key for key in self._content if key[0] in ended}
+        for key in gone:
+            del self._content[key]
+        self._forgotten |= gone
+
+    def _earlier(self, tracker: Any, run_id: str, artifact_file: str, before: Any) -> bytes | None:
+        """Return the table that new rows are appended to."""
+        key = (run_id, artifact_file)
+        if key in self._content:
+            return self._content[key]
+        if key in self._forgotten or (before is not None and not is_active(tracker, run_id)):
+            return _downloaded(tracker, run_id, artifact_file)
+        if before is None:
+            return None
+        if local_folder(before.artifact_uri) is not None:
+            return _artifact(before.artifact_uri, artifact_file)
+        try:
+            return _downloaded(tracker, run_id, artifact_file)
+        except StoreUnavailableError as error:
+            # The rows alone would replace those that are there. The training goes on without them.
+            raise ArtifactError(f"the table {artifact_file!r} of the run cannot be read: {error}") from error
 
     def log(self, tracker: Any, run_id: str, data: Any, artifact_file: str) -> None:
         """Log rows: see `MLflowTracker.log_table`."""
@@ -43,19 +73,17 @@ class Tables:
         tracker._check_artifact_file(artifact_file)
         frame = _frame(data)
         with self._lock:
-            self.keep(tracker.active_run_ids)
-            before = tracker._resumed_from()
+            self._forget_ended(tracker, run_id)
+            before = tracker._before(run_id)
             files: dict[str, bytes] = {}
             frame = _with_images(frame, artifact_file, files.__setitem__)
-            earlier = self._content.get((run_id, artifact_file))
-            if earlier is None and before is not None:
-                earlier = _artifact(before.artifact_uri, artifact_file)
+            earlier = self._earlier(tracker, run_id, artifact_file, before)
             if earlier is not None:
                 rows = [_read(earlier, kind), frame]
                 frame = need("pandas", "log_table").concat(rows, ignore_index=True)
             files[artifact_file] = content = _written(frame, kind)
             for path, file in files.items():
-                tracker._log_bytes(file, path)
+                tracker._log_bytes(file, path, run_id)
             self._content[run_id, artifact_file] = content
             if run_id not in self._listed:
                 listed = before.tags.get(LOGGED_ARTIFACTS, "[]") if before else "[]"
@@ -63,7 +91,7 @@ class Tables:
             entry = {"path": artifact_file, "type": "table"}
             if entry not in self._listed[run_id]:
                 self._listed[run_id].append(entry)
-                tracker.set_tag(LOGGED_ARTIFACTS, json.dumps(self._listed[run_id]))
+                tracker.set_tag(LOGGED_ARTIFACTS, json.dumps(self._listed[run_id]), run_id=run_id)
 
 
 def _frame(data: Any) -> Any:
@@ -127,10 +155,17 @@ def _read(content: bytes, kind: str) -> Any:
     return pandas.read_parquet(io.BytesIO(content))
 
 
+def _downloaded(tracker: Any, run_id: str, artifact_file: str) -> bytes | None:
+    """Return a file of a run as the artifact store has it; None where there is none."""
+    with tempfile.TemporaryDirectory(prefix="heimdall-") as folder:
+        try:
+            return Path(tracker.download_artifacts(run_id, artifact_file, folder)).read_bytes()
+        except ArtifactNotFoundError:
+            return None
+
+
 def _artifact(artifact_uri: str, artifact_file: str) -> bytes | None:
     """Read a file of a run whose artifacts are in a local folder; None where there is no such file."""
-    parts = urlsplit(artifact_uri)
-    if parts.scheme not in ("", "file"):
-        return None
-    file = Path(unquote(parts.path) if parts.scheme else artifact_uri, artifact_file)
-    return file.read_bytes() if file.is_file() else None
+    folder = local_folder(artifact_uri)
+    file = folder and folder / artifact_file
+    return file.read_bytes() if file and file.is_file() else None

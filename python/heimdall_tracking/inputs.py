@@ -8,12 +8,14 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactNotFoundError, WrongTypeError
+from .errors import ArtifactNotFoundError, InvalidInputError, WrongTypeError
 
 CONTEXT_TAG = "mlflow.data.context"
 # Number of hexadecimal digits of a digest, as of MLflow's own.
 DIGEST_LENGTH = 8
 CHUNK = 1 << 20
+TAG_KEY_LENGTH = 255
+TAG_VALUE_LENGTH = 500
 
 
 class Dataset:
@@ -143,3 +145,23 @@ def fields(dataset: Any, context: str | None, tags: Any) -> dict[str, Any]:
     all_tags |= {key: value for key, value in dict(tags or {}).items() if key not in all_tags}
     optional = {field: found.get(field) or None for field in ("schema", "profile")}
     return {**required, **optional, "tags": all_tags}
+
+
+def tags_with_room(tracker: Any, tags: Any, run_id: str) -> dict[str, str]:
+    """Return the tags of an input that can be recorded; the others are noted. Long values are cut."""
+    from ._data import pairs
+    from ._spared import Spared
+
+    found: dict[str, str] = {}
+    with Spared(tracker, "input", "tags", run_id, tags):
+        for key, value in pairs(tags or {}):
+            with Spared(tracker, "input", key, run_id, value):
+                text = str(value)[:TAG_VALUE_LENGTH]
+                name = str(key)
+                if len(name) > TAG_KEY_LENGTH or "\0" in name + text:
+                    raise InvalidInputError(
+                        f"the key {name[:100]!r} must have at most {TAG_KEY_LENGTH} characters, and no NUL"
+                    )
+                (name + text).encode()
+                found[name] = text
+    return found

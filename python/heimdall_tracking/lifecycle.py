@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
-from . import _native
+from . import _environment, _native, _start
 from ._native import GarbageItem, SparedItem
 from .errors import InvalidInputError
-from .settings import Settings
+from .settings import values_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,14 +166,15 @@ def collect_garbage(
         >>> [(item.kind, item.files, item.deleted) for item in report.items]
         [('deleted run', 1, True)]
     """
-    given = Settings() if settings is None else settings
+    _environment.load()
+    given = values_of({} if settings is None else settings)
     items, spared, failures = _native.collect_garbage(
         {
-            "tracking_uri": tracking_uri or given.mlflow_tracking_uri,
-            "registry_uri": registry_uri or given.mlflow_registry_uri,
-            "s3_endpoint_url": given.mlflow_s3_endpoint_url,
-            "s3_access_key_id": given.mlflow_s3_access_key_id,
-            "s3_secret_access_key": given.mlflow_s3_secret_access_key,
+            "tracking_uri": _start.store(tracking_uri or given["mlflow_tracking_uri"] or ""),
+            "registry_uri": _start.store(registry_uri or given["mlflow_registry_uri"] or ""),
+            "s3_endpoint_url": given["mlflow_s3_endpoint_url"],
+            "s3_access_key_id": given["mlflow_s3_access_key_id"],
+            "s3_secret_access_key": given["mlflow_s3_secret_access_key"],
             "experiments": None if experiments is None else list(experiments),
             "older_than": seconds(older_than),
             "uploads_older_than": seconds(uploads_older_than),
@@ -184,11 +187,19 @@ def collect_garbage(
             "what": what,
             "purge": purge,
             "delete": delete,
-            "heimdall_dir": heimdall_dir,
+            "heimdall_dir": heimdall_dir or _heimdall_dir(),
             "artifact_server": artifact_server,
         }
     )
     return GarbageReport(items, spared, failures, dry_run=not delete)
+
+
+def _heimdall_dir() -> Path | None:
+    """Return the folder of the start where the process has left it; None is found by the native module."""
+    if not _start.has_left():
+        return None
+    folder = Path(_start.path(os.environ.get("HEIMDALL_DIR") or ".heimdall"))
+    return folder if folder.is_dir() else None
 
 
 def seconds(age: Age) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from . import _native
+import os
+import sys
+
+from . import _native, _outcome, _start
 from ._progress import waited
+from ._recorder import Recorder
+from ._uris import PREFIX
 from .active_run import ActiveRun
 from .heimdall_defaults import EXPERIMENT_NAME, ONNX_MODEL_NAME
 from .runs import RunList
-from .uploads import Upload
 
 # Spelled out for the same reason as in `settings`.
 TYPE_CHECKING = False
@@ -16,19 +20,33 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any, Literal
 
-    import matplotlib.figure
     import mlflow
-    import pandas
     from typing_extensions import Self
 
-    from ._tables import Tables
     from .models.export import OnnxExport
-    from .models.folder import ModelInfo
     from .models.history import Histories
     from .versions import VersionList
 
 
-class MLflowTracker(_native.MLflowTracker):
+S3_KEYS = ("MLFLOW_S3_ACCESS_KEY_ID", "MLFLOW_S3_SECRET_ACCESS_KEY")
+RUN_NAME_TAG = "mlflow.runName"
+# Names of the constructor that are no arguments, and arguments that may have keys and passwords.
+NOT_PICKLED = {
+    "__class__",
+    "cls",
+    "tracking_uri",
+    "artifact_uri",
+    "backend_store_uri",
+    "registry_uri",
+    "mirrors",
+    "s3_access_key_id",
+    "s3_secret_access_key",
+}
+# Functions that are called with each tracker that stock MLflow may use.
+when_bridged: list[Callable[[MLflowTracker], None]] = []
+
+
+class MLflowTracker(Recorder):
     """Records runs of one experiment so that a stock MLflow reads them as its own.
 
     Calls that log something check their arguments, append to a journal on local disk and return; a thread
@@ -39,9 +57,18 @@ class MLflowTracker(_native.MLflowTracker):
     A store that cannot be reached is waited for at construction for 5 s (`HEIMDALL_CONNECT_TIMEOUT`); then
     training goes on, and all that is recorded arrives when the store is there.
 
-    All methods may be called from any thread. After a fork the child goes on with the tracker: values
-    that the child logs land in the same run, which only the parent ends. A spawned process makes a
-    tracker of its own.
+    All methods may be called from any thread and any asyncio task. A run belongs to the thread or task that
+    has started it, and to the threads, calls of thread pools and tasks that are started there while it is
+    active: their calls log to it. All others log to the outermost run. So every thread of a search may
+    start a nested run of its own. `run_id=` names another run for one call, and a block's run
+    (`with tracker.run() as run`) has the methods that log to it from everywhere.
+
+    After a fork the child goes on with the tracker: values that the child logs land in the same run, which
+    only the parent ends. A spawned process makes a tracker of its own.
+
+    The start of a run returns once the store has the run, and its end once the store has all of it, so that
+    other programs find it there. Both waits are bounded, by `HEIMDALL_CONNECT_TIMEOUT` and
+    `HEIMDALL_END_TIMEOUT` (10 s), and left out while the store is known to be away.
 
     Args:
         tracking_uri: Store of the runs: a SQLite database, `sqlite:///<path>` (relative) or
@@ -50,7 +77,8 @@ class MLflowTracker(_native.MLflowTracker):
             is empty; or an MLflow server, `http://host:5000` or `https://host/prefix`.
         artifact_uri: Place for the artifacts of the experiment, if it has to be created: a local folder,
             `s3://bucket/prefix`, `gs://…`, `wasbs://container@account.blob.core.windows.net/…`; default
-            `mlruns` beside the database. An experiment that exists keeps the location it has.
+            `mlruns` beside the database. The experiment has it as it is spelt, but with an absolute path. An
+            experiment that exists keeps the location it has.
         backend_store_uri: Database behind the tracking URI; if given, it must be the same database.
         registry_uri: Registry of the models; default the tracking URI.
         s3_endpoint_url: Endpoint of an S3 store that is not AWS, such as `http://minio:9000`; default
@@ -90,6 +118,27 @@ class MLflowTracker(_native.MLflowTracker):
             as well. Default: `HEIMDALL_SET_ENVIRONMENT`, else True.
         default_tags: Tags of every run that starts, unless the run sets others. Default: none.
             `initialize_mlflow` gives the tags of the Heimdall team.
+        run_name_prefix: Beginning of the name of a run that is given none; the local time follows, as in
+            `rf-localization_20251108_093000`. Default: none, such a run has a random name.
+            `initialize_mlflow` gives the prefix of its settings.
+        bridge: True lets stock MLflow in this process write through this tracker's journal, and read after
+            it: `mlflow.log_metric`, `MlflowClient`, autologging and the loggers of other libraries, for the
+            same store. The tracker's active run is `mlflow.active_run()`, and a run of
+            `mlflow.start_run` is the tracker's active run. Default: `HEIMDALL_BRIDGE`, else True.
+        strict: True raises where a value cannot be recorded, before anything of the call is. False never
+            ends a training for data: such a value costs its own key alone, is told once, counted by
+            `status().unrecorded` and kept readable in `HEIMDALL_DIR/dead_letter`; a key that MLflow
+            forbids is recorded under another spelling (`acc@1` as `acc_1`). The errors of data that a
+            method lists are raised by a strict tracker alone. `docs/data.md` has a table.
+            Default: `HEIMDALL_STRICT`, else False.
+
+    `copy.copy` and `copy.deepcopy` return the tracker itself. A pickle has its arguments without keys and
+    passwords: in another process it becomes a tracker of its own for the same stores, which reads these
+    from the environment.
+
+    A relative path in a URI and `HEIMDALL_DIR` are below the folder where the process started, wherever it
+    works by then. Variables that the process does not have are read from a `.env` file, as `Settings`
+    documents.
 
     Raises:
         ConfigurationError: A URI has an unknown scheme or cannot be opened, the file is no MLflow
@@ -106,10 +155,13 @@ class MLflowTracker(_native.MLflowTracker):
         {'val/loss': 0.25}
     """
 
-    # The stock client, and tables and models of the active runs, made when they are first asked for.
+    # The stock client, tables and models of the runs, each made when it is first asked for.
     _client: mlflow.MlflowClient | None = None
-    _tables: Tables | None = None
-    _models: Histories | None = None
+    _models: Histories
+    _run_name_prefix: str | None = None
+    # Arguments of the constructor that a pickle has.
+    _given: dict[str, Any]
+    _mirrors: Sequence[str] | None = None
 
     def __new__(  # noqa: D102
         cls,
@@ -129,9 +181,36 @@ class MLflowTracker(_native.MLflowTracker):
         environment: bool | None = None,
         set_environment: bool | None = None,
         default_tags: Mapping[str, Any] | None = None,
+        run_name_prefix: str | None = None,
+        bridge: bool | None = None,
+        strict: bool | None = None,
     ) -> Self:
+        given = {name: value for name, value in locals().items() if name not in NOT_PICKLED}
+        # It is imported by the first tracker, not with the package.
+        from . import _environment
+
+        _environment.load()
+        if s3_access_key_id is None and s3_secret_access_key is None:
+            s3_access_key_id, s3_secret_access_key = map(_environment.get, S3_KEYS)
+        tracking_uri = tracking_uri.removeprefix(PREFIX) if isinstance(tracking_uri, str) else tracking_uri
+        backend_store_uri = backend_store_uri and backend_store_uri.removeprefix(PREFIX)
+        registry_uri = registry_uri and registry_uri.removeprefix(PREFIX)
+        heimdall_dir = None
+        if _start.has_left():
+            if artifact_uri is None and tracking_uri.startswith("postgres"):
+                artifact_uri = "mlruns"
+            if mirrors is None:
+                mirrors = os.environ.get("MLFLOW_MIRROR_URIS", "").replace(",", " ").split()
+            tracking_uri = _start.store(tracking_uri)
+            backend_store_uri = backend_store_uri and _start.store(backend_store_uri)
+            registry_uri = registry_uri and _start.store(registry_uri)
+            mirrors = [_start.store(uri) for uri in mirrors]
+            artifact_uri = artifact_uri and _start.artifacts(artifact_uri)
+            heimdall_dir = _start.path(os.environ.get("HEIMDALL_DIR") or ".heimdall")
+        elif artifact_uri is not None and artifact_uri.startswith("file:"):
+            artifact_uri = _start.artifacts(artifact_uri)
         # The constructor of the native half is for this class alone, so its stub does not show it.
-        return super().__new__(  # type: ignore[call-arg]
+        tracker = super().__new__(  # type: ignore[call-arg]
             cls,
             {
                 "tracking_uri": tracking_uri,
@@ -150,8 +229,24 @@ class MLflowTracker(_native.MLflowTracker):
                 "environment": environment,
                 "set_environment": set_environment,
                 "default_tags": default_tags,
+                "bridge": bridge,
+                "strict": strict,
+                "heimdall_dir": heimdall_dir,
             },
         )
+        tracker._own = set()
+        tracker._given = given
+        tracker._mirrors = mirrors
+        tracker._run_name_prefix = run_name_prefix
+        if tracker._is_bridged:
+            for attach in when_bridged:
+                attach(tracker)
+        _outcome.watch()
+        if "IPython" in sys.modules:
+            from . import _cells
+
+            _cells.watch(tracker)
+        return tracker
 
     def start_run(
         self,
@@ -162,26 +257,32 @@ class MLflowTracker(_native.MLflowTracker):
         description: str | None = None,
         run_id: str | None = None,
     ) -> str:
-        """Start a run, or go on with one, and make it the active one.
+        """Start a run, or go on with one, and make it the active one of this thread or task.
+
+        Returns once the store has the run. Where the store does not answer, it returns after
+        `HEIMDALL_CONNECT_TIMEOUT` with one warning, and the next starts do not wait; the run arrives later.
 
         Args:
-            run_name: Name, up to 250 characters; a random one if left out.
+            run_name: Name, up to 250 characters; if left out, one of the tracker's `run_name_prefix`, else a
+                random one.
             tags: Tags; they win over the tracker's `default_tags` and over the tags `mlflow.user` and
                 `mlflow.source.*`, which are set too. Values over 8,000 characters are cut, as by MLflow.
-            nested: True lets the run start while another one is active. It is nested in that one, and
-                `end_run` ends the innermost.
+            nested: True lets the run start while another one is active. It is nested in the innermost run of
+                the calling thread or task, and `end_run` ends the innermost.
             parent_run_id: Run that this one is nested in, where none is active.
             description: Description for people, in Markdown.
             run_id: A run to go on with in place of a new one. The run is RUNNING again, keeps its data, and
-                gets the name, tags and description that are given.
+                gets the name, tags and description that are given. Default: `MLFLOW_RUN_ID`, which the first
+                start takes out of the environment, as stock MLflow does; else a new run.
 
         Returns:
             Id of the run, 32 hexadecimal digits.
 
         Raises:
             RunStateError: Another run is active, and `nested` is false.
-            InvalidInputError: The name, a tag or an id breaks MLflow's rules, or the run or its parent is
-                deleted; no run is started.
+            InvalidInputError: An id breaks MLflow's rules, the run or its parent is deleted, or two names or
+                descriptions are given; of a strict tracker also where the name or a tag breaks the rules.
+                No run is started.
             NotFoundError: There is no run `run_id` or `parent_run_id`.
             StoreUnavailableError: A server, which chooses the ids of its runs, does not answer.
 
@@ -196,7 +297,13 @@ class MLflowTracker(_native.MLflowTracker):
             >>> tracker.get_run(trial).tags["mlflow.parentRunId"] == search
             True
         """
-        return self._start_run(
+        if run_id is None and parent_run_id is None:
+            run_id = self._run_of_environment()
+        if run_name is None and self._run_name_prefix and run_id is None and not _is_named(tags):
+            import time
+
+            run_name = f"{self._run_name_prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
+        started = self._start_run(
             {
                 "run_name": run_name,
                 "tags": tags,
@@ -206,6 +313,23 @@ class MLflowTracker(_native.MLflowTracker):
                 "run_id": run_id,
             }
         )
+        if run_id is None:
+            self._own.add(started)
+        return started
+
+    def _run_of_environment(self) -> str | None:
+        """Return the run in `MLFLOW_RUN_ID`, once, where the environment means the store of this tracker."""
+        run_id = os.environ.get("MLFLOW_RUN_ID")
+        if not run_id or self._rank != 0:
+            # Other ranks look for the run of rank 0 there, each time.
+            return None
+        from ._uris import same_store
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri and not same_store(uri, self._uris()[0]):
+            return None
+        del os.environ["MLFLOW_RUN_ID"]
+        return run_id
 
     def run(
         self,
@@ -218,7 +342,8 @@ class MLflowTracker(_native.MLflowTracker):
     ) -> ActiveRun:
         """Run for a `with` block: FINISHED at its end, FAILED on an exception, KILLED on Ctrl-C.
 
-        Runs that the block has left open inside it end with it.
+        Runs nested in it that are still open end with it. The block's run has the logging methods of the
+        tracker, which log to that run from any thread and also after its end.
 
         Args:
             run_name: As for `start_run`.
@@ -229,7 +354,7 @@ class MLflowTracker(_native.MLflowTracker):
             run_id: As for `start_run`.
 
         Returns:
-            A context manager; the run starts where the block is entered.
+            A context manager and handle of the run, which starts where the block is entered.
 
         Example:
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
@@ -246,127 +371,11 @@ class MLflowTracker(_native.MLflowTracker):
             "description": description,
             "run_id": run_id,
         }
-        given = {name: value for name, value in arguments.items() if value not in (None, False)}
-        return ActiveRun(self, given)
-
-    def log_artifact(
-        self,
-        local_path: str | PathLike[str],
-        artifact_path: str | None = "artifacts",
-        immutable: bool = False,
-    ) -> Upload:
-        """Log a file of the active run as it is now; it may change or go right after the call.
-
-        The call waits for a copy of the file in the journal, without the GIL; the upload goes on behind it.
-
-        Args:
-            local_path: The file.
-            artifact_path: Folder among the run's artifacts; None or "" is their root.
-            immutable: Say that nobody will change the file. It is not copied then: where the journal is on
-                the same disk it is kept under a second name and may be deleted, else it is uploaded from
-                where it is and has to stay there.
-
-        Returns:
-            A handle that can be waited for.
-
-        Raises:
-            RunStateError: No run is active.
-            ArtifactNotFoundError: There is no such file.
-            InvalidInputError: `artifact_path` is absolute or climbs out.
-            JournalError: The file cannot be copied into the journal.
-        """
-        return Upload(self, *self._log_artifact(local_path, artifact_path, immutable))
-
-    def log_artifacts_dir(
-        self,
-        local_dir: str | PathLike[str],
-        artifact_path: str | None = "artifacts",
-        immutable: bool = False,
-    ) -> Upload:
-        """Log every file below a folder, hidden ones too, as it is now. Empty folders leave no trace.
-
-        Args:
-            local_dir: The folder. Links are followed where they stay in it.
-            artifact_path: Folder among the run's artifacts; None or "" is their root.
-            immutable: Say that nobody will change the files; see `log_artifact`.
-
-        Returns:
-            A handle that can be waited for.
-
-        Raises:
-            RunStateError: No run is active.
-            ArtifactNotFoundError: There is no such folder.
-            InvalidInputError: `artifact_path` is absolute or climbs out, a link leaves the folder.
-            JournalError: A file cannot be copied into the journal; then none of the folder is logged.
-        """
-        return Upload(self, *self._log_artifacts_dir(local_dir, artifact_path, immutable))
-
-    def log_text(self, text: str, artifact_file: str) -> None:
-        """Log a text as a file of the active run, in UTF-8.
-
-        Args:
-            text: The text.
-            artifact_file: The file among the run's artifacts, such as `notes/first.txt`.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: `artifact_file` is empty, absolute or climbs out; the text has a lone
-                surrogate.
-            WrongTypeError: `text` is no str.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run("notes"):
-            ...     tracker.log_text("two receivers were off", "notes.txt")
-        """
-        from .errors import InvalidInputError, WrongTypeError
-
-        self._check_artifact(artifact_file, "log_text")
-        if not isinstance(text, str):
-            raise WrongTypeError(f"the text of {artifact_file!r} must be a str, not {type(text).__name__}")
-        try:
-            content = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(
-                f"the text of {artifact_file!r} has a lone surrogate, half a character, at {error.start}: "
-                "remove it"
-            ) from error
-        self._log_bytes(content, artifact_file)
-
-    def log_dict(self, dictionary: Mapping[str, Any] | Sequence[Any], artifact_file: str) -> None:
-        """Log a dict or list as a file of JSON, or of YAML where the file's name ends with .yaml or .yml.
-
-        Args:
-            dictionary: Content that JSON or YAML has a form for. A value that JSON has no form for (a Path, a
-                tensor) is written as `str()` gives it.
-            artifact_file: The file among the run's artifacts, such as `config.json`.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: `artifact_file` is empty, absolute or climbs out; the dict contains itself or
-                has a key that JSON has no form for.
-            MissingPackageError: The file is one of YAML, and PyYAML is not installed.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run("configured"):
-            ...     tracker.log_dict({"receivers": [1, 2]}, "config.json")
-        """
-        import json
-
-        from ._optional import need
-        from .errors import InvalidInputError
-
-        self._check_artifact(artifact_file, "log_dict")
-        if artifact_file.endswith((".yaml", ".yml")):
-            yaml = need("yaml", "log_dict to a .yaml file")
-            text = yaml.dump(dictionary, indent=2, default_flow_style=False)
-        else:
-            try:
-                text = json.dumps(dictionary, indent=2, default=str)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise InvalidInputError(f"{artifact_file!r} cannot be written as JSON: {error}") from error
-        self._log_bytes(text.encode(), artifact_file)
+        # Only the given arguments are passed, so that a subclass of the user's is called as always.
+        given: dict[str, Any] = {
+            name: value for name, value in arguments.items() if value not in (None, False)
+        }
+        return ActiveRun(self, lambda: self.start_run(**given))
 
     def load_text(self, source: str, path: str = "") -> str:
         """Read a file of artifacts as text, in UTF-8. Waits as `download_artifacts` does.
@@ -431,139 +440,6 @@ class MLflowTracker(_native.MLflowTracker):
             return json.loads(text)
         except ValueError as error:
             raise InvalidInputError(f"{name!r} is no JSON: {error}") from error
-
-    def log_figure(
-        self,
-        figure: matplotlib.figure.Figure | Any,
-        artifact_file: str,
-        save_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Log a figure of Matplotlib or Plotly as a file of the active run.
-
-        Args:
-            figure: The figure; it is neither shown nor closed.
-            artifact_file: The file among the run's artifacts. Its ending says the format: for Matplotlib
-                .png, .svg, .pdf and others that the figure's canvas knows, for Plotly .html, .png, .jpeg,
-                .webp, .svg and .pdf.
-            save_kwargs: Arguments for `Figure.savefig`, or for Plotly's `write_html` or `write_image`.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: `artifact_file` is no valid path or has an ending that is no format.
-            WrongTypeError: `figure` is no figure of these libraries.
-        """
-        from . import _images
-
-        self._check_artifact(artifact_file, "log_figure")
-        self._log_bytes(_images.figure_bytes(figure, artifact_file, dict(save_kwargs or {})), artifact_file)
-
-    def log_image(
-        self,
-        image: Any,
-        artifact_file: str | None = None,
-        key: str | None = None,
-        step: int | None = None,
-        timestamp: int | None = None,
-    ) -> None:
-        """Log an image of the active run: one file, or one of a series that MLflow's UI shows by step.
-
-        Args:
-            image: An image of Pillow or `mlflow.Image`, an array (height, width) or (height, width, 1, 3
-                or 4), or such a tensor, which may have the channels first. Bools, whole numbers from 0 to
-                255, or floats from 0 to 1; floats beyond are scaled to the whole range, with a warning.
-            artifact_file: The file among the run's artifacts; its ending says the format.
-            key: Name of the series, in place of `artifact_file`: letters, digits, `_ - . /` and blanks.
-            step: Step of the image in the series; default 0.
-            timestamp: Time of the image in milliseconds since 1970; default now.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: Neither or both of `artifact_file` and `key` are given, or one that is not
-                valid; the image has a shape or whole numbers that no image has.
-            WrongTypeError: `image` is no image.
-            MissingPackageError: Pillow is not installed.
-        """
-        import time
-        import uuid
-
-        from . import _images
-        from .errors import InvalidInputError
-
-        if (artifact_file is None) == (key is None):
-            raise InvalidInputError("an image is logged under either artifact_file or key: give one of them")
-        if key is None:
-            assert artifact_file is not None
-            if step is not None or timestamp is not None:
-                raise InvalidInputError("an image under artifact_file has no step or timestamp: give a key")
-            self._check_artifact(artifact_file, "log_image")
-            self._log_bytes(_images.encoded(_images.as_pil(image), artifact_file), artifact_file)
-            return
-        if not _images.KEY.fullmatch(key):
-            raise InvalidInputError(
-                f"image key {key!r} is not valid: it may have letters, digits, underscores, dashes, dots, "
-                "slashes and blanks only"
-            )
-        moment = timestamp or time.time_ns() // 1_000_000
-        name = f"images/{key.replace('/', '~')}+step+{step or 0}+timestamp+{moment}+{uuid.uuid4()}"
-        self._check_artifact(name, "log_image")
-        whole = _images.as_pil(image)
-        # MLflow's UI reads key, step and time from the names.
-        files = {f"{name}.png": whole, f"{name}+compressed.webp": _images.small(whole)}
-        encoded = {file: _images.encoded(content, file) for file, content in files.items()}
-        for file, content in encoded.items():
-            self._log_bytes(content, file)
-        self.set_tag("mlflow.loggedImages", True)
-
-    def log_table(self, data: dict[str, Any] | pandas.DataFrame, artifact_file: str) -> None:
-        """Log a table of the active run, or append to the one that is there.
-
-        MLflow's UI shows such tables and compares them between runs. Rows are appended to the table that
-        this tracker has logged under that name in this run, or that a resumed run has in a local folder.
-
-        Args:
-            data: A DataFrame of pandas, or a dict of columns (or of the values of one row). Cells may be
-                images of Pillow or `mlflow.Image`, if all of their column are.
-            artifact_file: The file among the run's artifacts, ending with .json or .parquet.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: `artifact_file` is no valid path, has another ending or one of `"',:[]{}`; a
-                column has images and other things; the table cannot be written in that format.
-            WrongTypeError: `data` is neither a dict nor a DataFrame.
-            MissingPackageError: pandas is not installed, or the package that it needs for .parquet.
-        """
-        from ._tables import Tables
-
-        run_id = self._check_artifact(artifact_file, "log_table")
-        if self._tables is None:
-            self._tables = Tables()
-        self._tables.log(self, run_id, data, artifact_file)
-
-    def log_input(
-        self, dataset: Any, context: str | None = None, tags: Mapping[str, Any] | None = None
-    ) -> None:
-        """Log that the active run was given a dataset.
-
-        Args:
-            dataset: A `heimdall_tracking.Dataset`, or one that `mlflow.data` has made.
-            context: Purpose of the dataset, such as `training`.
-            tags: Tags of the input: keys up to 255 characters, values up to 500.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: The dataset has something that is longer than MLflow takes.
-            WrongTypeError: `dataset` is no dataset.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run("informed") as run:
-            ...     tracker.log_input(Dataset("july.csv", data=b"lat,lon,rss"), context="training")
-            >>> tracker.get_run(run.run_id).inputs[0].tags
-            {'mlflow.data.context': 'training'}
-        """
-        from . import inputs
-
-        self._log_input(inputs.fields(dataset, context, tags))
 
     def search_runs(
         self,
@@ -638,65 +514,6 @@ class MLflowTracker(_native.MLflowTracker):
         export = exporter(path)
         export(self.search_runs(filter, order_by))
 
-    def register_model(
-        self,
-        model_name: str,
-        model_uri: str | PathLike[str],
-        description: str = "",
-        tags: Mapping[str, Any] | None = None,
-        await_registration_for: float | None = 300,
-    ) -> str:
-        """Register a version of a model, creating the model if needed. Waits for the registry.
-
-        Delivers first, so that the version's files are there when it is. A folder needs no `MLmodel` file to
-        be registered, only to be loaded.
-
-        Args:
-            model_name: Registered model, up to 256 characters, without `/` and `:`.
-            model_uri: Files to register:
-
-                - `runs:/<run id>/<path>`, artifacts of a run, or the model that MLflow 3 has logged in it
-                  under that name; the mistaken `runs://…` is understood too;
-                - `models:/<name>/<version>`, `models:/<name>/<stage>`, `models:/<name>/latest` or
-                  `models:/<name>@<alias>`: a version, whose files and run the new one has;
-                - `models:/<model id>`, a model that MLflow 3 has logged;
-                - `s3://<bucket>/<path>` or another artifact URI, `file:///<path>`, or the path of a folder. A
-                  server takes local folders only below the artifacts of a run.
-            description: Description of the version, up to 5,000 characters.
-            tags: Tags of the version, values up to 100,000 characters (5,000 before MLflow 3).
-            await_registration_for: Seconds to wait until the version is READY; databases and stock servers
-                say so at once. None and 0 do not wait.
-
-        Returns:
-            The version's number, as MLflow gives it: a str.
-
-        Raises:
-            ArtifactError: A file of the model was refused by its store; nothing is registered then.
-            NotFoundError: The run, version, alias or logged model that `model_uri` names does not exist.
-            InvalidInputError: A name, URI, description or tag breaks MLflow's rules, a URI has two schemes
-                (`s3://s3://…`), or a server does not take the location.
-            RegistrationError: The version is registered and does not become READY (in time).
-            StoreUnavailableError: The registry cannot answer.
-
-        Example:
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run() as run:
-            ...     tracker.log_text("weights", "model/weights.txt")
-            >>> tracker.register_model("registered", f"runs:/{run.run_id}/model", "the first")
-            '1'
-            >>> tracker.register_model("released", "models:/registered/1")
-            '1'
-        """
-        return self._register_model(
-            {
-                "model_name": model_name,
-                "model_uri": model_uri,
-                "description": description,
-                "tags": tags,
-                "await_registration_for": await_registration_for,
-            }
-        )
-
     def compare_model_versions(
         self,
         name: str,
@@ -725,6 +542,7 @@ class MLflowTracker(_native.MLflowTracker):
             >>> tracker = MLflowTracker("sqlite:///mlflow.db")
             >>> with tracker.run() as run:
             ...     tracker.log_metrics({"val/loss": 0.25, "epoch": 3})
+            ...     tracker.log_text("weights", "model/weights.txt")
             >>> number = tracker.register_model("net", f"runs:/{run.run_id}/model")
             >>> tracker.set_model_alias("net", "champion", number)
             >>> (row,) = tracker.compare_model_versions("net", metrics="val/loss")
@@ -736,84 +554,6 @@ class MLflowTracker(_native.MLflowTracker):
         numbers = None if versions is None else [str(version) for version in versions]
         keys = [metrics] if isinstance(metrics, str) else metrics
         return compared(self._versions_with_runs(name, numbers), keys)
-
-    def log_model(
-        self,
-        model: Any,
-        artifact_path: str = "model",
-        input_example: Any = None,
-        signature: Any = None,
-        registered_model_name: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        description: str = "",
-        tags: Mapping[str, Any] | None = None,
-        pip_requirements: Sequence[str] | None = None,
-        output_names: Sequence[str] | None = None,
-        serialization: Literal["auto", "pickle", "torchscript"] = "auto",
-    ) -> ModelInfo:
-        """Log a model of the active run as a folder that stock MLflow loads; mlflow is not needed for it.
-
-        The model is left as it is: its mode, its device, its gradients. From any device, the written
-        model loads on a machine without GPU. Beside MLflow's files, the folder has the weights as
-        `state_dict.safetensors` and `state_dict.pth`, which are read without running code.
-
-        Args:
-            model: A `torch.nn.Module` (a scripted, compiled or distributed one too), a trained
-                `RssLocalizationNet` of `heimdall_tracking.training`, an `onnx.ModelProto`, or the path of an
-                ONNX file.
-            artifact_path: Folder among the run's artifacts.
-            input_example: Input to call the model with: an array or tensor, a tuple or list of them, or a
-                dict of them by the names of parameters. The first axis is the batch. The model is run on it
-                once, and the signature describes its inputs and outputs.
-            signature: A signature in place of that: a `mlflow.models.ModelSignature`, a dict with `inputs`
-                and `outputs` as MLmodel has them, or False for none.
-            registered_model_name: Register the model under this name as well, for which the call waits.
-            metadata: Further facts about the model, as anything that JSON has a form for.
-            description: Description of the registered version.
-            tags: Tags of the registered version.
-            pip_requirements: Lines of its `requirements.txt`; default the packages that its classes are of.
-            output_names: Names of a tuple of outputs, such as `("positions", "uncertainties")`.
-            serialization: `pickle` keeps the module itself, its class and all its methods; classes that
-                belong to no installed package (of a script, of a notebook) go into the file. `torchscript`
-                keeps `forward` alone, traced with the example. `auto` is the first where that works, else the
-                other.
-
-        Returns:
-            The logged model; its `model_uri` is the URI to load it by.
-
-        Raises:
-            RunStateError: No run is active.
-            InvalidInputError: The model can be written in no form or fails with the example; `artifact_path`
-                is no valid path.
-            WrongTypeError: `model` is no model; the example or the output of the model is no array or tensor.
-            ArtifactNotFoundError: There is no such ONNX file.
-            MissingPackageError: A package is not installed: torch, onnx, or cloudpickle for classes of a
-                script.
-
-        Example:
-            >>> import torch
-            >>> tracker = MLflowTracker("sqlite:///mlflow.db")
-            >>> with tracker.run("trained"):
-            ...     info = tracker.log_model(torch.nn.Linear(2, 1), input_example=torch.ones(1, 2))
-            >>> info.signature["inputs"]
-            '[{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}]'
-        """
-        from .models.log import log_model
-
-        return log_model(
-            self,
-            model,
-            artifact_path,
-            input_example=input_example,
-            signature=signature,
-            registered_model_name=registered_model_name,
-            metadata=metadata,
-            description=description,
-            tags=tags,
-            pip_requirements=pip_requirements,
-            output_names=output_names,
-            serialization=serialization,
-        )
 
     def load_model(
         self,
@@ -968,10 +708,7 @@ class MLflowTracker(_native.MLflowTracker):
     def client(self) -> mlflow.MlflowClient:
         """The stock client for the same stores; everything recorded so far is there for it to read.
 
-        Once it has been asked for, MLflow's fluent API in this process is about this tracker: its stores, its
-        experiment and, in every thread, its active run, so that `mlflow.log_metric(...)` or
-        `mlflow.pytorch.log_model(...)` land there. The start of a run then waits for the store, and the
-        tracker still ends its runs. Of several trackers it is the one whose client was asked for last.
+        Once it has been asked for, MLflow's tracking URI and registry URI are those of this tracker.
 
         Raises:
             MissingPackageError: mlflow is not installed.
@@ -983,20 +720,42 @@ class MLflowTracker(_native.MLflowTracker):
             >>> tracker.get_run(run.run_id).metrics
             {'theirs': 1.0}
         """
-        from . import _fluent
+        from ._optional import need
 
-        client: mlflow.MlflowClient = _fluent.client(self)
-        return client
+        stock = need("mlflow", "tracker.client")
+        tracking, registry = self._uris()
+        stock.set_tracking_uri(tracking)
+        stock.set_registry_uri(registry)
+        if self._client is None:
+            self._client = stock.MlflowClient(tracking, registry)
+        return self._client
 
-    def _check_artifact(self, artifact_file: str, action: str) -> str:
-        """Return the active run's id, once it is clear that it can be given a file of that name."""
-        run_id = self.active_run_id
-        if run_id is None:
-            from .errors import RunStateError
+    def __copy__(self) -> Self:
+        # A tracker is a handle: a second one would be of another journal.
+        return self
 
-            raise RunStateError(f"no run is active: call start_run() before {action}()")
-        self._check_artifact_file(artifact_file)
-        return run_id
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        from ._pickled import remade, token_of
+
+        return remade, (type(self), token_of(self), self._pickled())
+
+    def _pickled(self) -> dict[str, Any]:
+        """Return the arguments of a tracker like this one, without keys and passwords."""
+        uris = {"tracking_uri": self.tracking_uri, "registry_uri": self.registry_uri}
+        # Mirrors with a password are left out: the variable MLFLOW_MIRROR_URIS has them.
+        mirrors = [uri for uri in self._mirrors or () if _native.without_credentials(uri) == uri] or None
+        return {**self._given, **uris, "artifact_uri": self.artifact_uri, "mirrors": mirrors}
+
+
+def _is_named(tags: Any) -> bool:
+    """Return true where the tags of a new run have its name. Other things than tags have none."""
+    try:
+        return RUN_NAME_TAG in (tags or ())
+    except Exception:
+        return False
 
 
 # Users import the class from the package itself.

@@ -25,6 +25,7 @@ class VersionList(_Table["dict[str, Any]"]):
         >>> tracker = MLflowTracker("sqlite:///mlflow.db")
         >>> with tracker.run("first") as run:
         ...     tracker.log_metric("val/loss", 0.25)
+        ...     tracker.log_text("weights", "model/weights.txt")
         >>> version = tracker.register_model("compared", f"runs:/{run.run_id}/model")
         >>> [row["metrics.val/loss"] for row in tracker.compare_model_versions("compared")]
         [0.25]

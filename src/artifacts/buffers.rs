@@ -22,16 +22,16 @@ use memmap2::MmapMut;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Buffers(Arc<Mutex<Vec<MmapMut>>>);
 
-/// One piece of memory, which returns when nobody needs its content.
-struct Lent {
+/// One piece of memory, which returns to the pool when nobody needs its content.
+struct PooledBuffer {
     memory: Option<MmapMut>,
     length: usize,
-    home: Buffers,
+    pool: Buffers,
 }
 
-impl Lent {
-    fn new(home: Buffers, length: usize) -> io::Result<Self> {
-        let free = home.free().pop().filter(|free| free.len() >= length);
+impl PooledBuffer {
+    fn new(pool: Buffers, length: usize) -> io::Result<Self> {
+        let free = pool.free().pop().filter(|free| free.len() >= length);
         let memory = match free {
             Some(memory) => memory,
             None => {
@@ -45,12 +45,12 @@ impl Lent {
         Ok(Self {
             memory: Some(memory),
             length,
-            home,
+            pool,
         })
     }
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         self.memory
             .as_deref()
@@ -58,7 +58,7 @@ impl AsRef<[u8]> for Lent {
     }
 }
 
-impl AsMut<[u8]> for Lent {
+impl AsMut<[u8]> for PooledBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
         let length = self.length;
         self.memory
@@ -67,10 +67,10 @@ impl AsMut<[u8]> for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            self.home.free().push(memory);
+            self.pool.free().push(memory);
         }
     }
 }
@@ -85,13 +85,13 @@ impl Buffers {
     /// # Errors
     /// Errors of the disk; [`io::ErrorKind::UnexpectedEof`] where the file is shorter than the range.
     pub(crate) async fn read(&self, file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
-        let home = self.clone();
+        let pool = self.clone();
         // The read runs on a thread where the disk delays nobody else.
         let read = tokio::task::spawn_blocking(move || {
             let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-            let mut lent = Lent::new(home, length)?;
-            file.read_exact_at(lent.as_mut(), range.start)?;
-            Ok(Bytes::from_owner(lent))
+            let mut buffer = PooledBuffer::new(pool, length)?;
+            file.read_exact_at(buffer.as_mut(), range.start)?;
+            Ok(Bytes::from_owner(buffer))
         });
         read.await
             .unwrap_or_else(|panic| Err(io::Error::other(panic)))

@@ -13,12 +13,12 @@ use super::error::ArtifactError;
 /// The checksum that a store has of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
-    kind: Kind,
+    kind: ChecksumKind,
     value: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ChecksumKind {
     Sha256,
     Crc64Nvme,
     Crc32c,
@@ -26,7 +26,7 @@ enum Kind {
     Md5,
 }
 
-impl Kind {
+impl ChecksumKind {
     /// Checksums that have a header, the strongest first.
     const NAMED: [(&str, Self); 4] = [
         ("x-amz-checksum-sha256", Self::Sha256),
@@ -57,10 +57,10 @@ impl Kind {
 impl Checksum {
     /// Returns the checksum of a whole object that an S3 store, or a compatible store, sends with an answer. Checksums
     /// of parts say nothing about the whole object.
-    pub(crate) fn told(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let is_composite = text("x-amz-checksum-type") == Some("COMPOSITE");
-        let named = Kind::NAMED.into_iter().find_map(|(name, kind)| {
+        let named = ChecksumKind::NAMED.into_iter().find_map(|(name, kind)| {
             // A checksum of parts ends with the number of parts, so it is no valid base64.
             let value = BASE64_STANDARD.decode(text(name)?).ok()?;
             (!is_composite && value.len() == kind.length()).then_some(Self { kind, value })
@@ -75,7 +75,7 @@ impl Checksum {
             let is_s3 = headers.contains_key("x-amz-request-id");
             let tag = text(ETAG.as_str()).filter(|_| is_s3 && !means_nothing)?;
             let value = from_hex(tag.trim_matches('"'))?;
-            let kind = Kind::Md5;
+            let kind = ChecksumKind::Md5;
             (value.len() == kind.length()).then_some(Self { kind, value })
         })
     }
@@ -88,7 +88,7 @@ impl Checksum {
             Some((u64::from_be_bytes(value.try_into().ok()?), length))
         });
         let parts: Vec<_> = parts.collect::<Option<_>>()?;
-        let kind = Kind::Crc64Nvme;
+        let kind = ChecksumKind::Crc64Nvme;
         let value = bytes_of(kind, combined(CrcAlgorithm::Crc64Nvme, parts));
         Some(Self { kind, value })
     }
@@ -135,7 +135,7 @@ impl Checksum {
         content: S,
         damaged: impl FnOnce(String) -> ArtifactError,
     ) -> impl Stream<Item = Result<Bytes, ArtifactError>> {
-        let begun = (Box::pin(content), self.sum(), damaged);
+        let begun = (Box::pin(content), self.begin(), damaged);
         stream::try_unfold(begun, |(mut content, mut sum, damaged)| async move {
             match content.try_next().await? {
                 Some(chunk) => {
@@ -148,13 +148,13 @@ impl Checksum {
     }
 
     /// Begins a comparison.
-    fn sum(self) -> Sum {
+    fn begin(self) -> RunningChecksum {
         let state = match (self.crc(), self.kind) {
-            (Some(crc), _) => State::Crc(Box::new(crc_fast::Digest::new(crc))),
-            (None, Kind::Md5) => State::Md5(Md5::new()),
-            (None, _) => State::Sha256(Context::new(&SHA256)),
+            (Some(crc), _) => HashState::Crc(Box::new(crc_fast::Digest::new(crc))),
+            (None, ChecksumKind::Md5) => HashState::Md5(Md5::new()),
+            (None, _) => HashState::Sha256(Context::new(&SHA256)),
         };
-        Sum {
+        RunningChecksum {
             expected: self,
             state,
         }
@@ -162,23 +162,23 @@ impl Checksum {
 }
 
 /// The running checksum of arriving bytes, to be compared with an expected one.
-struct Sum {
+struct RunningChecksum {
     expected: Checksum,
-    state: State,
+    state: HashState,
 }
 
-enum State {
+enum HashState {
     Sha256(Context),
     Crc(Box<crc_fast::Digest>),
     Md5(Md5),
 }
 
-impl Sum {
+impl RunningChecksum {
     fn update(&mut self, bytes: &[u8]) {
         match &mut self.state {
-            State::Sha256(state) => state.update(bytes),
-            State::Crc(state) => state.update(bytes),
-            State::Md5(state) => state.update(bytes),
+            HashState::Sha256(state) => state.update(bytes),
+            HashState::Crc(state) => state.update(bytes),
+            HashState::Md5(state) => state.update(bytes),
         }
     }
 
@@ -186,9 +186,9 @@ impl Sum {
     fn compare(self) -> Result<(), String> {
         let expected = self.expected;
         expected.compare(&match self.state {
-            State::Sha256(state) => state.finish().as_ref().to_vec(),
-            State::Crc(state) => bytes_of(expected.kind, state.finalize()),
-            State::Md5(state) => state.finalize().to_vec(),
+            HashState::Sha256(state) => state.finish().as_ref().to_vec(),
+            HashState::Crc(state) => bytes_of(expected.kind, state.finalize()),
+            HashState::Md5(state) => state.finalize().to_vec(),
         })
     }
 }
@@ -201,7 +201,7 @@ fn combined(crc: CrcAlgorithm, parts: impl IntoIterator<Item = (u64, u64)>) -> u
 }
 
 /// Returns the bytes of a CRC as stores write it: the last bytes of an 8-byte number.
-fn bytes_of(kind: Kind, crc: u64) -> Vec<u8> {
+fn bytes_of(kind: ChecksumKind, crc: u64) -> Vec<u8> {
     crc.to_be_bytes()[8 - kind.length()..].to_vec()
 }
 
@@ -219,7 +219,7 @@ mod tests {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        Checksum::told(&headers.collect())
+        Checksum::from_headers(&headers.collect())
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         ] {
             let checksum = told(&[(name, value), ("x-amz-request-id", "1")]).unwrap();
             for (bytes, is_same) in [("123456789", true), ("123456788", false)] {
-                let mut sum = checksum.clone().sum();
+                let mut sum = checksum.clone().begin();
                 sum.update(&bytes.as_bytes()[..4]);
                 sum.update(&bytes.as_bytes()[4..]);
                 assert_eq!(sum.compare().is_ok(), is_same, "{name}");

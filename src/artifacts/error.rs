@@ -33,6 +33,16 @@ pub enum ArtifactError {
         /// The error.
         source: io::Error,
     },
+    /// The file system deletes nothing.
+    #[error("artifact {artifact:?} cannot be deleted from {}: {source}", target.display())]
+    Deletion {
+        /// Path of the artifact.
+        artifact: String,
+        /// The file or folder.
+        target: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
     /// The store has no such file.
     #[error("artifact {artifact:?} is not in {store}")]
     NotFound {
@@ -94,7 +104,7 @@ impl ArtifactError {
             | Self::Damaged { .. } => false,
             Self::Server { is_transient, .. } => *is_transient,
             Self::Object { source, .. } => source.is_transient(),
-            Self::Io { source, .. } => !matches!(
+            Self::Io { source, .. } | Self::Deletion { source, .. } => !matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied
                     | io::ErrorKind::NotADirectory

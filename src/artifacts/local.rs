@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -15,8 +15,11 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::{
     buffers::pieces,
     download::part_file::{self, is_part},
-    error::{ArtifactError, staged_lost},
-    store::{ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, Usage, staged},
+    error::{ArtifactError, damaged, staged_lost},
+    store::{
+        ArtifactStore, Content, FileInfo, FileState, UnfinishedUpload, Upload, Usage, open_staged,
+        sort_by_path,
+    },
 };
 use crate::{mlflow::artifact_path::ArtifactPath, os::copy_file};
 
@@ -44,7 +47,7 @@ impl LocalArtifacts {
     fn failed(&self, path: &ArtifactPath, source: io::Error) -> ArtifactError {
         let artifact = path.as_str().to_owned();
         match source.kind() {
-            io::ErrorKind::NotFound => ArtifactError::NotFound {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ArtifactError::NotFound {
                 artifact,
                 store: self.root.display().to_string(),
             },
@@ -89,7 +92,7 @@ impl LocalArtifacts {
                 infos.push(FileInfo { path, size });
             }
         }
-        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        sort_by_path(&mut infos);
         Ok(infos)
     }
 
@@ -98,12 +101,11 @@ impl LocalArtifacts {
         if !metadata.is_file() {
             return Err(self.failed(path, io::ErrorKind::NotFound.into()));
         }
-        let modified = metadata.modified().ok();
-        let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let size = metadata.len();
         Ok(FileState {
-            size: metadata.len(),
-            version: modified.map(|age| format!("{}-{}", age.as_nanos(), metadata.len())),
-            modified: modified.and_then(|age| i64::try_from(age.as_millis()).ok()),
+            size,
+            version: since_epoch(&metadata).map(|time| format!("{}-{size}", time.as_nanos())),
+            modified: modified(&metadata),
         })
     }
 
@@ -150,7 +152,7 @@ impl LocalArtifacts {
         Ok(usage)
     }
 
-    fn unfinished_now(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+    fn unfinished_uploads_now(&self) -> Result<Vec<UnfinishedUpload>, ArtifactError> {
         let mut found = Vec::new();
         self.walk(&mut |path, metadata| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -158,7 +160,7 @@ impl LocalArtifacts {
             let below = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
             // A file below a name that no artifact can have was not made here.
             if is_part && let Some(Ok(path)) = below.map(ArtifactPath::parse) {
-                found.push(Unfinished {
+                found.push(UnfinishedUpload {
                     path,
                     id: String::new(),
                     bytes: metadata.len(),
@@ -184,6 +186,43 @@ impl LocalArtifacts {
             let _ = fs::remove_dir(parent);
         }
         Ok(())
+    }
+
+    fn delete_tree_now(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        let target = self.at(path);
+        let deleted = self.check_inside(&target).and_then(|()| {
+            if target == self.root {
+                let mut children = fs::read_dir(&target)?;
+                children.try_for_each(|child| remove(&child?.path()))
+            } else {
+                remove(&target)
+            }
+        });
+        deleted.or_else(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(()),
+            _ => Err(ArtifactError::Deletion {
+                artifact: path.as_str().to_owned(),
+                target,
+                source,
+            }),
+        })
+    }
+
+    /// Checks that no link among the folders above a path leads out of the run's artifacts.
+    fn check_inside(&self, target: &Path) -> io::Result<()> {
+        let root = self.root.canonicalize()?;
+        let folder = match target.parent() {
+            Some(folder) if target != self.root => folder.canonicalize()?,
+            _ => root.clone(),
+        };
+        if folder.starts_with(&root) {
+            return Ok(());
+        }
+        let reason = format!(
+            "its folder is a link to {}, outside of the run's artifacts",
+            folder.display()
+        );
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
     }
 
     /// Runs blocking disk work on a thread where it delays nobody.
@@ -234,11 +273,8 @@ impl ArtifactStore for LocalArtifacts {
             .on_blocking_thread(path, move |this, path| {
                 let state = this.head_now(path)?;
                 if version.is_some() && version != state.version {
-                    return Err(ArtifactError::Damaged {
-                        artifact: path.as_str().to_owned(),
-                        store: this.root.display().to_string(),
-                        reason: "it was replaced while it was read".to_owned(),
-                    });
+                    let reason = "it was replaced while it was read".to_owned();
+                    return Err(damaged(this.uri(), path, reason));
                 }
                 let file = fs::File::open(this.at(path)).map_err(|e| this.failed(path, e))?;
                 Ok((file, range.unwrap_or(0..state.size)))
@@ -258,6 +294,10 @@ impl ArtifactStore for LocalArtifacts {
         .await
     }
 
+    async fn delete_tree(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        self.on_blocking_thread(path, Self::delete_tree_now).await
+    }
+
     async fn usage(&self) -> Result<Usage, ArtifactError> {
         let root = ArtifactPath::root();
         self.on_blocking_thread(&root, |this, _| this.usage_now())
@@ -270,20 +310,34 @@ impl ArtifactStore for LocalArtifacts {
             .await
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+    async fn unfinished_uploads(&self) -> Result<Vec<UnfinishedUpload>, ArtifactError> {
         let root = ArtifactPath::root();
-        self.on_blocking_thread(&root, |this, _| this.unfinished_now())
+        self.on_blocking_thread(&root, |this, _| this.unfinished_uploads_now())
             .await
     }
 
-    async fn give_up(&self, upload: &Unfinished) -> Result<(), ArtifactError> {
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<(), ArtifactError> {
         self.delete(&upload.path).await
     }
 }
 
+/// Removes a file, a link, or a folder with everything in it.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+/// Returns the time of a file's last change, since 1970.
+fn since_epoch(metadata: &fs::Metadata) -> Option<Duration> {
+    metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()
+}
+
+/// Returns the time of a file's last change, in milliseconds since 1970.
 fn modified(metadata: &fs::Metadata) -> Option<i64> {
-    let age = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(age.as_millis()).ok()
+    i64::try_from(since_epoch(metadata)?.as_millis()).ok()
 }
 
 fn put(
@@ -299,7 +353,7 @@ fn put(
         target: target.clone(),
         source,
     };
-    if staged(file, path, size)?.is_none() {
+    if open_staged(file, path, size)?.is_none() {
         // The file was delivered and the staged copy removed, but a kill came before the position was saved.
         let there = fs::metadata(&target).is_ok_and(|metadata| metadata.len() == size);
         return if there {
@@ -400,11 +454,11 @@ mod tests {
         let usage = store.usage().await.unwrap();
         // The link itself counts as an entry as well.
         assert_eq!(usage.files, 3);
-        let unfinished = store.unfinished().await.unwrap();
+        let unfinished = store.unfinished_uploads().await.unwrap();
         assert_eq!((unfinished.len(), unfinished[0].bytes), (1, 2));
         assert!(unfinished[0].begun.is_some());
-        store.give_up(&unfinished[0]).await.unwrap();
-        assert!(store.unfinished().await.unwrap().is_empty());
+        store.abort_upload(&unfinished[0]).await.unwrap();
+        assert!(store.unfinished_uploads().await.unwrap().is_empty());
         store.clear().await.unwrap();
         store.clear().await.unwrap();
         assert!(!dir.path().join("run").exists());

@@ -7,4 +7,7 @@ pub(crate) mod error;
 pub(crate) mod local;
 pub(crate) mod object;
 pub(crate) mod open;
+pub(crate) mod parts;
+#[cfg(feature = "python")]
+pub(crate) mod probe;
 pub(crate) mod store;

@@ -62,6 +62,11 @@ pub struct FileInfo {
     pub size: Option<u64>,
 }
 
+/// Sorts a list of files by path.
+pub(crate) fn sort_by_path(infos: &mut [FileInfo]) {
+    infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+}
+
 /// The store's description of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileState {
@@ -84,7 +89,7 @@ pub struct Usage {
 
 /// An upload that was begun and is not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
+pub struct UnfinishedUpload {
     /// Path of the uploaded file, or of its unfinished part, below the store's URI.
     pub path: ArtifactPath,
     /// Id of the upload at the store, where that is not its path.
@@ -124,7 +129,7 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
                 }
             }
         }
-        files.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        sort_by_path(&mut files);
         Ok(files)
     }
 
@@ -165,7 +170,16 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
     /// Deletes everything below the store's URI, and the folder itself where the store has folders. The target of a
     /// link stays.
     async fn clear(&self) -> Result<(), ArtifactError> {
-        let files = self.files(&ArtifactPath::root()).await?;
+        self.delete_tree(&ArtifactPath::root()).await
+    }
+
+    /// Deletes a file, or a folder with everything below it; for the root, everything. A missing path is no error, and
+    /// the target of a link stays.
+    async fn delete_tree(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        if *path != ArtifactPath::root() {
+            self.delete(path).await?;
+        }
+        let files = self.files(path).await?;
         stream::iter(files)
             .map(|file| async move { self.delete(&file.path).await })
             .buffer_unordered(DELETIONS)
@@ -175,18 +189,18 @@ pub trait ArtifactStore: fmt::Debug + Send + Sync {
 
     /// Lists the unfinished uploads below the store's URI, whether or not a process still continues them; empty for
     /// stores that keep no unfinished uploads or do not list them.
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
+    async fn unfinished_uploads(&self) -> Result<Vec<UnfinishedUpload>, ArtifactError> {
         Ok(Vec::new())
     }
 
-    /// Gives up an upload and deletes the bytes it has sent; a missing upload is no error.
-    async fn give_up(&self, _upload: &Unfinished) -> Result<(), ArtifactError> {
+    /// Aborts an upload and deletes the bytes it has sent; a missing upload is no error.
+    async fn abort_upload(&self, _upload: &UnfinishedUpload) -> Result<(), ArtifactError> {
         Ok(())
     }
 }
 
 /// Opens the file of an upload, if it is what was staged; returns `None` where the file is gone.
-pub(crate) fn staged(
+pub(crate) fn open_staged(
     file: &Path,
     path: &ArtifactPath,
     size: u64,
@@ -209,10 +223,7 @@ pub(crate) fn staged(
 }
 
 /// Returns true where a store has a file of that length at the place of an upload.
-pub(crate) async fn has(
-    store: &dyn ArtifactStore,
-    upload: &Upload<'_>,
-) -> Result<bool, ArtifactError> {
+async fn has(store: &dyn ArtifactStore, upload: &Upload<'_>) -> Result<bool, ArtifactError> {
     match store.head(upload.path).await {
         Ok(state) => Ok(state.size == upload.size),
         Err(ArtifactError::NotFound { .. }) => Ok(false),
@@ -222,7 +233,7 @@ pub(crate) async fn has(
 
 /// Handles a missing staged copy. Either it was uploaded and removed just before the process died (then the store has
 /// it), or it is lost.
-pub(crate) async fn gone(
+pub(crate) async fn check_delivered(
     store: &dyn ArtifactStore,
     upload: &Upload<'_>,
 ) -> Result<(), ArtifactError> {

@@ -90,6 +90,8 @@ pub struct Options {
     pub durability: Durability,
     /// Longest time to wait for the stores at construction.
     pub connect_timeout: Duration,
+    /// Longest time for which the end of a run waits until the store has it.
+    pub end_timeout: Duration,
     /// Longest time to wait for the delivery after a SIGTERM.
     pub term_grace: Duration,
     /// Greatest size of the journal on the disk, in bytes.
@@ -107,6 +109,7 @@ impl Default for Options {
             rank: 0,
             durability: Durability::default(),
             connect_timeout: Duration::from_secs(5),
+            end_timeout: Duration::from_secs(10),
             term_grace: TERM_GRACE,
             journal_limit: JournalConfig::DISK_LIMIT,
             memory_limit: JournalConfig::MEMORY_LIMIT,
@@ -185,6 +188,7 @@ impl Options {
             durability: word(given.durability.or_else(|| set("HEIMDALL_DURABILITY")))?
                 .unwrap_or_default(),
             connect_timeout: seconds("HEIMDALL_CONNECT_TIMEOUT", defaults.connect_timeout)?,
+            end_timeout: seconds("HEIMDALL_END_TIMEOUT", defaults.end_timeout)?,
             term_grace: seconds("HEIMDALL_TERM_GRACE", defaults.term_grace)?,
             journal_limit: number("HEIMDALL_JOURNAL_LIMIT", &set)?
                 .map_or(defaults.journal_limit, |bytes: f64| bytes as u64),

@@ -161,6 +161,41 @@ fn keys(
 /// Names and values of headers.
 type Headers = Vec<(String, String)>;
 
+/// Arguments of boto3's `ExtraArgs`, each with its header.
+const UPLOAD_HEADERS: [(&str, &str); 22] = [
+    ("ACL", "x-amz-acl"),
+    (
+        "BucketKeyEnabled",
+        "x-amz-server-side-encryption-bucket-key-enabled",
+    ),
+    ("CacheControl", "cache-control"),
+    ("ContentDisposition", "content-disposition"),
+    ("ContentEncoding", "content-encoding"),
+    ("ContentLanguage", "content-language"),
+    ("ExpectedBucketOwner", "x-amz-expected-bucket-owner"),
+    ("Expires", "expires"),
+    ("GrantFullControl", "x-amz-grant-full-control"),
+    ("GrantRead", "x-amz-grant-read"),
+    ("GrantReadACP", "x-amz-grant-read-acp"),
+    ("GrantWriteACP", "x-amz-grant-write-acp"),
+    ("ObjectLockLegalHoldStatus", "x-amz-object-lock-legal-hold"),
+    ("ObjectLockMode", "x-amz-object-lock-mode"),
+    (
+        "ObjectLockRetainUntilDate",
+        "x-amz-object-lock-retain-until-date",
+    ),
+    ("RequestPayer", "x-amz-request-payer"),
+    (
+        "SSEKMSEncryptionContext",
+        "x-amz-server-side-encryption-context",
+    ),
+    ("SSEKMSKeyId", "x-amz-server-side-encryption-aws-kms-key-id"),
+    ("ServerSideEncryption", "x-amz-server-side-encryption"),
+    ("StorageClass", "x-amz-storage-class"),
+    ("Tagging", "x-amz-tagging"),
+    ("WebsiteRedirectLocation", "x-amz-website-redirect-location"),
+];
+
 /// Converts arguments of boto3's `ExtraArgs` into headers of `PutObject`; returns the content type separately.
 fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Invalid> {
     const NAME: &str = "MLFLOW_S3_UPLOAD_EXTRA_ARGS";
@@ -189,43 +224,23 @@ fn upload_headers(json: &str) -> Result<(Headers, Option<String>), Invalid> {
             }
             _ => return refuse(&name, "its value must be a text"),
         };
-        let header = match name.as_str() {
-            "ContentType" => {
-                content_type = Some(text);
-                continue;
-            }
+        match name.as_str() {
+            "ContentType" => content_type = Some(text),
             // Every object gets a checksum, which is compared, with or without this argument.
-            "ChecksumAlgorithm" => continue,
-            "ACL" => "x-amz-acl",
-            "BucketKeyEnabled" => "x-amz-server-side-encryption-bucket-key-enabled",
-            "CacheControl" => "cache-control",
-            "ContentDisposition" => "content-disposition",
-            "ContentEncoding" => "content-encoding",
-            "ContentLanguage" => "content-language",
-            "ExpectedBucketOwner" => "x-amz-expected-bucket-owner",
-            "Expires" => "expires",
-            "GrantFullControl" => "x-amz-grant-full-control",
-            "GrantRead" => "x-amz-grant-read",
-            "GrantReadACP" => "x-amz-grant-read-acp",
-            "GrantWriteACP" => "x-amz-grant-write-acp",
-            "ObjectLockLegalHoldStatus" => "x-amz-object-lock-legal-hold",
-            "ObjectLockMode" => "x-amz-object-lock-mode",
-            "ObjectLockRetainUntilDate" => "x-amz-object-lock-retain-until-date",
-            "RequestPayer" => "x-amz-request-payer",
-            "SSEKMSEncryptionContext" => "x-amz-server-side-encryption-context",
-            "SSEKMSKeyId" => "x-amz-server-side-encryption-aws-kms-key-id",
-            "ServerSideEncryption" => "x-amz-server-side-encryption",
-            "StorageClass" => "x-amz-storage-class",
-            "Tagging" => "x-amz-tagging",
-            "WebsiteRedirectLocation" => "x-amz-website-redirect-location",
-            _ => {
-                return refuse(
-                    &name,
-                    "it is no argument of uploads that is known here: see boto3's ExtraArgs",
-                );
-            }
-        };
-        headers.push((header.to_owned(), text));
+            "ChecksumAlgorithm" => {}
+            name => match UPLOAD_HEADERS
+                .iter()
+                .find(|(argument, _)| *argument == name)
+            {
+                Some((_, header)) => headers.push(((*header).to_owned(), text)),
+                None => {
+                    return refuse(
+                        name,
+                        "it is no argument of uploads that is known here: see boto3's ExtraArgs",
+                    );
+                }
+            },
+        }
     }
     Ok((headers, content_type))
 }

@@ -76,6 +76,8 @@ pub(crate) struct ValidConfig {
     pub tracking: Destination,
     pub registry: Destination,
     pub artifacts: Option<ArtifactUri>,
+    /// Artifact location of a new experiment, as the user has spelt it.
+    pub artifact_location: Option<String>,
     pub s3: S3Config,
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
@@ -84,13 +86,6 @@ pub(crate) struct ValidConfig {
     pub options: Options,
     pub system_metrics: Option<sampler::Config>,
     pub default_tags: Vec<(String, String)>,
-}
-
-impl ValidConfig {
-    /// Returns the artifact location of a new experiment, if the user has named one.
-    pub(crate) fn artifact_location(&self) -> Option<String> {
-        self.artifacts.as_ref().map(ArtifactUri::location)
-    }
 }
 
 impl TrackerConfig {
@@ -133,9 +128,9 @@ impl TrackerConfig {
                 mirrors.push(mirror);
             }
         }
-        let artifacts = given(&self.artifact_uri)
-            .map(|uri| ArtifactUri::parse(&uri))
-            .transpose()?;
+        let location = given(&self.artifact_uri);
+        let artifacts = location.as_deref().map(ArtifactUri::parse).transpose()?;
+        let location = location.as_deref().map(ArtifactUri::location).transpose()?;
         let system_metrics = switch(
             self.system_metrics,
             "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
@@ -148,6 +143,7 @@ impl TrackerConfig {
             tracking,
             registry,
             artifacts,
+            artifact_location: location,
             s3: self.s3.clone(),
             experiment_name: limits::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,

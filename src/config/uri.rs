@@ -129,15 +129,15 @@ impl Destination {
         }
     }
 
-    /// Returns the default folder of artifacts: the folder that stock MLflow uses, beside a database file, else in the
-    /// working directory. Returns none for a server, which chooses the folder itself.
+    /// Returns the location of the default folder of artifacts: the folder that stock MLflow uses, beside a database
+    /// file, else in the working directory. Returns none for a server, which chooses the folder itself.
     pub fn default_artifact_root(&self) -> Option<String> {
         let folder = match self {
             Self::Sqlite(path) => path.with_file_name("mlruns"),
             Self::Postgres(_) => std::path::absolute("mlruns").unwrap_or_else(|_| "mlruns".into()),
             Self::Server(_) => return None,
         };
-        Some(folder.display().to_string())
+        Some(escaped(&folder.display().to_string()))
     }
 }
 
@@ -378,6 +378,7 @@ impl ObjectUri {
 
 impl ArtifactUri {
     /// Reads an artifact URI: a path, `file:` with a path, `s3://`, `gs://`, `wasbs://` or `mlflow-artifacts:`.
+    /// Percent-escapes are decoded in a path without a scheme too, as stock MLflow does.
     ///
     /// # Errors
     /// [`Invalid::Setting`] for an unknown scheme and for a URI that does not have the form of its scheme.
@@ -386,7 +387,7 @@ impl ArtifactUri {
         let shown = without_credentials(uri);
         let refuse = |reason: String| Err(Invalid::setting(what, &shown, reason));
         let path = match uri.split_once(':') {
-            None => uri.to_owned(),
+            None => unescaped(uri),
             Some(("file", rest)) => {
                 let path = match rest.strip_prefix("//") {
                     Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
@@ -401,7 +402,7 @@ impl ArtifactUri {
                 }
             }
             // A colon after a slash is part of a file name.
-            Some((scheme, _)) if scheme.contains('/') => uri.to_owned(),
+            Some((scheme, _)) if scheme.contains('/') => unescaped(uri),
             Some((scheme @ ("s3" | "s3a" | "gs" | "wasbs" | "wasb" | "abfss" | "abfs"), rest)) => {
                 return match ObjectUri::parse(scheme, rest, uri) {
                     Ok(place) => Ok(Self::Object(place)),
@@ -424,13 +425,21 @@ impl ArtifactUri {
         Ok(Self::Local(absolute(what, Path::new(&path))?))
     }
 
-    /// Returns the location as an experiment stores it.
-    pub fn location(&self) -> String {
-        match self {
-            Self::Local(path) => path.display().to_string(),
-            Self::Object(place) => place.as_str().to_owned(),
-            Self::Server(uri) => uri.clone(),
+    /// Reads an artifact URI, and returns the text that an experiment stores as its location: the URI as it is given,
+    /// as in stock MLflow, but a relative path as an absolute one.
+    ///
+    /// # Errors
+    /// The errors of [`ArtifactUri::parse`].
+    pub fn location(uri: &str) -> Result<String, Invalid> {
+        let Self::Local(folder) = Self::parse(uri)? else {
+            return Ok(uri.to_owned());
+        };
+        // Stock MLflow reads what follows these characters as the query of a `file:` URI, and not as part of the path.
+        let is_plain = !uri.contains(['?', '#']);
+        if uri.starts_with('/') || (uri.starts_with("file:") && is_plain) {
+            return Ok(uri.to_owned());
         }
+        Ok(escaped(&folder.display().to_string()))
     }
 }
 
@@ -448,6 +457,42 @@ pub(crate) fn absolute(what: &'static str, path: &Path) -> Result<PathBuf, Inval
         }
     }
     Ok(clean)
+}
+
+/// Decodes the percent-escapes of a path as stock MLflow does: text that is no escape stays as it is.
+pub(crate) fn unescaped(path: &str) -> String {
+    if !path.contains('%') {
+        return path.to_owned();
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escape = (byte == b'%').then(|| escape(after)).flatten();
+        bytes.push(escape.unwrap_or(byte));
+        rest = if escape.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Returns a path in which [`unescaped`] finds the given one.
+pub(crate) fn escaped(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text += if escape(part.as_bytes()).is_some() {
+            "%25"
+        } else {
+            "%"
+        };
+        text += part;
+    }
+    text
+}
+
+/// Returns the byte that two hexadecimal digits at the front of a text stand for.
+fn escape(digits: &[u8]) -> Option<u8> {
+    let digit = |place: usize| char::from(*digits.get(place)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -614,10 +659,23 @@ mod tests {
 
     #[test]
     fn artifact_uris_name_a_folder() {
-        let folder = |uri: &str| ArtifactUri::parse(uri).map(|uri| uri.location());
-        assert_eq!(folder("/data/a:b").unwrap(), "/data/a:b");
-        assert_eq!(folder("file:///data/a%20b").unwrap(), "/data/a b");
-        assert_eq!(folder("file:/data").unwrap(), "/data");
+        let folder = |uri: &str| {
+            ArtifactUri::parse(uri).map(|uri| match uri {
+                ArtifactUri::Local(folder) => folder,
+                other => panic!("{other:?}"),
+            })
+        };
+        for (uri, path) in [
+            ("/data/a:b", "/data/a:b"),
+            ("file:///data/a%20b", "/data/a b"),
+            ("file://localhost/data/a%25b", "/data/a%b"),
+            ("file:/data", "/data"),
+            ("/data/a%20b", "/data/a b"),
+            ("/data/a:%20b", "/data/a: b"),
+            ("/data/100%/a%2", "/data/100%/a%2"),
+        ] {
+            assert_eq!(folder(uri).unwrap(), Path::new(path), "{uri}");
+        }
         for wrong in [
             "",
             "ftp://x",
@@ -656,10 +714,46 @@ mod tests {
             (Cloud::Azure, "c", Some("acc"))
         );
         assert_eq!(
-            ArtifactUri::parse("mlflow-artifacts:/1/")
-                .unwrap()
-                .location(),
-            "mlflow-artifacts:/1"
+            ArtifactUri::parse("mlflow-artifacts:/1/").unwrap(),
+            ArtifactUri::Server("mlflow-artifacts:/1".to_owned())
         );
+    }
+
+    #[test]
+    fn a_location_stays_as_it_is_spelt() {
+        for uri in [
+            "/data/a b",
+            "/data/a%20b/",
+            "/data/x/../a",
+            "file:///data/a%20b",
+            "file:/data",
+            "file://localhost/data/",
+            "s3://bucket/a b/",
+            "gs://bucket",
+            "mlflow-artifacts:/1/",
+        ] {
+            assert_eq!(ArtifactUri::location(uri).unwrap(), uri);
+        }
+        let here = std::env::current_dir().unwrap();
+        for (uri, path) in [
+            ("mlruns", "mlruns"),
+            ("./a%20b/", "a b"),
+            ("a%2520b", "a%2520b"),
+        ] {
+            let absolute = format!("{}/{path}", here.display());
+            assert_eq!(ArtifactUri::location(uri).unwrap(), absolute);
+        }
+        assert_eq!(
+            ArtifactUri::location("file:///a?b%2520c#d").unwrap(),
+            "/a?b%2520c#d"
+        );
+        assert!(ArtifactUri::location("dbfs:/x").is_err());
+    }
+
+    #[test]
+    fn escapes_are_read_as_they_are_written() {
+        for path in ["/a", "/100%", "/a%20b", "/%%41", "/%2525", "/%ff", "/é%zz"] {
+            assert_eq!(unescaped(&escaped(path)), path);
+        }
     }
 }

@@ -56,7 +56,6 @@ impl DeadLetters {
         staged: Option<&Path>,
     ) -> io::Result<()> {
         let folder = self.file.with_extension("");
-        fs::create_dir_all(self.file.parent().unwrap_or(Path::new(".")))?;
         let file = match staged.filter(|staged| staged.exists()) {
             Some(staged) => {
                 fs::create_dir_all(&folder)?;
@@ -83,8 +82,17 @@ impl DeadLetters {
             file,
             record: &entry.record,
         };
-        let mut line = serde_json::to_vec(&letter)?;
+        self.add(&letter)
+    }
+
+    /// Adds a line, and makes the folder where it is not there.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub(crate) fn add(&self, letter: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(letter)?;
         line.push(b'\n');
+        fs::create_dir_all(self.file.parent().unwrap_or(Path::new(".")))?;
         OpenOptions::new()
             .create(true)
             .append(true)

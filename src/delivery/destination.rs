@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -24,7 +24,7 @@ pub(crate) enum Traffic {
 }
 
 impl Traffic {
-    /// Returns the word for it.
+    /// Returns the name of the kind.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Records => "records",
@@ -40,21 +40,24 @@ pub(crate) struct DestinationState {
     pub uri: String,
     state: Mutex<State>,
     changed: Notify,
+    /// True once the user was told that the destination keeps points that a rewind should delete.
+    told_kept_points: AtomicBool,
 }
 
 /// The parts of a destination's state that change.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
-    /// Entries of this journal that are delivered or parked.
+    /// Number of the first entry of this journal that is not delivered: all earlier records are written or parked, and
+    /// all earlier artifacts are uploaded or parked.
     pub delivered: u64,
-    /// Entries of this journal that are delivered, parked or, for artifacts alone, in transit.
-    pub written: u64,
+    /// Records of this journal that are written or parked.
+    pub written: Written,
     /// Entries that were parked as dead letters.
     pub parked: u64,
     /// Artifacts among the parked entries, by their numbers.
     pub refused: BTreeMap<u64, Refused>,
-    /// Number of the last search for journals of dead processes that was fulfilled.
-    pub adopted: u64,
+    /// Number of the last adoption request that was fulfilled.
+    pub fulfilled_request: u64,
     /// True once the worker has ended.
     pub ended: bool,
     outages: [Outage; 2],
@@ -62,6 +65,30 @@ pub(crate) struct State {
     pub uploads: Vec<(u64, Arc<AtomicU64>)>,
     /// Time at which the oldest waiting record was logged, milliseconds since 1970.
     pub oldest: Option<i64>,
+}
+
+/// Records of this journal that are written or parked. Artifacts among them may still be uploading.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written {
+    /// Number of the first entry behind these records.
+    pub before: u64,
+    /// Ends of runs before that number that wait for uploads of these runs, in order.
+    pub except: Vec<(u64, RunId)>,
+}
+
+impl Written {
+    /// Returns the number of the first entry that is not written.
+    pub(crate) fn all_before(&self) -> u64 {
+        let first = self.except.first().map(|(number, _)| *number);
+        first.unwrap_or(self.before).min(self.before)
+    }
+
+    /// Returns the number of the first entry that is not written, where the ends of other runs do not count.
+    pub(crate) fn of_run_before(&self, run: RunId) -> u64 {
+        let mut ends = self.except.iter();
+        let first = ends.find(|(_, of)| *of == run).map(|(number, _)| *number);
+        first.unwrap_or(self.before).min(self.before)
+    }
 }
 
 /// An artifact that its store has finally refused.
@@ -95,6 +122,13 @@ pub(crate) struct Outage {
     told: bool,
 }
 
+impl Outage {
+    /// Returns true in an outage that the user has been told of.
+    fn is_told(&self) -> bool {
+        self.told && self.error.is_some()
+    }
+}
+
 impl State {
     pub(crate) fn outage(&self, traffic: Traffic) -> &Outage {
         &self.outages[traffic as usize]
@@ -102,6 +136,12 @@ impl State {
 
     fn outage_mut(&mut self, traffic: Traffic) -> &mut Outage {
         &mut self.outages[traffic as usize]
+    }
+
+    /// Returns true where the destination is away and the user was told so: for records or, with
+    /// [`Traffic::Artifacts`], for either.
+    pub(crate) fn is_away(&self, traffic: Traffic) -> bool {
+        self.outage(Traffic::Records).is_told() || self.outage(traffic).is_told()
     }
 
     /// Returns the last error of an ongoing outage.
@@ -128,6 +168,7 @@ impl DestinationState {
             uri,
             state: Mutex::default(),
             changed: Notify::new(),
+            told_kept_points: AtomicBool::new(false),
         }
     }
 
@@ -156,7 +197,14 @@ impl DestinationState {
 
     /// Notes that the user has been told of the outage. Returns true the first time in an outage.
     pub(crate) fn tell_outage(&self, traffic: Traffic) -> bool {
-        !std::mem::replace(&mut self.state().outage_mut(traffic).told, true)
+        let told_before = std::mem::replace(&mut self.state().outage_mut(traffic).told, true);
+        self.changed.notify_waiters();
+        !told_before
+    }
+
+    /// Notes that the user is told that the destination keeps points. Returns true the first time.
+    pub(crate) fn tell_kept_points(&self) -> bool {
+        !self.told_kept_points.swap(true, Ordering::AcqRel)
     }
 
     /// Notes an error; the first error begins the outage.
@@ -219,8 +267,8 @@ impl DestinationState {
     }
 }
 
-/// Marks a destination as ended when this is dropped, for whatever reason its worker ends: waiting callers must not
-/// wait any longer.
+/// Marks the worker of a destination as ended when this is dropped, also after a panic: waiting callers must not wait
+/// any longer.
 #[derive(Debug)]
 pub(crate) struct EndGuard(pub Arc<DestinationState>);
 

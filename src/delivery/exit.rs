@@ -8,33 +8,33 @@ use std::{
 
 use super::{
     destination::{DestinationState, State},
-    keeper::Common,
     runtime::{KeepWaiting, Runtime},
+    state::DeliveryState,
 };
 use crate::error::Error;
 
 /// Longest wait, at the exit, for a mirror that accepts nothing.
-const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest time for the last records before a signal ends the process.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
+const MIN_FINAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time between two checks whether a mirror is still worth waiting for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Deliveries of this process that have not ended.
 static LIVE: Mutex<Vec<Live>> = Mutex::new(Vec::new());
 
 /// A delivery and the runtime that its workers run on.
 struct Live {
-    common: Weak<Common>,
+    shared: Weak<DeliveryState>,
     runtime: Weak<Runtime>,
 }
 
 /// Adds a delivery, so that the exit of the process waits for it.
-pub(crate) fn add(common: &Arc<Common>, runtime: &Arc<Runtime>) {
+pub(crate) fn add(shared: &Arc<DeliveryState>, runtime: &Arc<Runtime>) {
     let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
-    live.retain(|delivery| delivery.common.strong_count() > 0);
+    live.retain(|delivery| delivery.shared.strong_count() > 0);
     live.push(Live {
-        common: Arc::downgrade(common),
+        shared: Arc::downgrade(shared),
         runtime: Arc::downgrade(runtime),
     });
 }
@@ -47,11 +47,21 @@ pub(crate) fn forget_parent() {
 }
 
 /// Returns the deliveries that have not ended.
-fn live() -> Vec<(Arc<Common>, Option<Arc<Runtime>>)> {
+fn live() -> Vec<(Arc<DeliveryState>, Option<Arc<Runtime>>)> {
     let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
     live.iter()
-        .filter_map(|delivery| Some((delivery.common.upgrade()?, delivery.runtime.upgrade())))
+        .filter_map(|delivery| Some((delivery.shared.upgrade()?, delivery.runtime.upgrade())))
         .collect()
+}
+
+/// Returns the deliveries of this process, except `own`, whose primary destination has a URI.
+pub(crate) fn others_to(uri: &str, own: &Arc<DeliveryState>) -> Vec<Arc<DeliveryState>> {
+    let live = live().into_iter().map(|(delivery, _)| delivery);
+    live.filter(|delivery| {
+        let primary = delivery.primary().filter(|_| !delivery.is_offline);
+        !Arc::ptr_eq(delivery, own) && primary.is_some_and(|primary| primary.uri == uri)
+    })
+    .collect()
 }
 
 /// Returns the number of records of this process that wait for the destination that is furthest behind.
@@ -78,25 +88,46 @@ pub fn uploads() -> (u64, u64) {
 /// accepted meanwhile; near the end, no call returns any more, and the remaining records are delivered. Returns
 /// messages for the user.
 pub(crate) fn finish_while_recording(grace: Duration) -> Vec<String> {
-    let live = live();
     let begun = Instant::now();
-    let until = begun.checked_add(grace);
-    for (delivery, runtime) in live.iter().filter(|(delivery, _)| !delivery.is_offline) {
+    wait_for_all(grace, &mut || true);
+    for (delivery, _) in &live() {
+        delivery.journal.freeze();
+    }
+    let left = grace.saturating_sub(begun.elapsed());
+    finish(left.max(MIN_FINAL_TIMEOUT.min(grace)), &mut || true)
+}
+
+/// Waits, at the end of the process, until the recorded data is delivered. The deliveries do not end: [`finish`] has
+/// to follow. Returns messages for the user.
+pub(crate) fn deliver(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<String> {
+    for (delivery, _) in &live() {
+        delivery.request_adoption();
+    }
+    wait_for_all(timeout, keep_waiting);
+    let live = live();
+    live.iter()
+        .flat_map(|(delivery, _)| delivery.notices.take())
+        .collect()
+}
+
+/// Waits until all destinations have what is recorded now.
+fn wait_for_all(timeout: Duration, keep_waiting: KeepWaiting<'_>) {
+    let begun = Instant::now();
+    let until = begun.checked_add(timeout);
+    let mut is_interrupted = false;
+    for (delivery, runtime) in live().iter().filter(|(delivery, _)| !delivery.is_offline) {
         let target = delivery.journal.appended();
         delivery.shutdown.wake.notify_waiters();
         for (index, destination) in delivery.destinations.iter().enumerate() {
             if let Some(runtime) = runtime {
+                let stop = is_interrupted.then(Instant::now).or(until);
                 let has_all = move |state: &State| state.ended || state.delivered >= target;
                 let over = done_or_down(Arc::clone(destination), index, begun, has_all);
-                let _ = runtime.wait_until(until, over, &mut || true);
+                let waited = runtime.wait_until(stop, over, keep_waiting);
+                is_interrupted |= matches!(waited, Err(Error::Interrupted));
             }
         }
     }
-    for (delivery, _) in &live {
-        delivery.journal.freeze();
-    }
-    let left = grace.saturating_sub(begun.elapsed());
-    finish(left.max(LAST_MOMENT.min(grace)), &mut || true)
 }
 
 /// Waits, at the end of the process, for all of its deliveries; undelivered records stay in their journal for the next
@@ -148,7 +179,7 @@ pub(crate) fn finish(timeout: Duration, keep_waiting: KeepWaiting<'_>) -> Vec<St
         .retain(|kept| {
             !live
                 .iter()
-                .any(|(it, _)| std::ptr::eq(kept.common.as_ptr(), Arc::as_ptr(it)))
+                .any(|(it, _)| std::ptr::eq(kept.shared.as_ptr(), Arc::as_ptr(it)))
         });
     told
 }
@@ -162,9 +193,9 @@ async fn done_or_down(
     done: impl Fn(&State) -> bool,
 ) {
     loop {
-        let waited = tokio::time::timeout(LOOK_INTERVAL, destination.wait_until(&done)).await;
+        let waited = tokio::time::timeout(CHECK_INTERVAL, destination.wait_until(&done)).await;
         let is_down = index > 0 && destination.state().since().is_some();
-        if waited.is_ok() || (is_down && begun.elapsed() >= MIRROR_PATIENCE) {
+        if waited.is_ok() || (is_down && begun.elapsed() >= MIRROR_TIMEOUT) {
             return;
         }
     }

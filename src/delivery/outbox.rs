@@ -4,55 +4,78 @@ use std::{fs, time::Duration};
 
 use super::{
     dead_letter::DeadLetters,
-    destination::DestinationState,
-    transfer::{Finished, Transfers},
-    uploads::Uploads,
+    destination::{DestinationState, Written},
+    scheduler::Scheduler,
+    transfer::{FinishedUpload, Transfers},
 };
 use crate::journal::{error::JournalError, reader::Reader, record::Record};
 
-/// One journal that is being delivered to the destination.
+/// A journal that is being delivered to one destination, with the state of that delivery.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    pub reader: Reader,
-    pub letters: DeadLetters,
-    pub uploads: Uploads,
+    pub journal: OutboxJournal,
+    pub scheduler: Scheduler,
     pub transfers: Transfers,
-    /// False for the journal of a dead process: callers do not wait for its entries.
-    pub is_live: bool,
-    /// Longest time that a file is tried at a store that does not accept it.
-    pub limit: Option<Duration>,
+    /// Longest time that a failing upload is repeated; `None` sets no limit.
+    pub retry_limit: Option<Duration>,
     /// Error of the last position that could not be saved.
     pub error: Option<JournalError>,
+}
+
+/// The journal of an outbox, and the file for the records that the destination refuses.
+#[derive(Debug)]
+pub(crate) struct OutboxJournal {
+    pub reader: Reader,
+    pub letters: DeadLetters,
+    /// False for the journal of a dead process: callers do not wait for its entries.
+    pub is_live: bool,
 }
 
 impl Outbox {
     /// Returns the outbox of this process' own journal.
     pub(crate) fn live(reader: Reader, letters: DeadLetters) -> Self {
+        Self::new(reader, letters, true, None)
+    }
+
+    /// Returns the outbox of a dead process' journal.
+    pub(crate) fn abandoned(
+        reader: Reader,
+        letters: DeadLetters,
+        retry_limit: Option<Duration>,
+    ) -> Self {
+        Self::new(reader, letters, false, retry_limit)
+    }
+
+    fn new(
+        reader: Reader,
+        letters: DeadLetters,
+        is_live: bool,
+        retry_limit: Option<Duration>,
+    ) -> Self {
         Self {
-            reader,
-            letters,
-            uploads: Uploads::new(size),
+            journal: OutboxJournal {
+                reader,
+                letters,
+                is_live,
+            },
+            scheduler: Scheduler::new(artifact_size),
             transfers: Transfers::default(),
-            is_live: true,
-            limit: None,
+            retry_limit,
             error: None,
         }
     }
 
-    /// Sets the dead letters, because the journal may have a new folder.
-    pub(crate) fn set_letters(&mut self, letters: DeadLetters) {
-        self.letters = letters;
-    }
-
     /// Returns true while uploads are outstanding.
     pub(crate) fn has_uploads(&self) -> bool {
-        self.uploads.are_outstanding()
+        self.scheduler.has_outstanding_uploads()
     }
 
-    /// Returns the number of entries before `end` that are written: all of them, or the entries before the first run
-    /// end that waits for its uploads.
-    pub(crate) fn written(&self, end: u64) -> u64 {
-        self.uploads.first_unwritten().unwrap_or(end).min(end)
+    /// Returns the progress of the records before `end`.
+    pub(crate) fn written(&self, end: u64) -> Written {
+        Written {
+            before: self.scheduler.first_unhandled().unwrap_or(end).min(end),
+            except: self.scheduler.waiting_ends(),
+        }
     }
 
     /// Returns the error of the last position that could not be saved.
@@ -64,13 +87,13 @@ impl Outbox {
     pub(crate) async fn next_finished(
         &mut self,
         destination: &DestinationState,
-    ) -> Option<Finished> {
+    ) -> Option<FinishedUpload> {
         self.transfers.next(destination).await
     }
 }
 
 /// Returns the length of an artifact in bytes.
-pub(crate) fn size(record: &Record) -> u64 {
+pub(crate) fn artifact_size(record: &Record) -> u64 {
     match record {
         Record::Artifact { size, .. } => *size,
         Record::ArtifactInline { content, .. } => content.len() as u64,

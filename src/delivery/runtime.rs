@@ -76,7 +76,7 @@ impl Runtime {
         self.handle.spawn(async move {
             let _ = answer.send(task.await);
         });
-        received(&answered, None, keep_waiting)?.ok_or(Error::WorkerStopped)
+        wait_for_result(&answered, None, keep_waiting)?.ok_or(Error::WorkerStopped)
     }
 
     /// Runs a task and waits for its result until `deadline`; returns `None` after that. The caller's own clock
@@ -94,22 +94,22 @@ impl Runtime {
         let task = self.handle.spawn(async move {
             let _ = answer.send(task.await);
         });
-        let received = received(&answered, deadline, keep_waiting);
+        let result = wait_for_result(&answered, deadline, keep_waiting);
         task.abort();
-        received
+        result
     }
 }
 
 /// Waits for a result until `deadline`.
-fn received<T>(
+fn wait_for_result<T>(
     answered: &Receiver<T>,
     deadline: Option<Instant>,
     keep_waiting: KeepWaiting<'_>,
 ) -> Result<Option<T>> {
     loop {
         let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-        let patience = left.map_or(CHECK_INTERVAL, |left| left.min(CHECK_INTERVAL));
-        match answered.recv_timeout(patience) {
+        let pause = left.map_or(CHECK_INTERVAL, |left| left.min(CHECK_INTERVAL));
+        match answered.recv_timeout(pause) {
             Ok(answer) => return Ok(Some(answer)),
             Err(RecvTimeoutError::Disconnected) => return Err(Error::WorkerStopped),
             Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left.is_zero()) => {

@@ -1,4 +1,4 @@
-//! The sender: delivers the entries of journals to one destination, and waits until outages are over.
+//! The sender: performs the actions of the scheduler at one destination, and waits until outages are over.
 
 use std::{
     collections::HashMap,
@@ -14,62 +14,39 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    dead_letter::DeadLetters,
+    attempts::{Attempts, DeadlineReached, DeliveryError},
     destination::{DestinationState, Refused, Traffic},
     notices::Notices,
-    outage::{Attempts, DeadlineReached, Failure},
-    outbox::{Outbox, size},
-    transfer::{Finished, Transfer},
-    uploads::{Action, Event},
+    outbox::{Outbox, OutboxJournal, artifact_size},
+    scheduler::{Action, Event},
+    transfer::{FinishedUpload, Transfer, tell_finished},
 };
 use crate::{
     artifacts::{open::Access, store::ArtifactStore},
-    journal::{
-        abandoned::Abandoned,
-        error::JournalError,
-        reader::{Placed, Reader},
-        record::Record,
-    },
-    mlflow::{artifact_path::ArtifactPath, run::RunId},
+    journal::{reader::Placed, record::Record},
+    mlflow::run::RunId,
     net::retry::Backoff,
     os::clock::now_ms,
-    store::{deferred::DeferredStore, error::StoreError},
+    store::deferred::DeferredStore,
 };
 
 /// Longest time that a run which another process has started may take to appear in the store.
-const ATTACHED_PATIENCE: Duration = Duration::from_secs(600);
+const ATTACHED_RUN_TIMEOUT: Duration = Duration::from_secs(600);
 /// Most refused artifacts that are remembered for callers that wait for them.
 const MAX_REFUSED: usize = 10_000;
-
-/// A reason for which the journal of a dead process is not delivered completely.
-#[derive(Debug)]
-pub(crate) enum NotDelivered {
-    DeadlineReached,
-    /// The journal belongs to a run that is not in the store yet.
-    TooEarly,
-    /// The files of the journal cannot be sent at present.
-    Stalled,
-    Journal(JournalError),
-}
-
-impl From<DeadlineReached> for NotDelivered {
-    fn from(_: DeadlineReached) -> Self {
-        Self::DeadlineReached
-    }
-}
 
 /// Delivers entries to one destination.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    heimdall_dir: PathBuf,
-    store: Arc<DeferredStore>,
+    pub heimdall_dir: PathBuf,
+    pub store: Arc<DeferredStore>,
     access: Access,
-    destination: Arc<DestinationState>,
-    notices: Arc<Notices>,
-    attempts: Attempts,
+    pub destination: Arc<DestinationState>,
+    pub notices: Arc<Notices>,
+    pub attempts: Attempts,
     artifacts: HashMap<RunId, Arc<dyn ArtifactStore>>,
     /// Longest time that files of a dead process are tried at a store that does not accept them.
-    pub stalls_after: Option<Duration>,
+    pub abandoned_retry_limit: Option<Duration>,
     /// Records of dead processes that were delivered or parked.
     pub recovered: Arc<AtomicU64>,
 }
@@ -98,285 +75,114 @@ impl Sender {
             notices,
             attempts,
             artifacts: HashMap::new(),
-            stalls_after: None,
+            abandoned_retry_limit: None,
             recovered: Arc::default(),
         }
     }
 
-    /// Waits for `pause`. Returns true as soon as there is no time left for delivery.
-    pub(crate) async fn wait_to_close(&self, pause: Duration) -> bool {
-        self.attempts.wait_to_close(pause).await
-    }
-
-    /// Delivers entries: when this returns, they are written, parked or in transit.
-    pub(crate) async fn deliver(
+    /// Passes entries to the scheduler and performs its actions. When this returns, each record is written or parked, or
+    /// waits for an upload, and each artifact is uploaded, parked, being uploaded or queued.
+    pub(crate) async fn send(
         &mut self,
         outbox: &mut Outbox,
         entries: Vec<Placed>,
     ) -> Result<(), DeadlineReached> {
-        if outbox.is_live {
+        if outbox.journal.is_live {
             let oldest = entries.first().map(|placed| placed.entry.at);
             self.destination.update(|state| state.oldest = oldest);
         }
         let end = entries.last().map(|last| last.number + 1);
-        outbox.uploads.handle(Event::Read(entries));
+        outbox.scheduler.handle(Event::Read(entries));
         self.perform(outbox).await?;
-        if outbox.is_live {
+        if outbox.journal.is_live {
             let written = end.map(|end| outbox.written(end));
             self.destination.update(|state| {
                 state.oldest = None;
-                state.written = written.unwrap_or(state.written);
+                if let Some(written) = written {
+                    state.written = written;
+                }
             });
         }
         Ok(())
     }
 
+    /// Continues after an upload has finished.
+    pub(crate) async fn continue_after(
+        &mut self,
+        outbox: &mut Outbox,
+        finished: FinishedUpload,
+    ) -> Result<(), DeadlineReached> {
+        self.handle_finished(outbox, finished).await?;
+        self.perform(outbox).await
+    }
+
     /// Waits until all uploads have finished and all records that waited for them are written.
-    pub(crate) async fn finish_uploads(
+    pub(crate) async fn wait_for_uploads(
         &mut self,
         outbox: &mut Outbox,
     ) -> Result<(), DeadlineReached> {
         while outbox.has_uploads() {
-            self.finish_upload(outbox).await?;
+            self.wait_for_upload(outbox).await?;
             self.perform(outbox).await?;
         }
         Ok(())
     }
 
-    /// Continues after an upload has finished.
-    pub(crate) async fn finished(
-        &mut self,
-        outbox: &mut Outbox,
-        finished: Finished,
-    ) -> Result<(), DeadlineReached> {
-        self.take_finished(outbox, finished).await?;
-        self.perform(outbox).await
-    }
-
     /// Performs actions until more entries are needed.
     async fn perform(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
         loop {
-            match outbox.uploads.next() {
+            match outbox.scheduler.next() {
                 Action::Write(entries) => {
-                    self.write_or_park(&outbox.reader, &outbox.letters, outbox.is_live, entries)
-                        .await?;
-                    outbox.uploads.handle(Event::Written);
+                    self.write_or_park(&outbox.journal, entries).await?;
+                    outbox.scheduler.handle(Event::Written);
                 }
                 Action::Upload(placed) => self.start_upload(outbox, placed).await?,
                 Action::Save(entries) => self.save(outbox, &entries),
-                Action::WaitForUpload => self.finish_upload(outbox).await?,
+                Action::WaitForUpload => self.wait_for_upload(outbox).await?,
                 Action::Read => return Ok(()),
             }
         }
     }
 
-    fn save(&self, outbox: &mut Outbox, entries: &[Placed]) {
-        if let Err(error) = outbox.reader.advance(entries) {
-            // The entries are delivered all the same; the next start would only deliver them again.
-            outbox.error = Some(error);
-        }
-        if outbox.is_live {
-            let next = outbox.reader.next();
-            self.destination.update(|state| state.delivered = next);
-        } else {
-            let count = entries.len() as u64;
-            self.recovered.fetch_add(count, Ordering::Relaxed);
-        }
-    }
-
-    async fn finish_upload(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
-        let finished = outbox.transfers.next(&self.destination).await;
-        let finished = finished.ok_or(DeadlineReached)?;
-        self.take_finished(outbox, finished).await
-    }
-
-    /// Parks a file that could not be uploaded.
-    async fn take_finished(
-        &mut self,
-        outbox: &mut Outbox,
-        finished: Finished,
-    ) -> Result<(), DeadlineReached> {
-        let Finished { placed, outcome } = finished;
-        let (outcome, record) = (outcome?, &placed.entry.record);
-        tracing::debug!(
-            name: "upload_finished",
-            target: "heimdall_tracking.artifacts",
-            run_id = %record.run(),
-            path = record.artifact_path().map_or("", ArtifactPath::as_str),
-            error = outcome.as_ref().err().map(tracing::field::display),
-        );
-        match outcome {
-            Err(failure) => {
-                self.park(
-                    &outbox.reader,
-                    &outbox.letters,
-                    outbox.is_live,
-                    &placed,
-                    &failure,
-                )
-                .await?;
-            }
-            Ok(()) => self.forget_refusals(&placed.entry.record),
-        }
-        outbox.uploads.handle(Event::Finished(placed.number));
-        Ok(())
-    }
-
-    /// Notes that a file has arrived at a path, so that earlier refused files of that path no longer count as missing.
-    fn forget_refusals(&self, artifact: &Record) {
-        let mut state = self.destination.state();
-        for refused in state.refused.values_mut() {
-            refused.is_replaced |=
-                refused.run == artifact.run() && Some(&refused.path) == artifact.artifact_path();
-        }
-    }
-
-    /// Delivers the journal of a dead process and ends the runs that the process left open.
-    pub(crate) async fn deliver_abandoned(
-        &mut self,
-        abandoned: &Abandoned,
-        destination: usize,
-    ) -> Result<(), NotDelivered> {
-        match self.adopt(abandoned, destination).await {
-            Err(NotDelivered::DeadlineReached) if !self.attempts.is_over() => {
-                Err(NotDelivered::Stalled)
-            }
-            delivered => delivered,
-        }
-    }
-
-    async fn adopt(
-        &mut self,
-        abandoned: &Abandoned,
-        destination: usize,
-    ) -> Result<(), NotDelivered> {
-        let reader = abandoned.reader(destination);
-        if reader.is_done(abandoned.end) {
-            return Ok(());
-        }
-        tracing::info!(
-            name: "journal_adopted",
-            target: "heimdall_tracking.delivery",
-            destination = self.destination.uri,
-            journal = %abandoned.dir.display(),
-            pid = abandoned.manifest.pid,
-        );
-        let letters = DeadLetters::of(&self.heimdall_dir, &abandoned.dir, destination);
-        let mut outbox = Outbox {
-            is_live: false,
-            limit: self.stalls_after,
-            ..Outbox::live(reader, letters)
-        };
-        loop {
-            let batch = outbox.reader.read(abandoned.end);
-            let batch = batch.map_err(NotDelivered::Journal)?;
-            self.tell_damage(&batch.damage);
-            if batch.entries.is_empty() {
-                break;
-            }
-            // A run that another process has to start first may be in a later journal.
-            if self.awaited(&batch.entries).await?.is_some() {
-                return Err(NotDelivered::TooEarly);
-            }
-            self.deliver(&mut outbox, batch.entries).await?;
-        }
-        self.finish_uploads(&mut outbox).await?;
-        // Damage behind the last entry is skipped.
-        let advanced = outbox.reader.advance(&[]);
-        if let Some(error) = outbox.take_error().or(advanced.err()) {
-            return Err(NotDelivered::Journal(error));
-        }
-        for (run_id, last) in outbox.reader.progress().open_runs.clone() {
-            self.fail_run(&run_id, last).await?;
-            self.notices.tell(format!(
-                "run {run_id} was left open by process {}, which has died: what it had recorded is \
-                 delivered, and the run is marked FAILED",
-                abandoned.manifest.pid
-            ));
-        }
-        outbox.reader.runs_closed().map_err(NotDelivered::Journal)
-    }
-
-    /// Returns the run of some entries that is missing only because the process that has started the run has not
-    /// delivered the start yet.
-    pub(crate) async fn awaited(
-        &self,
-        entries: &[Placed],
-    ) -> Result<Option<RunId>, DeadlineReached> {
-        let patience = i64::try_from(ATTACHED_PATIENCE.as_millis()).unwrap_or(i64::MAX);
-        for placed in entries {
-            if let Record::RunAttached { run } = &placed.entry.record
-                && now_ms() - placed.entry.at < patience
-                && self.is_missing(*run).await?
-            {
-                let error = format!(
-                    "run {run}, which another process has started, is not in the store: deliver its journal first"
-                );
-                self.destination.note_outage(Traffic::Records, error);
-                return Ok(Some(*run));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Returns true where the store does not know a run.
-    async fn is_missing(&self, run: RunId) -> Result<bool, DeadlineReached> {
-        let run = run.to_string();
-        let ask = || async { Ok(self.store.tracking().await?.artifact_uri(&run).await?) };
-        let answer = self.attempts.make(None, ask).await?;
-        Ok(answer.is_err_and(|failure| failure.is_not_found()))
-    }
-
-    async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), DeadlineReached> {
-        let fail = || async {
-            let store = self.store.tracking().await?;
-            Ok(store.fail_run(run_id, end_time).await?)
-        };
-        match self.attempts.make(None, fail).await? {
-            // A run that was deleted meanwhile needs no end.
-            Ok(())
-            | Err(Failure::Store(StoreError::NotFound { .. } | StoreError::RunDeleted { .. })) => {}
-            Err(error) => {
-                self.notices
-                    .tell(format!("run {run_id} cannot be marked FAILED: {error}"));
-            }
-        }
-        Ok(())
-    }
-
+    /// Writes records in one transaction, or parks the records that the store refuses.
     async fn write_or_park(
         &self,
-        reader: &Reader,
-        letters: &DeadLetters,
-        is_live: bool,
+        journal: &OutboxJournal,
         entries: &[Placed],
     ) -> Result<(), DeadlineReached> {
-        let Err(failure) = self.write(reader, entries).await? else {
+        let Err(failure) = self.write(journal, entries).await? else {
             return Ok(());
         };
         if let [placed] = entries {
-            return self.park(reader, letters, is_live, placed, &failure).await;
+            return self.park(journal, placed, &failure).await;
         }
         // One of the records is at fault: writing each record separately shows which.
         for placed in entries {
-            if let Err(failure) = self.write(reader, slice::from_ref(placed)).await? {
-                self.park(reader, letters, is_live, placed, &failure)
-                    .await?;
+            if let Err(failure) = self.write(journal, slice::from_ref(placed)).await? {
+                self.park(journal, placed, &failure).await?;
             }
         }
         Ok(())
     }
 
+    /// Writes records in one transaction.
     async fn write(
         &self,
-        reader: &Reader,
+        journal: &OutboxJournal,
         entries: &[Placed],
-    ) -> Result<Result<(), Failure>, DeadlineReached> {
+    ) -> Result<Result<(), DeliveryError>, DeadlineReached> {
         let records: Vec<&Record> = entries.iter().map(|placed| &placed.entry.record).collect();
-        let write = || async { Ok(self.store.tracking().await?.write(&records).await?) };
-        let note = reader.trouble_note();
-        let written = self.attempts.make(Some(&note), write).await?;
-        if written.is_ok() {
+        let write = || async {
+            let store = self.store.tracking().await?;
+            store.write(&records).await?;
+            Ok(store.can_rewind())
+        };
+        let outage_file = journal.reader.outage_file();
+        let written = self.attempts.make(Some(&outage_file), write).await?;
+        if let Ok(can_rewind) = written {
+            if !can_rewind {
+                self.tell_kept_points(&records);
+            }
             tracing::debug!(
                 name: "batch_delivered",
                 target: "heimdall_tracking.delivery",
@@ -384,7 +190,7 @@ impl Sender {
                 records = records.len(),
             );
         }
-        Ok(written)
+        Ok(written.map(|_| ()))
     }
 
     /// Starts the upload of an artifact.
@@ -393,13 +199,13 @@ impl Sender {
         outbox: &mut Outbox,
         placed: Placed,
     ) -> Result<(), DeadlineReached> {
-        let (reader, record) = (&outbox.reader, &placed.entry.record);
-        let store = match self.artifact_store(reader, record.run()).await? {
+        let (reader, record) = (&outbox.journal.reader, &placed.entry.record);
+        let store = match self.artifact_store(&outbox.journal, record.run()).await? {
             Ok(store) => store,
             Err(failure) => {
                 let outcome = Ok(Err(failure));
                 return self
-                    .take_finished(outbox, Finished { placed, outcome })
+                    .handle_finished(outbox, FinishedUpload { placed, outcome })
                     .await;
             }
         };
@@ -410,25 +216,26 @@ impl Sender {
         let resume = staged.clone();
         let transfer = Transfer {
             store,
-            size: size(record),
+            size: artifact_size(record),
             is_ours: reader.is_alone(),
             resume: resume.unwrap_or_else(|| reader.staged(&format!("place-{}", placed.number))),
             staged,
-            note: reader.trouble_note(),
+            outage_file: reader.outage_file(),
             heimdall_dir: self.heimdall_dir.clone(),
         };
-        let attempts = self.attempts.for_artifacts(outbox.limit);
+        let attempts = self.attempts.for_artifacts(outbox.retry_limit);
         outbox
             .transfers
             .start(placed, transfer, attempts, &self.destination);
         Ok(())
     }
 
+    /// Returns the artifact store of a run.
     async fn artifact_store(
         &mut self,
-        reader: &Reader,
+        journal: &OutboxJournal,
         run: RunId,
-    ) -> Result<Result<Arc<dyn ArtifactStore>, Failure>, DeadlineReached> {
+    ) -> Result<Result<Arc<dyn ArtifactStore>, DeliveryError>, DeadlineReached> {
         if let Some(store) = self.artifacts.get(&run) {
             return Ok(Ok(Arc::clone(store)));
         }
@@ -441,26 +248,80 @@ impl Sender {
                 .map_or_else(|| self.access.open(&uri), Ok)?;
             Ok(Arc::<dyn ArtifactStore>::from(found))
         };
-        let note = reader.trouble_note();
-        let found = self.attempts.make(Some(&note), find).await?;
+        let outage_file = journal.reader.outage_file();
+        let found = self.attempts.make(Some(&outage_file), find).await?;
         if let Ok(store) = &found {
             self.artifacts.insert(run, Arc::clone(store));
         }
         Ok(found)
     }
 
+    /// Saves the position behind delivered entries, and tells waiting callers.
+    fn save(&self, outbox: &mut Outbox, entries: &[Placed]) {
+        if let Err(error) = outbox.journal.reader.advance(entries) {
+            // The entries are delivered all the same; the next start would only deliver them again.
+            outbox.error = Some(error);
+        }
+        if outbox.journal.is_live {
+            let next = outbox.journal.reader.next();
+            self.destination.update(|state| state.delivered = next);
+        } else {
+            let count = entries.len() as u64;
+            self.recovered.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until one upload has finished, and handles its end.
+    async fn wait_for_upload(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
+        let finished = outbox.transfers.next(&self.destination).await;
+        let finished = finished.ok_or(DeadlineReached)?;
+        self.handle_finished(outbox, finished).await
+    }
+
+    /// Handles the end of an upload: parks the file if the store has refused it.
+    async fn handle_finished(
+        &mut self,
+        outbox: &mut Outbox,
+        finished: FinishedUpload,
+    ) -> Result<(), DeadlineReached> {
+        let FinishedUpload { placed, outcome } = finished;
+        let outcome = outcome?;
+        tell_finished(&placed.entry.record, &outcome);
+        match outcome {
+            Err(failure) => {
+                self.park(&outbox.journal, &placed, &failure).await?;
+            }
+            Ok(()) => self.forget_refusals(&outbox.journal, &placed.entry.record),
+        }
+        outbox.scheduler.handle(Event::Finished(placed.number));
+        Ok(())
+    }
+
+    /// Notes that a file has arrived at a path, or that files are deleted, so that earlier refused files of that path no
+    /// longer count as missing.
+    fn forget_refusals(&self, journal: &OutboxJournal, artifact: &Record) {
+        let Some(path) = artifact.artifact_path() else {
+            return;
+        };
+        let mut state = self.destination.state();
+        // The deletion of a dead process is older than the files of this one.
+        let deletes = artifact.is_deletion() && journal.is_live;
+        for refused in state.refused.values_mut() {
+            let is_there = refused.path == *path || deletes && refused.path.is_within(path);
+            refused.is_replaced |= refused.run == artifact.run() && is_there;
+        }
+    }
+
     /// Parks a record that the store finally refuses where the user can find it, as soon as the disk accepts it.
     async fn park(
         &self,
-        reader: &Reader,
-        letters: &DeadLetters,
-        is_live: bool,
+        journal: &OutboxJournal,
         placed: &Placed,
-        failure: &Failure,
+        failure: &DeliveryError,
     ) -> Result<(), DeadlineReached> {
         let entry = &placed.entry;
         let staged = match &entry.record {
-            Record::Artifact { staged, .. } => Some(reader.staged(staged)),
+            Record::Artifact { staged, .. } => Some(journal.reader.staged(staged)),
             _ => None,
         };
         let what = format!(
@@ -468,15 +329,18 @@ impl Sender {
             entry.record.summary(),
             entry.record.run()
         );
-        let file = letters.path().display();
+        let file = journal.letters.path().display();
         let mut backoff = Backoff::default();
-        while let Err(error) = letters.park(entry, &failure.to_string(), staged.as_deref()) {
+        while let Err(error) = journal
+            .letters
+            .park(entry, &failure.to_string(), staged.as_deref())
+        {
             if backoff.attempts() == 0 {
                 self.notices.tell(format!(
                     "{what}. Nor can it be kept in {file} at present: {error}"
                 ));
             }
-            if self.wait_to_close(backoff.pause()).await {
+            if self.reaches_deadline_within(backoff.pause()).await {
                 return Err(DeadlineReached);
             }
         }
@@ -487,7 +351,7 @@ impl Sender {
             run_id = %entry.record.run(),
             record = entry.record.summary(),
             reason = %failure,
-            file = %letters.path().display(),
+            file = %journal.letters.path().display(),
         );
         // One message is enough: the user can read the other records in the same file.
         if self.destination.state().parked == 0 {
@@ -498,8 +362,9 @@ impl Sender {
         self.destination.update(|state| {
             state.parked += 1;
             if let Some(path) = entry.record.artifact_path()
+                && !entry.record.is_deletion()
                 && state.refused.len() < MAX_REFUSED
-                && is_live
+                && journal.is_live
             {
                 let refused = Refused {
                     run: entry.record.run(),
@@ -511,6 +376,41 @@ impl Sender {
             }
         });
         Ok(())
+    }
+
+    /// Returns the run of some entries that is missing only because the process that has started the run has not
+    /// delivered the start yet. Notes an outage if there is such a run.
+    pub(crate) async fn missing_run(
+        &self,
+        entries: &[Placed],
+    ) -> Result<Option<RunId>, DeadlineReached> {
+        let timeout = i64::try_from(ATTACHED_RUN_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+        for placed in entries {
+            if let Record::RunAttached { run } = &placed.entry.record
+                && now_ms() - placed.entry.at < timeout
+                && self.is_missing(*run).await?
+            {
+                let error = format!(
+                    "run {run}, which another process has started, is not in the store: deliver its journal first"
+                );
+                self.destination.note_outage(Traffic::Records, error);
+                return Ok(Some(*run));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns true where the store has no such run.
+    async fn is_missing(&self, run: RunId) -> Result<bool, DeadlineReached> {
+        let run = run.to_string();
+        let ask = || async { Ok(self.store.tracking().await?.artifact_uri(&run).await?) };
+        let answer = self.attempts.make(None, ask).await?;
+        Ok(answer.is_err_and(|failure| failure.is_not_found()))
+    }
+
+    /// Waits for `pause`. Returns true as soon as there is no time left for delivery.
+    pub(crate) async fn reaches_deadline_within(&self, pause: Duration) -> bool {
+        self.attempts.reaches_deadline_within(pause).await
     }
 
     /// Tells the user about damage in a journal.

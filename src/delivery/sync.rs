@@ -13,17 +13,18 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
+    abandoned::NotDelivered,
     destination::{DestinationState, EndGuard},
     notices::Notices,
     runtime::Runtime,
-    sender::{NotDelivered, Sender},
+    sender::Sender,
 };
 use crate::{
     artifacts::open::Access,
     config::{tracker::FreshSchema, uri::Destination},
     error::{Error, Result},
     journal::{
-        abandoned::{self, Abandoned},
+        abandoned::{self, AbandonedJournal},
         layout, reader,
         record::Entry,
     },
@@ -72,7 +73,7 @@ pub fn journals(heimdall_dir: &Path) -> Vec<JournalStatus> {
                     uri: uri.clone(),
                     pending,
                     oldest,
-                    trouble: reader::trouble(&dir, index),
+                    trouble: reader::outage_reason(&dir, index),
                 }
             });
             Some(JournalStatus {
@@ -159,7 +160,7 @@ pub struct SyncProgress {
 }
 
 /// The work for one destination.
-struct Work {
+struct SyncTask {
     uris: Vec<String>,
     destination: Arc<DestinationState>,
     recovered: Arc<AtomicU64>,
@@ -175,26 +176,26 @@ pub fn sync(
 ) -> Result<SyncOutcome> {
     let runtime = Runtime::start()?;
     let notices = Arc::new(Notices::default());
-    let journals = Arc::new(abandoned::abandoned(&config.heimdall_dir, |_| true));
+    let journals = Arc::new(abandoned::lock_all(&config.heimdall_dir, |_| true));
     let total = journals.iter().map(waiting).sum();
     let deadline = watch::Sender::new(false);
-    let mut works = Vec::new();
+    let mut tasks = Vec::new();
     for uris in routes(config, &journals) {
-        let work = start(config, uris, &journals, &notices, &deadline, &runtime)?;
-        works.push(work);
+        let task = start(config, uris, &journals, &notices, &deadline, &runtime)?;
+        tasks.push(task);
     }
-    let waited = wait(config, &works, &deadline, &runtime, progress, total);
+    let waited = wait(config, &tasks, &deadline, &runtime, progress, total);
     deadline.send_replace(true);
-    for work in &works {
-        let _ = runtime.wait(ended(&work.destination), &mut || true);
+    for task in &tasks {
+        let _ = runtime.wait(ended(&task.destination), &mut || true);
     }
-    let mut outcome = left(&journals, &works);
+    let mut outcome = left(&journals, &tasks);
     outcome.notices = notices.take();
     waited.map(|()| outcome)
 }
 
 /// Returns the number of waiting records of a journal, for all of its destinations together.
-fn waiting(journal: &Abandoned) -> u64 {
+fn waiting(journal: &AbandonedJournal) -> u64 {
     let destinations = 0..journal.manifest.destinations.len();
     destinations
         .map(|index| pending(&journal.dir, index).0)
@@ -204,7 +205,7 @@ fn waiting(journal: &Abandoned) -> u64 {
 /// Groups the destinations of journals by the sender that delivers to them. The senders work concurrently, because a
 /// destination that is down delays only its own. One sender delivers everything for one place: two senders would create
 /// a run at a server twice.
-fn routes(config: &SyncConfig, journals: &[Abandoned]) -> Vec<Vec<String>> {
+fn routes(config: &SyncConfig, journals: &[AbandonedJournal]) -> Vec<Vec<String>> {
     let uris = journals.iter().flat_map(|it| &it.manifest.destinations);
     let mut uris: Vec<String> = uris.cloned().collect();
     uris.sort();
@@ -220,11 +221,11 @@ fn routes(config: &SyncConfig, journals: &[Abandoned]) -> Vec<Vec<String>> {
 fn start(
     config: &SyncConfig,
     uris: Vec<String>,
-    journals: &Arc<Vec<Abandoned>>,
+    journals: &Arc<Vec<AbandonedJournal>>,
     notices: &Arc<Notices>,
     deadline: &watch::Sender<bool>,
     runtime: &Runtime,
-) -> Result<Work> {
+) -> Result<SyncTask> {
     let first = uris.first().cloned().unwrap_or_default();
     let known = config.known.iter().find(|known| known.uri() == first);
     let to = match config.instead.as_ref().or(known) {
@@ -243,12 +244,12 @@ fn start(
     );
     let recovered = Arc::clone(&sender.recovered);
     let end = EndGuard(Arc::clone(&destination));
-    let work = deliver(sender, uris.clone(), Arc::clone(journals));
+    let task = deliver(sender, uris.clone(), Arc::clone(journals));
     runtime.spawn(async move {
-        work.await;
+        task.await;
         drop(end);
     });
-    Ok(Work {
+    Ok(SyncTask {
         uris,
         destination,
         recovered,
@@ -258,7 +259,7 @@ fn start(
 /// Waits until all senders have ended.
 fn wait(
     config: &SyncConfig,
-    works: &[Work],
+    tasks: &[SyncTask],
     deadline: &watch::Sender<bool>,
     runtime: &Runtime,
     progress: &mut dyn FnMut(SyncProgress) -> bool,
@@ -267,12 +268,12 @@ fn wait(
     let timeout = config.timeout;
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut goes_on = true;
-    for work in works {
+    for task in tasks {
         let mut keep_waiting = || {
-            goes_on = progress(so_far(works, total));
+            goes_on = progress(so_far(tasks, total));
             goes_on
         };
-        let ended = runtime.wait_until(until, ended(&work.destination), &mut keep_waiting);
+        let ended = runtime.wait_until(until, ended(&task.destination), &mut keep_waiting);
         if !matches!(ended, Ok(Some(()))) {
             deadline.send_replace(true);
         }
@@ -280,7 +281,7 @@ fn wait(
             return Err(Error::Interrupted);
         }
     }
-    progress(so_far(works, total));
+    progress(so_far(tasks, total));
     Ok(())
 }
 
@@ -289,16 +290,16 @@ fn ended(destination: &Arc<DestinationState>) -> impl Future<Output = ()> + Send
     async move { destination.wait_until(|state| state.ended).await }
 }
 
-fn so_far(works: &[Work], total: u64) -> SyncProgress {
+fn so_far(tasks: &[SyncTask], total: u64) -> SyncProgress {
     let mut so_far = SyncProgress {
         delivered: 0,
         total,
         uploading: 0,
         uploaded: 0,
     };
-    for work in works {
-        so_far.delivered += work.recovered.load(Ordering::Relaxed);
-        let (uploading, uploaded) = work.destination.state().upload_bytes();
+    for task in tasks {
+        so_far.delivered += task.recovered.load(Ordering::Relaxed);
+        let (uploading, uploaded) = task.destination.state().upload_bytes();
         so_far.uploading += uploading;
         so_far.uploaded += uploaded;
     }
@@ -306,11 +307,11 @@ fn so_far(works: &[Work], total: u64) -> SyncProgress {
 }
 
 /// Removes the journals that are delivered to all of their destinations, and counts the records of the other journals.
-fn left(journals: &[Abandoned], works: &[Work]) -> SyncOutcome {
+fn left(journals: &[AbandonedJournal], tasks: &[SyncTask]) -> SyncOutcome {
     let mut outcome = SyncOutcome::default();
-    for work in works {
-        outcome.delivered += work.recovered.load(Ordering::Relaxed);
-        outcome.parked += work.destination.state().parked;
+    for task in tasks {
+        outcome.delivered += task.recovered.load(Ordering::Relaxed);
+        outcome.parked += task.destination.state().parked;
     }
     outcome.delivered -= outcome.parked.min(outcome.delivered);
     for journal in journals {
@@ -322,10 +323,10 @@ fn left(journals: &[Abandoned], works: &[Work]) -> SyncOutcome {
             if journal.reader(index).is_done(journal.end) {
                 continue;
             }
-            let reason = works
+            let reason = tasks
                 .iter()
-                .find(|work| work.uris.contains(uri))
-                .and_then(|work| work.destination.state().last_error());
+                .find(|task| task.uris.contains(uri))
+                .and_then(|task| task.destination.state().last_error());
             let left = outcome.left.entry(uri.clone()).or_default();
             left.0 += pending(&journal.dir, index).0;
             left.1 = reason.unwrap_or_else(|| "the time is over".to_owned());
@@ -336,8 +337,8 @@ fn left(journals: &[Abandoned], works: &[Work]) -> SyncOutcome {
 
 /// Delivers the part of all journals that goes to some destinations. A journal with records of a run that another
 /// journal starts is tried again after the other journal.
-async fn deliver(mut sender: Sender, wanted: Vec<String>, journals: Arc<Vec<Abandoned>>) {
-    let mut left: Vec<&Abandoned> = journals.iter().collect();
+async fn deliver(mut sender: Sender, wanted: Vec<String>, journals: Arc<Vec<AbandonedJournal>>) {
+    let mut left: Vec<&AbandonedJournal> = journals.iter().collect();
     loop {
         let before = left.len();
         let mut early = Vec::new();

@@ -17,8 +17,8 @@ use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use super::{
+    attempts::{Attempts, DeadlineReached, DeliveryError},
     destination::DestinationState,
-    outage::{Attempts, DeadlineReached, Failure},
 };
 use crate::{
     artifacts::{
@@ -31,9 +31,9 @@ use crate::{
 
 /// An upload that has finished.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub(crate) struct FinishedUpload {
     pub placed: Placed,
-    pub outcome: Result<Result<(), Failure>, DeadlineReached>,
+    pub outcome: Result<Result<(), DeliveryError>, DeadlineReached>,
 }
 
 /// The source and the target of an upload.
@@ -49,7 +49,7 @@ pub(crate) struct Transfer {
     /// File in which an upload in parts notes the parts that it has sent.
     pub resume: PathBuf,
     /// File with the reason why the store accepts nothing.
-    pub note: PathBuf,
+    pub outage_file: PathBuf,
     /// Folder for content that is only in memory.
     pub heimdall_dir: PathBuf,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Transfer {
 /// The running uploads of one journal.
 #[derive(Debug, Default)]
 pub(crate) struct Transfers {
-    tasks: JoinSet<Finished>,
+    tasks: JoinSet<FinishedUpload>,
     /// Length and sent bytes of each file, by the number of its entry.
     progress: BTreeMap<u64, (u64, Arc<AtomicU64>)>,
 }
@@ -74,36 +74,29 @@ impl Transfers {
         let sent = Arc::new(AtomicU64::new(0));
         let progress = (transfer.size, Arc::clone(&sent));
         self.progress.insert(placed.number, progress);
-        let record = &placed.entry.record;
-        tracing::debug!(
-            name: "upload_begun",
-            target: "heimdall_tracking.artifacts",
-            run_id = %record.run(),
-            path = record.artifact_path().map_or("", ArtifactPath::as_str),
-            bytes = transfer.size,
-        );
+        tell_begun(&placed.entry.record, transfer.size);
         self.tasks.spawn(async move {
             let attempt = || {
                 sent.store(0, Ordering::Relaxed);
                 put(&placed.entry.record, &transfer, &sent)
             };
-            let upload = attempts.make(Some(&transfer.note), attempt);
+            let upload = attempts.make(Some(&transfer.outage_file), attempt);
             // A bug in one upload must not end the other uploads.
             let outcome = AssertUnwindSafe(upload).catch_unwind().await;
             let outcome = outcome.unwrap_or_else(|_| {
-                Ok(Err(Failure::Artifact(ArtifactError::Io {
+                Ok(Err(DeliveryError::Artifact(ArtifactError::Io {
                     artifact: placed.entry.record.summary(),
                     target: transfer.resume.clone(),
                     source: io::Error::other("the upload panicked"),
                 })))
             });
-            Finished { placed, outcome }
+            FinishedUpload { placed, outcome }
         });
         self.show(destination);
     }
 
     /// Waits for the next upload to finish; returns `None` where no upload runs.
-    pub(crate) async fn next(&mut self, destination: &DestinationState) -> Option<Finished> {
+    pub(crate) async fn next(&mut self, destination: &DestinationState) -> Option<FinishedUpload> {
         let finished = self.tasks.join_next().await?.ok()?;
         self.progress.remove(&finished.placed.number);
         self.show(destination);
@@ -116,7 +109,50 @@ impl Transfers {
     }
 }
 
-async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(), Failure> {
+fn tell_begun(record: &Record, bytes: u64) {
+    let path = record.artifact_path().map_or("", ArtifactPath::as_str);
+    if record.is_deletion() {
+        tracing::debug!(
+            name: "deletion_begun",
+            target: "heimdall_tracking.artifacts",
+            run_id = %record.run(),
+            path,
+        );
+    } else {
+        tracing::debug!(
+            name: "upload_begun",
+            target: "heimdall_tracking.artifacts",
+            run_id = %record.run(),
+            path,
+            bytes,
+        );
+    }
+}
+
+/// Tells that an upload or a deletion has finished.
+pub(crate) fn tell_finished(record: &Record, outcome: &Result<(), DeliveryError>) {
+    let path = record.artifact_path().map_or("", ArtifactPath::as_str);
+    let error = outcome.as_ref().err().map(tracing::field::display);
+    if record.is_deletion() {
+        tracing::debug!(
+            name: "deletion_finished",
+            target: "heimdall_tracking.artifacts",
+            run_id = %record.run(),
+            path,
+            error,
+        );
+    } else {
+        tracing::debug!(
+            name: "upload_finished",
+            target: "heimdall_tracking.artifacts",
+            run_id = %record.run(),
+            path,
+            error,
+        );
+    }
+}
+
+async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(), DeliveryError> {
     let upload = |file, size, path, is_ours, resume| Upload {
         file,
         size,
@@ -147,7 +183,7 @@ async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(
                 .map(|place| place.join(&name))
                 .find(|file| write_private(file, content).is_ok());
             let Some(file) = file else {
-                return Err(Failure::Artifact(ArtifactError::Io {
+                return Err(DeliveryError::Artifact(ArtifactError::Io {
                     artifact: path.as_str().to_owned(),
                     target: places[1].join(&name),
                     source: io::ErrorKind::StorageFull.into(),
@@ -158,6 +194,7 @@ async fn put(record: &Record, transfer: &Transfer, sent: &AtomicU64) -> Result<(
             let upload = upload(&file, content.len() as u64, path, false, None);
             transfer.store.put(upload).await?;
         }
+        Record::ArtifactsDeleted { path, .. } => transfer.store.delete_tree(path).await?,
         _ => {}
     }
     Ok(())

@@ -8,33 +8,34 @@ use std::{
 };
 
 use super::{
+    abandoned::NotDelivered,
+    attempts::{DeadlineReached, REPORT_AFTER},
     dead_letter::DeadLetters,
     destination::{DestinationState, EndGuard},
-    keeper::Common,
-    outage::{DeadlineReached, QUIET},
     outbox::Outbox,
-    sender::{NotDelivered, Sender},
+    sender::Sender,
+    state::DeliveryState,
 };
 use crate::{
     artifacts::open::Access,
     journal::{
         error::JournalError,
         reader::{Placed, Reader},
-        writer::End,
+        writer::JournalEnd,
     },
     net::retry::Backoff,
     store::deferred::DeferredStore,
 };
 
 /// Pause before a part of the journal that could not be read is read again.
-const REREAD: Duration = Duration::from_secs(1);
-/// Longest time that files of a dead process delay the records of this process while their store does not accept them.
-const STALLS: Duration = Duration::from_secs(5);
-/// Time after which such a journal is tried again.
-const STALLED: Duration = Duration::from_secs(120);
+const REREAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time that a failing upload of a dead process is repeated, because the records of this process wait meanwhile.
+const ABANDONED_RETRY_LIMIT: Duration = Duration::from_secs(5);
+/// Time after which the journal with such an upload is tried again.
+const STALLED_RETRY_INTERVAL: Duration = Duration::from_secs(120);
 
 /// Tells the user when a worker panics.
-struct PanicGuard(Arc<Common>, Arc<DestinationState>);
+struct PanicGuard(Arc<DeliveryState>, Arc<DestinationState>);
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
@@ -52,7 +53,7 @@ impl Drop for PanicGuard {
 pub(crate) struct Worker {
     heimdall_dir: PathBuf,
     index: usize,
-    common: Arc<Common>,
+    delivery: Arc<DeliveryState>,
     destination: Arc<DestinationState>,
     sender: Sender,
     /// True once the user was told that a journal cannot be read or its position cannot be saved.
@@ -68,22 +69,22 @@ impl Worker {
         index: usize,
         store: Arc<DeferredStore>,
         access: Access,
-        common: Arc<Common>,
+        delivery: Arc<DeliveryState>,
     ) -> Self {
-        let destination = Arc::clone(&common.destinations[index]);
+        let destination = Arc::clone(&delivery.destinations[index]);
         let mut sender = Sender::new(
             heimdall_dir.clone(),
             store,
             access,
             Arc::clone(&destination),
-            Arc::clone(&common.notices),
-            common.shutdown.deadline.clone(),
+            Arc::clone(&delivery.notices),
+            delivery.shutdown.deadline.clone(),
         );
-        sender.stalls_after = Some(STALLS);
+        sender.abandoned_retry_limit = Some(ABANDONED_RETRY_LIMIT);
         Self {
             heimdall_dir,
             index,
-            common,
+            delivery,
             destination,
             sender,
             told: false,
@@ -94,30 +95,31 @@ impl Worker {
     /// Works until it is told to close and everything is delivered, or until the time for that is over.
     pub(crate) async fn run(mut self) {
         let end = EndGuard(Arc::clone(&self.destination));
-        let panic = PanicGuard(Arc::clone(&self.common), Arc::clone(&self.destination));
-        let reader = Reader::live(Arc::clone(&self.common.journal), self.index);
+        let panic = PanicGuard(Arc::clone(&self.delivery), Arc::clone(&self.destination));
+        let reader = Reader::live(Arc::clone(&self.delivery.journal), self.index);
         let letters = DeadLetters::of(&self.heimdall_dir, &reader.dir(), self.index);
         let mut outbox = Outbox::live(reader, letters);
         if self.deliver(&mut outbox).await.is_ok() {
-            let leaves_runs = !outbox.reader.progress().open_runs.is_empty();
-            if self.common.shutdown.destination_is_done(leaves_runs) {
-                self.common.journal.remove();
+            let leaves_runs = !outbox.journal.reader.progress().open_runs.is_empty();
+            if self.delivery.shutdown.destination_is_done(leaves_runs) {
+                self.delivery.journal.remove();
             }
         }
         drop(panic);
         drop(end);
     }
 
+    /// Reads the journal and delivers its entries.
     async fn deliver(&mut self, outbox: &mut Outbox) -> Result<(), DeadlineReached> {
         loop {
             // Journals of dead processes come first, because this process may continue their runs.
-            self.adopt().await?;
-            let end = self.common.journal.end();
-            let batch = match outbox.reader.read(end.position) {
+            self.deliver_abandoned().await?;
+            let end = self.delivery.journal.end();
+            let batch = match outbox.journal.reader.read(end.position) {
                 Ok(batch) => batch,
                 Err(error) => {
                     self.tell_once(&error);
-                    if self.sender.wait_to_close(REREAD).await {
+                    if self.sender.reaches_deadline_within(REREAD_INTERVAL).await {
                         return Err(DeadlineReached);
                     }
                     continue;
@@ -135,18 +137,17 @@ impl Worker {
         }
     }
 
+    /// Delivers entries of this process' journal.
     async fn deliver_entries(
         &mut self,
         outbox: &mut Outbox,
         entries: Vec<Placed>,
     ) -> Result<(), DeadlineReached> {
-        self.await_start(&entries).await?;
-        outbox.set_letters(DeadLetters::of(
-            &self.heimdall_dir,
-            &outbox.reader.dir(),
-            self.index,
-        ));
-        self.sender.deliver(outbox, entries).await?;
+        self.wait_for_runs(&entries).await?;
+        // The journal may have a new folder.
+        let dir = outbox.journal.reader.dir();
+        outbox.journal.letters = DeadLetters::of(&self.heimdall_dir, &dir, self.index);
+        self.sender.send(outbox, entries).await?;
         self.tell_unsaved(outbox);
         Ok(())
     }
@@ -154,14 +155,14 @@ impl Worker {
     /// Delivers the entries that are in memory only. Returns false once there are none.
     async fn deliver_memory(&mut self, outbox: &mut Outbox) -> Result<bool, DeadlineReached> {
         // Entries in memory have no position that could be saved, so no upload may be outstanding.
-        self.sender.finish_uploads(outbox).await?;
+        self.sender.wait_for_uploads(outbox).await?;
         self.tell_unsaved(outbox);
-        let entries = outbox.reader.in_memory();
+        let entries = outbox.journal.reader.in_memory();
         if entries.is_empty() {
             return Ok(false);
         }
         self.deliver_entries(outbox, entries).await?;
-        self.sender.finish_uploads(outbox).await?;
+        self.sender.wait_for_uploads(outbox).await?;
         self.tell_unsaved(outbox);
         Ok(true)
     }
@@ -170,13 +171,13 @@ impl Worker {
     async fn wait_for_more(
         &mut self,
         outbox: &mut Outbox,
-        end: End,
+        end: JournalEnd,
     ) -> Result<bool, DeadlineReached> {
-        let common = Arc::clone(&self.common);
-        let woken = common.shutdown.wake.notified();
+        let delivery = Arc::clone(&self.delivery);
+        let woken = delivery.shutdown.wake.notified();
         tokio::pin!(woken);
         woken.as_mut().enable();
-        let now = common.journal.end();
+        let now = delivery.journal.end();
         if now.appended != end.appended || now.in_memory != end.in_memory {
             return Ok(false);
         }
@@ -186,24 +187,24 @@ impl Worker {
             tokio::select! {
                 finished = outbox.next_finished(&self.destination) => {
                     let finished = finished.ok_or(DeadlineReached)?;
-                    self.sender.finished(outbox, finished).await?;
+                    self.sender.continue_after(outbox, finished).await?;
                     self.tell_unsaved(outbox);
                 }
                 () = woken => {}
             }
             return Ok(false);
         }
-        if outbox.reader.has_passed_over()
-            && let Err(error) = outbox.reader.advance(&[])
+        if outbox.journal.reader.has_passed_over()
+            && let Err(error) = outbox.journal.reader.advance(&[])
         {
             self.tell_once(&error);
         }
         // Everything that existed when the end was read is delivered, including damaged records.
         self.destination
             .update(|state| state.delivered = end.appended);
-        if self.has_adopted() {
-            if common.shutdown.is_closing() {
-                return Ok(common.journal.seal(end.appended));
+        if self.has_fulfilled_requests() {
+            if delivery.shutdown.is_closing() {
+                return Ok(delivery.journal.seal(end.appended));
             }
             woken.await;
         }
@@ -212,57 +213,62 @@ impl Worker {
 
     /// Waits until runs that another process has started are in the store. If that process has died, its journal has
     /// the start.
-    async fn await_start(&mut self, entries: &[Placed]) -> Result<(), DeadlineReached> {
+    async fn wait_for_runs(&mut self, entries: &[Placed]) -> Result<(), DeadlineReached> {
         let (mut backoff, mut quiet) = (Backoff::default(), Some(Instant::now()));
-        while let Some(run) = self.sender.awaited(entries).await? {
-            if quiet.take_if(|begun| begun.elapsed() >= QUIET).is_some() {
-                self.common.notices.tell(format!(
+        while let Some(run) = self.sender.missing_run(entries).await? {
+            if quiet
+                .take_if(|begun| begun.elapsed() >= REPORT_AFTER)
+                .is_some()
+            {
+                self.delivery.notices.tell(format!(
                     "run {run}, which another process has started, is not in the store yet: the records that this \
                      process has of it wait"
                 ));
             }
-            self.adopt().await?;
-            let pause = backoff.pause().min(REREAD);
-            if self.sender.wait_to_close(pause).await {
+            self.deliver_abandoned().await?;
+            let pause = backoff.pause().min(REREAD_INTERVAL);
+            if self.sender.reaches_deadline_within(pause).await {
                 return Err(DeadlineReached);
             }
         }
         Ok(())
     }
 
-    fn has_adopted(&self) -> bool {
-        self.destination.state().adopted >= self.common.abandoned.requested()
+    /// Returns true where every adoption request is fulfilled.
+    fn has_fulfilled_requests(&self) -> bool {
+        self.destination.state().fulfilled_request >= self.delivery.adopted.last_request()
     }
 
-    /// Delivers the journals that dead processes left for this destination, if a search was requested.
-    async fn adopt(&mut self) -> Result<(), DeadlineReached> {
-        let request = self.common.abandoned.requested();
-        if self.destination.state().adopted >= request {
+    /// Delivers the journals that dead processes left for this destination, if that was requested.
+    async fn deliver_abandoned(&mut self) -> Result<(), DeadlineReached> {
+        let request = self.delivery.adopted.last_request();
+        if self.destination.state().fulfilled_request >= request {
             return Ok(());
         }
-        let common = Arc::clone(&self.common);
-        let found = tokio::task::spawn_blocking(move || common.abandoned.find()).await;
-        self.stalled.retain(|_, since| since.elapsed() < STALLED);
+        let delivery = Arc::clone(&self.delivery);
+        let found = tokio::task::spawn_blocking(move || delivery.adopted.lock_all()).await;
+        self.stalled
+            .retain(|_, since| since.elapsed() < STALLED_RETRY_INTERVAL);
         for abandoned in found.unwrap_or_default() {
             if self.stalled.contains_key(&abandoned.dir) {
-                self.common.abandoned.release(&abandoned);
+                self.delivery.adopted.release(&abandoned);
                 continue;
             }
             let uris = abandoned.manifest.destinations.iter().enumerate();
             for (index, _) in uris.filter(|(_, uri)| **uri == self.destination.uri) {
                 match self.sender.deliver_abandoned(&abandoned, index).await {
-                    Ok(()) => self.common.abandoned.release_delivered(&abandoned),
+                    Ok(()) => self.delivery.adopted.release_delivered(&abandoned),
                     Err(NotDelivered::DeadlineReached) => return Err(DeadlineReached),
-                    Err(NotDelivered::TooEarly) => self.common.abandoned.release(&abandoned),
+                    Err(NotDelivered::TooEarly) => self.delivery.adopted.release(&abandoned),
                     Err(NotDelivered::Stalled) => {
                         self.stalled.insert(abandoned.dir.clone(), Instant::now());
-                        self.common.abandoned.release(&abandoned);
+                        self.delivery.adopted.release(&abandoned);
                     }
                     Err(NotDelivered::Journal(error)) => {
-                        self.common.abandoned.release(&abandoned);
+                        self.delivery.adopted.release(&abandoned);
                         // The journal stays for another start; the records of this process continue.
                         if !std::mem::replace(&mut self.told, true) {
-                            self.common
+                            self.delivery
                                 .notices
                                 .tell(format!("a journal of a dead process is left: {error}"));
                         }
@@ -270,7 +276,8 @@ impl Worker {
                 }
             }
         }
-        self.destination.update(|state| state.adopted = request);
+        self.destination
+            .update(|state| state.fulfilled_request = request);
         Ok(())
     }
 
@@ -281,9 +288,10 @@ impl Worker {
         }
     }
 
+    /// Tells the user about an error of the journal, the first time.
     fn tell_once(&mut self, error: &JournalError) {
         if !std::mem::replace(&mut self.told, true) {
-            self.common
+            self.delivery
                 .tell_disk(format!("tracking is degraded, training is not: {error}"));
         }
     }

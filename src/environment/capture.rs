@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Longest time that the end of a run waits for the capture.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CAPTURE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Folder of the files among the artifacts.
 const FOLDER: &str = "environment";
 
@@ -71,7 +71,7 @@ impl Interpreter {
 
 /// A captured part of the environment.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum CapturedPart {
     /// Tags of the run.
     Tags(Vec<(Key, String)>),
     /// A file for the run's artifacts.
@@ -98,7 +98,7 @@ impl Capture {
     pub(crate) fn start(
         interpreter: Interpreter,
         folder: PathBuf,
-        sink: impl Fn(Found) + Send + 'static,
+        sink: impl Fn(CapturedPart) + Send + 'static,
     ) -> io::Result<Self> {
         let work = move |stop_signal: &StopSignal| {
             find(&interpreter, folder, |found| {
@@ -109,16 +109,16 @@ impl Capture {
         Ok(Self { thread })
     }
 
-    /// Waits until everything is captured, for at most `patience`.
-    pub(crate) fn finish(self, patience: Duration) {
-        self.thread.finish(patience);
+    /// Waits until everything is captured, for at most `timeout`.
+    pub(crate) fn finish(self, timeout: Duration) {
+        self.thread.finish(timeout);
     }
 }
 
-fn find(interpreter: &Interpreter, folder: PathBuf, found: impl Fn(Found)) {
+fn find(interpreter: &Interpreter, folder: PathBuf, found: impl Fn(CapturedPart)) {
     let file = |name: &str, content: Vec<u8>| {
         if let Ok(path) = ArtifactPath::parse(&format!("{FOLDER}/{name}")) {
-            found(Found::File { path, content });
+            found(CapturedPart::File { path, content });
         }
     };
     file(
@@ -129,7 +129,7 @@ fn find(interpreter: &Interpreter, folder: PathBuf, found: impl Fn(Found)) {
     if let Some(repository) = &repository {
         let tags = repository.tags().into_iter();
         let tags = tags.filter_map(|(key, value)| Some((Key::parse("tag key", key).ok()?, value)));
-        found(Found::Tags(tags.collect()));
+        found(CapturedPart::Tags(tags.collect()));
         if let Some(difference) = repository.difference() {
             file("git_diff.patch", difference.into_bytes());
         }
@@ -218,12 +218,12 @@ mod tests {
             let _ = sender.send(it);
         };
         let capture = Capture::start(interpreter(&["python"]), dir.path().into(), sink);
-        capture.unwrap().finish(PATIENCE);
+        capture.unwrap().finish(CAPTURE_TIMEOUT);
         let files: Vec<_> = found
             .iter()
             .filter_map(|it| match it {
-                Found::File { path, .. } => Some(path.as_str().to_owned()),
-                Found::Tags(_) => None,
+                CapturedPart::File { path, .. } => Some(path.as_str().to_owned()),
+                CapturedPart::Tags(_) => None,
             })
             .collect();
         assert_eq!(

@@ -224,8 +224,8 @@ impl Collection {
                 return Err(why);
             }
             let store = self.artifacts(&item.location);
-            let given_up = store.map_err(|e| e.to_string())?.give_up(upload).await;
-            return given_up.map_err(|error| error.to_string());
+            let aborted = store.map_err(|e| e.to_string())?.abort_upload(upload).await;
+            return aborted.map_err(|error| error.to_string());
         }
         if let Some(why) = self.held(item) {
             return Err(why);

@@ -187,7 +187,7 @@ impl Collection {
                     continue;
                 }
             };
-            match store.unfinished().await {
+            match store.unfinished_uploads().await {
                 Ok(unfinished) => uploads::sort(
                     unfinished,
                     (&experiment.name, location),

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::rules::Retention;
 use crate::{
-    artifacts::store::Unfinished,
+    artifacts::store::UnfinishedUpload,
     config::{s3::S3Config, uri::Destination},
 };
 
@@ -86,7 +86,7 @@ pub struct GarbageItem {
     /// Error that prevented the deletion.
     pub error: Option<String>,
     pub(crate) location: String,
-    pub(crate) upload: Option<Unfinished>,
+    pub(crate) upload: Option<UnfinishedUpload>,
     /// Further ids by which the run is known.
     pub(crate) aliases: Vec<String>,
 }

@@ -7,12 +7,12 @@ use super::{
     report::{Findings, GarbageItem, Kind, SparedItem},
     rules::{Guard, is_older, run_of, shown},
 };
-use crate::artifacts::store::Unfinished;
+use crate::artifacts::store::UnfinishedUpload;
 
 /// Sorts the unfinished uploads below the artifact location of an experiment. `seen` has the uploads of other
 /// locations, because locations may be nested.
 pub(crate) fn sort(
-    uploads: Vec<Unfinished>,
+    uploads: Vec<UnfinishedUpload>,
     (experiment, location): (&str, &str),
     guard: &Guard,
     (older_than, now): (Duration, i64),

@@ -20,7 +20,7 @@ const HALF_MADE: Duration = Duration::from_secs(10);
 
 /// A journal whose process is dead, locked by this process.
 #[derive(Debug)]
-pub(crate) struct Abandoned {
+pub(crate) struct AbandonedJournal {
     /// Owner and destinations of the journal.
     pub manifest: Manifest,
     /// Folder of the journal.
@@ -31,7 +31,7 @@ pub(crate) struct Abandoned {
     _lock: FileLock,
 }
 
-impl Abandoned {
+impl AbandonedJournal {
     /// Returns a reader for one of the destinations.
     pub(crate) fn reader(&self, destination: usize) -> Reader {
         Reader::folder(&self.dir, Arc::clone(&self.ledger), destination)
@@ -77,7 +77,10 @@ fn sweep(heimdall_dir: &Path) {
 }
 
 /// Returns the journals below `heimdall_dir` whose processes are dead and that `wanted` accepts, oldest first.
-pub(crate) fn abandoned(heimdall_dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Vec<Abandoned> {
+pub(crate) fn lock_all(
+    heimdall_dir: &Path,
+    wanted: impl Fn(&Manifest) -> bool,
+) -> Vec<AbandonedJournal> {
     sweep(heimdall_dir);
     folders(heimdall_dir)
         .unwrap_or_default()
@@ -91,17 +94,17 @@ pub(crate) fn is_alive(dir: &Path) -> bool {
     File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
 }
 
-fn take(dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Option<Abandoned> {
+fn take(dir: &Path, wanted: impl Fn(&Manifest) -> bool) -> Option<AbandonedJournal> {
     let found = manifest(dir).filter(wanted)?;
     let lock = FileLock::take(File::open(dir.join(LOCK)).ok()?).ok()?;
     // Another process may have delivered and removed the journal between the listing and the lock.
     let manifest = manifest(dir).filter(|manifest| *manifest == found)?;
-    let places = (0..manifest.destinations.len()).map(|destination| {
+    let cursors = (0..manifest.destinations.len()).map(|destination| {
         let saved = reader::saved(dir, destination);
         (saved.position, saved.next)
     });
-    Some(Abandoned {
-        ledger: Arc::new(Ledger::new(places.collect())),
+    Some(AbandonedJournal {
+        ledger: Arc::new(Ledger::new(cursors.collect())),
         end: end(dir).ok()?,
         dir: dir.to_owned(),
         manifest,

@@ -35,7 +35,7 @@ pub(crate) enum Admission {
 
 /// Records to append together, encoded. After a kill, the journal has either all of them or none, up to some megabytes.
 #[derive(Debug)]
-pub(crate) enum Batch<'a> {
+pub(crate) enum EncodedRecords<'a> {
     /// A frame in the caller's buffer.
     Draft(Draft<'a>),
     /// Frames, each with its number of entries.
@@ -47,13 +47,13 @@ pub(crate) enum Batch<'a> {
 pub(crate) struct Appended {
     /// Numbers of the entries in the journal.
     pub numbers: Range<u64>,
-    /// The place where the entries are.
-    pub place: Place,
+    /// The medium that the entries are on.
+    pub medium: Medium,
 }
 
-/// The place where appended entries are.
+/// The medium that appended entries are on.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum Medium {
     /// The entries are on disk.
     Disk,
     /// The disk refused the entries: they are in memory, and lost if the process dies.
@@ -69,7 +69,7 @@ pub(crate) enum NotWritten {
     Io(io::Error),
 }
 
-impl Batch<'static> {
+impl EncodedRecords<'static> {
     /// Encodes records with the present time.
     ///
     /// # Errors
@@ -103,23 +103,27 @@ impl Journal {
     /// None of the records is kept then.
     pub(crate) fn append(
         &self,
-        batch: Batch<'_>,
+        batch: EncodedRecords<'_>,
         admission: Admission,
     ) -> Result<Appended, JournalError> {
         let mut writer = self.writer();
         match batch {
-            Batch::Draft(mut draft) => self.append_frame(&mut writer, &mut draft, admission),
-            Batch::Frames(frames) => {
+            EncodedRecords::Draft(mut draft) => {
+                self.append_frame(&mut writer, &mut draft, admission)
+            }
+            EncodedRecords::Frames(frames) => {
                 let first = writer.appended;
-                let mut place = Place::Disk;
+                let mut medium = Medium::Disk;
                 for (at, (mut bytes, entries)) in frames.into_iter().enumerate() {
                     let mut draft = Draft::of(&mut bytes, entries);
                     // The first frame is accepted, and the others belong to it.
                     let admission = if at > 0 { Admission::Always } else { admission };
-                    place = self.append_frame(&mut writer, &mut draft, admission)?.place;
+                    medium = self
+                        .append_frame(&mut writer, &mut draft, admission)?
+                        .medium;
                 }
                 let numbers = first..writer.appended;
-                Ok(Appended { numbers, place })
+                Ok(Appended { numbers, medium })
             }
         }
     }
@@ -138,27 +142,27 @@ impl Journal {
         let (number, entries) = (writer.appended, u64::from(draft.entries()));
         let frame = draft.sealed(number);
         let no_room = |writer: &Writer| self.no_room(&writer.disk, Room::Frame(frame.len()));
-        let place = if writer.memory.frames.is_empty() {
+        let medium = if writer.memory.frames.is_empty() {
             match self.write(&mut writer.disk, frame, admission) {
-                Ok(()) => Place::Disk,
-                Err(NotWritten::Io(error)) => Place::Memory(error),
+                Ok(()) => Medium::Disk,
+                Err(NotWritten::Io(error)) => Medium::Memory(error),
                 Err(NotWritten::NoFolder) => {
-                    let trouble = writer.health.trouble.clone().unwrap_or_default();
-                    Place::Memory(io::Error::other(trouble))
+                    let error = writer.health.disk_error.clone().unwrap_or_default();
+                    Medium::Memory(io::Error::other(error))
                 }
                 Err(NotWritten::Limit) => return Err(no_room(writer)),
             }
         } else {
-            Place::BehindMemory
+            Medium::BehindMemory
         };
-        if !matches!(place, Place::Disk) {
+        if !matches!(medium, Medium::Disk) {
             let is_full = writer.memory.bytes + frame.len() > self.config.memory_limit;
             let is_bounded = admission == Admission::Bounded;
             if is_full && is_bounded && !writer.memory.frames.is_empty() {
                 return Err(no_room(writer));
             }
-            if let Place::Memory(error) = &place {
-                writer.health.trouble = Some(error.to_string());
+            if let Medium::Memory(error) = &medium {
+                writer.health.disk_error = Some(error.to_string());
             }
             writer.memory.push(number, entries, frame);
             self.in_memory.fetch_add(entries, Ordering::Release);
@@ -169,7 +173,7 @@ impl Journal {
         self.appended.fetch_add(entries, Ordering::SeqCst);
         Ok(Appended {
             numbers: number..number + entries,
-            place,
+            medium,
         })
     }
 

@@ -167,9 +167,9 @@ impl<'a> Checked<'a> {
 pub(crate) enum Decoded {
     /// An intact frame.
     Frame {
-        /// Number of its first entry.
+        /// Number of the first entry.
         number: u64,
-        /// Its entries, one or more.
+        /// The entries, one or more.
         entries: Vec<Entry>,
         /// Length of the frame in bytes.
         length: usize,

@@ -58,7 +58,7 @@ pub(crate) fn staged_path(journal: &Path, name: &str) -> PathBuf {
 }
 
 /// Returns the path of the note with the reason why a destination accepts nothing.
-pub(crate) fn trouble_path(dir: &Path, destination: usize) -> PathBuf {
+pub(crate) fn outage_path(dir: &Path, destination: usize) -> PathBuf {
     dir.join(format!("trouble-{destination}.txt"))
 }
 

@@ -7,68 +7,68 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::position::Position;
 
-/// A position, and the number of the first undelivered entry behind it.
-pub(crate) type Place = (Position, u64);
+/// A position, and the number of the first entry behind it that is not delivered.
+pub(crate) type Cursor = (Position, u64);
 
 /// Progress of each destination of a journal.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    places: Mutex<Vec<Place>>,
+    cursors: Mutex<Vec<Cursor>>,
 }
 
 impl Ledger {
-    /// Makes a ledger with the place of each destination, in the manifest's order.
-    pub(crate) fn new(places: Vec<Place>) -> Self {
+    /// Makes a ledger with the cursor of each destination, in the manifest's order.
+    pub(crate) fn new(cursors: Vec<Cursor>) -> Self {
         Self {
-            places: Mutex::new(places),
+            cursors: Mutex::new(cursors),
         }
     }
 
-    /// Notes the progress of a destination. Returns the least of all places before and after.
+    /// Notes the progress of a destination. Returns the least of all cursors before and after.
     pub(crate) fn advance(
         &self,
         destination: usize,
         position: Position,
         next: u64,
-    ) -> (Place, Place) {
-        let mut places = self.places();
-        let before = least(&places);
-        if let Some(place) = places.get_mut(destination) {
-            *place = (position.max(place.0), next.max(place.1));
+    ) -> (Cursor, Cursor) {
+        let mut cursors = self.cursors();
+        let before = least(&cursors);
+        if let Some(cursor) = cursors.get_mut(destination) {
+            *cursor = (position.max(cursor.0), next.max(cursor.1));
         }
-        (before, least(&places))
+        (before, least(&cursors))
     }
 
     /// Returns the number up to which all other destinations have delivered; the greatest number where there is no
     /// other destination.
     pub(crate) fn others(&self, destination: usize) -> u64 {
-        let places = self.places();
-        let others = places.iter().enumerate();
+        let cursors = self.cursors();
+        let others = cursors.iter().enumerate();
         others
-            .filter(|(place, _)| *place != destination)
+            .filter(|(cursor, _)| *cursor != destination)
             .map(|(_, (_, next))| *next)
             .min()
             .unwrap_or(u64::MAX)
     }
 
-    /// Returns the place of a destination.
-    pub(crate) fn place(&self, destination: usize) -> Option<Place> {
-        self.places().get(destination).copied()
+    /// Returns the cursor of a destination.
+    pub(crate) fn cursor(&self, destination: usize) -> Option<Cursor> {
+        self.cursors().get(destination).copied()
     }
 
-    /// Returns the least of all places.
-    pub(crate) fn least(&self) -> Place {
-        least(&self.places())
+    /// Returns the least of all cursors.
+    pub(crate) fn least(&self) -> Cursor {
+        least(&self.cursors())
     }
 
-    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cursors(&self) -> MutexGuard<'_, Vec<Cursor>> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn least(places: &[Place]) -> Place {
-    let position = places.iter().map(|(position, _)| *position).min();
-    let next = places.iter().map(|(_, next)| *next).min();
+fn least(cursors: &[Cursor]) -> Cursor {
+    let position = cursors.iter().map(|(position, _)| *position).min();
+    let next = cursors.iter().map(|(_, next)| *next).min();
     (position.unwrap_or(Position::START), next.unwrap_or(0))
 }
 

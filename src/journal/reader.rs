@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     error::JournalError,
-    layout::{self, position_path, replace, trouble_path},
+    layout::{self, outage_path, position_path, replace},
     ledger::Ledger,
     position::{Position, Progress},
     record::{Entry, Record},
@@ -18,7 +18,7 @@ use super::{
     writer::Journal,
 };
 
-/// An entry and its place.
+/// An entry of a journal, with its number and the position behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Placed {
     /// Number of the entry in the journal.
@@ -32,7 +32,7 @@ pub(crate) struct Placed {
 
 /// Entries behind a reader's position.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct ReadBatch {
     /// The entries, in order.
     pub entries: Vec<Placed>,
     /// Descriptions of damaged parts that were skipped; empty where everything was intact.
@@ -55,7 +55,7 @@ pub(crate) struct Reader {
     destination: usize,
     /// Progress of the delivery, as saved on disk.
     saved: Progress,
-    /// Position behind the entries that [`Reader::read`] has handed out.
+    /// Position behind the entries that [`Reader::read`] has returned.
     ahead: Position,
     next: u64,
     /// True for a reader that changes nothing on the disk.
@@ -71,7 +71,7 @@ impl Reader {
     /// Returns the time at which the oldest record that waits for a destination of this process' own journal was logged
     /// (ms since the epoch). Waits on the disk.
     pub(crate) fn oldest(journal: &Arc<Journal>, destination: usize) -> Option<i64> {
-        let (position, next) = journal.ledger.place(destination)?;
+        let (position, next) = journal.ledger.cursor(destination)?;
         let from = Progress {
             position,
             next,
@@ -150,13 +150,13 @@ impl Reader {
         }
     }
 
-    /// Returns entries before `end` that have not been handed out; the batch is empty when there are none. Waits on the
+    /// Returns entries before `end` that have not been returned yet; the batch is empty when there are none. Waits on the
     /// disk.
     ///
     /// # Errors
     /// [`JournalError::Io`] when a segment cannot be read.
-    pub(crate) fn read(&mut self, end: Position) -> Result<Batch, JournalError> {
-        let mut batch = Batch::default();
+    pub(crate) fn read(&mut self, end: Position) -> Result<ReadBatch, JournalError> {
+        let mut batch = ReadBatch::default();
         while batch.entries.is_empty() && self.ahead < end {
             let number = self.ahead.segment;
             let path = layout::segment_path(&self.dir(), number);
@@ -201,7 +201,7 @@ impl Reader {
         Ok(batch)
     }
 
-    fn take(&mut self, chunk: segment::Chunk, path: &Path, batch: &mut Batch) {
+    fn take(&mut self, chunk: segment::Chunk, path: &Path, batch: &mut ReadBatch) {
         let mut missing = 0;
         for (number, entry, offset) in chunk.entries {
             // This entry was delivered from memory before it was moved to the disk.
@@ -266,7 +266,7 @@ impl Reader {
     }
 
     /// Saves that everything up to the last of `entries` is delivered, and removes the parts that no destination needs
-    /// any more. If `entries` is empty, everything that was handed out counts as delivered.
+    /// any more. If `entries` is empty, everything that was read counts as delivered.
     ///
     /// # Errors
     /// [`JournalError::Io`] when the position cannot be saved.
@@ -275,7 +275,7 @@ impl Reader {
             self.saved.observe(&placed.entry);
             self.next = self.next.max(placed.number + 1);
         }
-        // Damage that was skipped behind the last entry that was handed out counts as delivered with that entry.
+        // Damage that was skipped behind the last entry that was read counts as delivered with that entry.
         let (position, next) = match entries.last() {
             Some(last) if last.number + 1 < self.next => (last.behind, last.number + 1),
             _ => (self.ahead, self.next),
@@ -318,8 +318,8 @@ impl Reader {
 
     /// Returns the path of the note with the reason why this destination accepts nothing. A later reader of the journal
     /// finds it there.
-    pub(crate) fn trouble_note(&self) -> PathBuf {
-        trouble_path(&self.dir(), self.destination)
+    pub(crate) fn outage_file(&self) -> PathBuf {
+        outage_path(&self.dir(), self.destination)
     }
 
     /// Returns true where no other destination reads this journal.
@@ -377,7 +377,7 @@ pub(crate) fn saved(dir: &Path, destination: usize) -> Progress {
 pub(crate) fn peek(
     dir: &Path,
     destination: usize,
-    mut each: impl FnMut(&Batch),
+    mut each: impl FnMut(&ReadBatch),
 ) -> Result<(), JournalError> {
     let mut reader = Reader::peeking(dir, destination);
     let end = layout::end(dir).map_err(|source| JournalError::Io {
@@ -395,6 +395,6 @@ pub(crate) fn peek(
 
 /// Returns the noted reason for which a destination of the journal in `dir` has accepted nothing; `None` where none was
 /// noted.
-pub(crate) fn trouble(dir: &Path, destination: usize) -> Option<String> {
-    fs::read_to_string(trouble_path(dir, destination)).ok()
+pub(crate) fn outage_reason(dir: &Path, destination: usize) -> Option<String> {
+    fs::read_to_string(outage_path(dir, destination)).ok()
 }

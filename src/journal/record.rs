@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::mlflow::{
     artifact_path::ArtifactPath,
     key::Key,
+    rewind::Rewind,
     run::{DatasetInput, RunId, RunStatus},
 };
 
@@ -128,6 +129,20 @@ pub enum Record {
         /// Our own id of the run.
         run: RunId,
     },
+    /// The points of a run from a step on that were recorded before are deleted, once.
+    RunRewound {
+        /// The run.
+        run: RunId,
+        /// The rewind.
+        rewind: Rewind,
+    },
+    /// A file, or a folder with everything below it, is deleted from the run's artifacts; a missing one is no error.
+    ArtifactsDeleted {
+        /// The run.
+        run: RunId,
+        /// Path of the file or folder below the run's artifact URI; the root stands for all artifacts.
+        path: ArtifactPath,
+    },
 }
 
 /// The start of a run.
@@ -163,6 +178,8 @@ impl Record {
             | Self::RunAttached { run }
             | Self::RunCreating { run }
             | Self::RunNamed { run }
+            | Self::RunRewound { run, .. }
+            | Self::ArtifactsDeleted { run, .. }
             | Self::ArtifactInPlace { run, .. }
             | Self::ArtifactInline { run, .. } => *run,
         }
@@ -173,17 +190,23 @@ impl Record {
         matches!(self, Self::RunCreating { .. } | Self::RunNamed { .. })
     }
 
-    /// Returns true for a file, which goes to the artifact store.
+    /// Returns true for a file and for a deletion of files, which go to the artifact store.
     pub fn is_artifact(&self) -> bool {
         self.artifact_path().is_some()
     }
 
-    /// Returns the path of a file among the artifacts of its run.
+    /// Returns true for a deletion of files.
+    pub fn is_deletion(&self) -> bool {
+        matches!(self, Self::ArtifactsDeleted { .. })
+    }
+
+    /// Returns the path of a file, or of the files that are deleted, among the artifacts of its run.
     pub fn artifact_path(&self) -> Option<&ArtifactPath> {
         match self {
             Self::Artifact { path, .. }
             | Self::ArtifactInPlace { path, .. }
-            | Self::ArtifactInline { path, .. } => Some(path),
+            | Self::ArtifactInline { path, .. }
+            | Self::ArtifactsDeleted { path, .. } => Some(path),
             _ => None,
         }
     }
@@ -217,6 +240,38 @@ impl Record {
             Self::RunAttached { .. } => "attachment to run".to_owned(),
             Self::RunCreating { .. } => "creation of run".to_owned(),
             Self::RunNamed { .. } => "id of run".to_owned(),
+            Self::ArtifactsDeleted { path, .. } => match path.as_str() {
+                "" => "deletion of all artifacts".to_owned(),
+                path => format!("deletion of artifact {path}"),
+            },
+            Self::RunRewound { rewind, .. } => format!("rewind to step {}", rewind.step),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_kind_of_record_comes_behind_the_old_ones() {
+        let run = RunId::random();
+        let rewind = Rewind {
+            id: u64::MAX,
+            step: i64::MAX,
+            at: i64::MIN,
+        };
+        let path = ArtifactPath::parse("a/b").expect("a path");
+        let kinds = [
+            (13, Record::RunNamed { run }),
+            (14, Record::RunRewound { run, rewind }),
+            (15, Record::ArtifactsDeleted { run, path }),
+        ];
+        for (kind, record) in kinds {
+            let bytes = postcard::to_stdvec(&record).expect("it is encoded");
+            assert_eq!(bytes[0], kind, "{record:?}");
+            let read: Record = postcard::from_bytes(&bytes).expect("it is decoded");
+            assert_eq!(read, record);
         }
     }
 }

@@ -89,7 +89,7 @@ impl Journal {
     ) -> Result<Staged, JournalError> {
         let writer = self.writer();
         let Some(folder) = &writer.disk.folder else {
-            let reason = writer.health.trouble.clone().unwrap_or_default();
+            let reason = writer.health.disk_error.clone().unwrap_or_default();
             return Ok(Staged::Refused(io::Error::other(reason)));
         };
         if admission == Admission::Bounded && !self.has_room(&writer, Room::File(size)) {

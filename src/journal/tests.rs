@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    abandoned::*,
+    abandoned::{self, *},
     append::*,
     config::*,
     error::*,
@@ -21,7 +21,9 @@ use super::{
     writer::*,
 };
 use crate::mlflow::{
+    artifact_path::ArtifactPath,
     key::Key,
+    rewind::Rewind,
     run::{RunId, RunStatus},
 };
 
@@ -34,6 +36,17 @@ fn start(run: RunId) -> Record {
         user: "u".into(),
         start_time: 1,
     })
+}
+
+fn rewound(run: RunId) -> Record {
+    let (id, step, at) = (u64::MAX, 3, 1);
+    let rewind = Rewind { id, step, at };
+    Record::RunRewound { run, rewind }
+}
+
+fn deleted(run: RunId) -> Record {
+    let path = ArtifactPath::parse("checkpoints/last.ckpt").unwrap();
+    Record::ArtifactsDeleted { run, path }
 }
 
 fn metrics(run: RunId, step: i64) -> Record {
@@ -51,7 +64,10 @@ fn append(journal: &Journal, record: Record) -> Result<Appended, JournalError> {
 }
 
 fn append_all(journal: &Journal, records: Vec<Record>) -> Result<Appended, JournalError> {
-    journal.append(super::append::Batch::of(records)?, Admission::Bounded)
+    journal.append(
+        super::append::EncodedRecords::of(records)?,
+        Admission::Bounded,
+    )
 }
 
 /// Returns true where a caller that waits for room would continue at once.
@@ -85,8 +101,8 @@ fn maintained(journal: &Journal) -> String {
     }
 }
 
-fn all_abandoned(dir: &Path) -> Vec<Abandoned> {
-    abandoned(dir, |_| true)
+fn all_abandoned(dir: &Path) -> Vec<AbandonedJournal> {
+    abandoned::lock_all(dir, |_| true)
 }
 
 fn read_all(reader: &mut Reader, end: Position) -> Vec<Placed> {
@@ -391,13 +407,13 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     let place = dir.path().join("heimdall");
     fs::write(&place, "a file is in the way").unwrap();
     let journal = journal(&place);
-    assert!(journal.trouble().is_some());
+    assert!(journal.disk_error().is_some());
     let run = RunId::random();
     for step in 0..3 {
         assert!(!matches!(
             append(&journal, metrics(run, step)),
             Ok(Appended {
-                place: Place::Disk,
+                medium: Medium::Disk,
                 ..
             }) | Err(_)
         ));
@@ -411,7 +427,7 @@ fn a_journal_without_a_folder_begins_in_memory_and_moves_to_the_disk() {
     fs::remove_file(&place).unwrap();
     let told = maintained(&journal);
     assert!(told.contains("on the disk again"), "{told}");
-    assert_eq!((journal.end().in_memory, journal.trouble()), (0, None));
+    assert_eq!((journal.end().in_memory, journal.disk_error()), (0, None));
     append(&journal, metrics(run, 3)).unwrap();
     assert_eq!(
         steps(&read_all(&mut reader, journal.end().position)),
@@ -542,9 +558,9 @@ fn the_corpus_of_the_fuzzer_is_read_to_the_end() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let found = read_bytes(&fs::read(&path).unwrap());
         match name.as_str() {
-            "whole" => assert_eq!(found.unwrap().0.len(), 3),
+            "whole" => assert_eq!(found.unwrap().0.len(), 5),
             "torn" => assert!(matches!(found, Ok((entries, 0)) if entries.len() == 2)),
-            "flipped" => assert!(matches!(found, Ok((entries, 1..)) if entries.len() == 2)),
+            "flipped" => assert!(matches!(found, Ok((entries, 1..)) if entries.len() == 4)),
             "foreign" | "of_format_1" => assert!(found.is_err()),
             _ => drop(found),
         }
@@ -569,12 +585,14 @@ fn write_the_corpus() {
             status: RunStatus::Finished,
             end_time: 2,
         },
+        rewound(run),
+        deleted(run),
     ] {
         append(&journal, record).unwrap();
         ends.push(usize::try_from(journal.end().position.offset).unwrap());
     }
     let mut whole = fs::read(layout::segment_path(&journal.dir(), 1)).unwrap();
-    whole.truncate(ends[2] + 100);
+    whole.truncate(ends[4] + 100);
     let mut torn = whole.clone();
     torn[ends[1]..ends[1] + 4].fill(0);
     torn[ends[2] - 5..].fill(0);
@@ -597,7 +615,7 @@ fn write_the_corpus() {
 proptest::proptest! {
     #[test]
     fn any_bytes_behind_a_header_are_read_to_the_end(
-        frames in proptest::collection::vec(0u8..4, 0..6),
+        frames in proptest::collection::vec(0u8..6, 0..6),
         noise in proptest::collection::vec((0usize..600, proptest::prelude::any::<u8>()), 0..12),
         cut in 0usize..600,
     ) {
@@ -606,7 +624,12 @@ proptest::proptest! {
         for (number, kind) in (0..).zip(frames) {
             let mut buffer = Vec::new();
             let mut draft = Draft::new(&mut buffer);
-            let record = if kind == 0 { start(run) } else { metrics(run, kind.into()) };
+            let record = match kind {
+                0 => start(run),
+                1 => rewound(run),
+                2 => deleted(run),
+                _ => metrics(run, kind.into()),
+            };
             draft.push(&Entry { at: 1, record }).unwrap();
             bytes.extend_from_slice(draft.sealed(number));
         }

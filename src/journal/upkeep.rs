@@ -33,7 +33,7 @@ impl Journal {
         }
         let changed = self.restore_folder(&mut writer);
         self.spill(&mut writer);
-        let recovered = writer.take_back_trouble();
+        let recovered = writer.forget_disk_error();
         let spare = self.spare_wanted(&writer.disk);
         drop(writer);
         if let Some(path) = spare {
@@ -67,8 +67,8 @@ impl Journal {
                 )
             }),
             Err(error) => {
-                let is_news = writer.health.trouble.is_none();
-                writer.health.trouble = Some(error.to_string());
+                let is_news = writer.health.disk_error.is_none();
+                writer.health.disk_error = Some(error.to_string());
                 before.filter(|_| is_news).map(|before| {
                     format!(
                         "tracking is degraded, training is not: the journal's folder {} was deleted and cannot be made \
@@ -188,9 +188,9 @@ impl Journal {
 }
 
 impl Writer {
-    /// Forgets the trouble where everything is on the disk again. Returns the message for the user.
-    fn take_back_trouble(&mut self) -> Option<String> {
-        let is_over = self.is_well() && self.health.trouble.take().is_some();
+    /// Forgets the disk's error where everything is on the disk again. Returns the message for the user.
+    fn forget_disk_error(&mut self) -> Option<String> {
+        let is_over = self.is_well() && self.health.disk_error.take().is_some();
         is_over.then(|| "the journal is on the disk again".to_owned())
     }
 }

@@ -107,7 +107,7 @@ pub(crate) struct Health {
     /// True where the last check did not find the folder and no new folder could be made.
     pub is_lost: bool,
     /// Error of the disk while it accepts nothing.
-    pub trouble: Option<String>,
+    pub disk_error: Option<String>,
 }
 
 /// State of the journal for calls: open, sealed or frozen.
@@ -122,7 +122,7 @@ pub(crate) enum Gate {
 
 /// The end of a journal.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct End {
+pub(crate) struct JournalEnd {
     /// Position behind the last frame on disk.
     pub position: Position,
     /// Entries in memory.
@@ -132,7 +132,7 @@ pub(crate) struct End {
 }
 
 impl Journal {
-    /// Begins a journal. Where its folder cannot be made, the journal begins in memory, and [`Journal::trouble`]
+    /// Begins a journal. Where its folder cannot be made, the journal begins in memory, and [`Journal::disk_error`]
     /// returns the reason.
     pub(crate) fn create(config: JournalConfig) -> Self {
         let ledger = Ledger::new(vec![(Position::START, 0); config.destinations.len()]);
@@ -152,7 +152,7 @@ impl Journal {
                 health: Health {
                     checked: Instant::now(),
                     is_lost: false,
-                    trouble: None,
+                    disk_error: None,
                 },
                 appended: 0,
                 gate: Gate::Open,
@@ -168,7 +168,7 @@ impl Journal {
         };
         let mut writer = journal.writer();
         if let Err(error) = journal.make_folder(&mut writer.disk) {
-            writer.health.trouble = Some(error.to_string());
+            writer.health.disk_error = Some(error.to_string());
         }
         drop(writer);
         journal
@@ -187,20 +187,20 @@ impl Journal {
     }
 
     /// Returns the error of the disk while it accepts nothing.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn disk_error(&self) -> Option<String> {
         let writer = self.writer();
-        // A trouble that nobody has cleared yet is over once everything is on the disk.
+        // An error that nobody has cleared yet is over once everything is on the disk.
         (!writer.is_well())
-            .then(|| writer.health.trouble.clone())
+            .then(|| writer.health.disk_error.clone())
             .flatten()
     }
 
     /// Returns the end of the journal.
-    pub(crate) fn end(&self) -> End {
+    pub(crate) fn end(&self) -> JournalEnd {
         // The order matters: an entry that is counted first is on the disk or in memory before the others are read.
         let appended = self.appended.load(Ordering::SeqCst);
         let in_memory = self.in_memory.load(Ordering::Acquire);
-        End {
+        JournalEnd {
             position: self.end_on_disk(),
             in_memory,
             appended,

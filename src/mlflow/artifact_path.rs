@@ -52,6 +52,12 @@ impl ArtifactPath {
         })
     }
 
+    /// Returns the path of the folder that has this file or folder; the root for a path of one part.
+    pub fn folder(&self) -> Self {
+        let (folder, _) = self.0.rsplit_once('/').unwrap_or_default();
+        Self(folder.to_owned())
+    }
+
     /// Returns the last part of the path; an empty text for the root.
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()

@@ -35,7 +35,7 @@ impl Key {
             return Err(Invalid::value(
                 what,
                 text,
-                "a key needs at least one character",
+                "a key must have at least one character",
             ));
         }
         // The number of bytes is checked first: it is never smaller than the number of characters.
@@ -50,7 +50,7 @@ impl Key {
             return Err(Invalid::value(
                 what,
                 text,
-                "a key may have letters, digits, underscores, dashes, dots, slashes, colons and blanks only",
+                "a key must have only letters, digits, underscores, dashes, dots, slashes, colons and blanks",
             ));
         }
         if !is_normalised(text) {
@@ -86,7 +86,8 @@ fn is_plain_key(text: &[u8]) -> bool {
     before != b'/'
 }
 
-fn is_key_char(c: char) -> bool {
+/// Returns true for a character that a key may have.
+pub(crate) fn is_key_char(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | ' ')
 }
 

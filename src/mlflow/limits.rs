@@ -11,7 +11,7 @@ pub(crate) const MAX_PARAM_VALUE_LENGTH: usize = 6_000;
 pub(crate) const MAX_TAG_VALUE_LENGTH: usize = 8_000;
 
 /// Longest run name and experiment name: the width of the columns in the store.
-const MAX_RUN_NAME_LENGTH: usize = 250;
+pub(crate) const MAX_RUN_NAME_LENGTH: usize = 250;
 
 const MAX_EXPERIMENT_NAME_LENGTH: usize = 256;
 
@@ -80,7 +80,7 @@ pub(crate) fn dataset(dataset: DatasetInput) -> Result<DatasetInput, Invalid> {
         return Err(Invalid::value(
             "dataset",
             name,
-            "a dataset needs a name and a digest",
+            "a dataset must have a name and a digest",
         ));
     }
     let none = String::new();
@@ -146,7 +146,7 @@ pub(crate) fn run_name(name: &str) -> Result<String, Invalid> {
 pub(crate) fn experiment_name(text: &str) -> Result<String, Invalid> {
     let what = "experiment name";
     if text.trim().is_empty() {
-        return Err(Invalid::value(what, text, "an experiment needs a name"));
+        return Err(Invalid::value(what, text, "an experiment must have a name"));
     }
     if text.chars().count() > MAX_EXPERIMENT_NAME_LENGTH {
         return Err(Invalid::value(

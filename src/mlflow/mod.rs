@@ -9,5 +9,6 @@ pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod model;
 pub(crate) mod model_uri;
+pub(crate) mod rewind;
 pub(crate) mod run;
 pub(crate) mod search;

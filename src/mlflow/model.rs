@@ -32,7 +32,7 @@ impl FromStr for ModelName {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let refuse = |reason: &str| Err(Invalid::value("model name", text, reason));
         if text.trim().is_empty() {
-            return refuse("a registered model needs a name");
+            return refuse("a registered model must have a name");
         }
         if text.contains(['/', ':', '\0']) || matches!(text, "." | "..") || text.starts_with("..") {
             return refuse("a model name must have no '/', ':' or NUL and not begin with '..'");
@@ -80,7 +80,7 @@ impl FromStr for Alias {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let refuse = |reason: &str| Err(Invalid::value("alias", text, reason));
         if text.is_empty() {
-            return refuse("an alias needs at least one character");
+            return refuse("an alias must have at least one character");
         }
         if !text
             .chars()

@@ -77,6 +77,17 @@ impl RunStatus {
         }
     }
 
+    /// Reads a status that a client may set, in upper or lower case.
+    ///
+    /// # Errors
+    /// [`Invalid::Value`] for anything but RUNNING, FINISHED, FAILED and KILLED.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.eq_ignore_ascii_case(Self::Running.as_str()) {
+            return Ok(Self::Running);
+        }
+        Self::parse_final(text)
+    }
+
     /// Reads a status that ends a run, in upper or lower case.
     ///
     /// # Errors
@@ -92,6 +103,20 @@ impl RunStatus {
                     "a run must end FINISHED, FAILED or KILLED",
                 )
             })
+    }
+
+    /// Returns the status of runs whose process exits with an error code, after Ctrl-C or not; `None` where the code
+    /// tells of no error.
+    pub(crate) fn of_exit_code(code: i32, was_interrupted: bool) -> Option<Self> {
+        /// Python's own code where it cannot flush its output, as in a pipe that is closed.
+        const NOT_FLUSHED: i32 = 120;
+        match code {
+            0 | NOT_FLUSHED => None,
+            // By convention 128 and the number of the signal that has ended the program: SIGHUP, SIGINT, SIGTERM.
+            129 | 130 | 143 => Some(Self::Killed),
+            _ if was_interrupted => Some(Self::Killed),
+            _ => Some(Self::Failed),
+        }
     }
 }
 
@@ -110,6 +135,8 @@ pub struct NewRun {
     pub description: Option<String>,
     /// Id or name of the run to continue; none for a new run.
     pub run_id: Option<String>,
+    /// First step whose points are deleted when the run is resumed; none keeps all points.
+    pub from_step: Option<i64>,
 }
 
 /// A run as the store has it.

@@ -26,6 +26,26 @@ where
     }
 }
 
+/// Repeats an attempt as [`retry`] does, at most `attempts` times in all, where waiting may help by `is_transient`.
+///
+/// # Errors
+/// The error of the last attempt.
+pub(crate) async fn retry_transient<T, E, F>(
+    attempts: u32,
+    mut backoff: Backoff,
+    attempt: impl FnMut() -> F,
+    is_transient: impl Fn(&E) -> bool,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    retry(attempt, |error| {
+        let goes_on = is_transient(error) && backoff.attempts() + 1 < attempts;
+        goes_on.then(|| backoff.pause())
+    })
+    .await
+}
+
 /// The pauses between the attempts at one task.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -107,5 +127,17 @@ mod tests {
         )
         .await;
         assert_eq!((outcome, attempts), (Err(2), 2));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn only_transient_errors_are_tried_again_and_only_so_often() {
+        for (is_transient, expected) in [(true, 4), (false, 1)] {
+            let mut attempts = 0;
+            let fail = || {
+                attempts += 1;
+                std::future::ready(Err::<(), ()>(()))
+            };
+            let outcome = retry_transient(4, Backoff::default(), fail, |()| is_transient).await;
+            assert_eq!((outcome, attempts), (Err(()), expected));
+        }
     }
 }

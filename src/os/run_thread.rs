@@ -16,7 +16,7 @@ use std::{
 
 /// Longest time that the end of a run waits for a thread that was told to stop: long enough for one call of a slow
 /// driver.
-const PATIENCE: Duration = Duration::from_secs(1);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Owner of the thread.
 #[derive(Debug)]
@@ -28,12 +28,12 @@ pub(crate) struct RunThread {
 
 /// The part of the state that the thread shares with its owner.
 #[derive(Clone, Debug)]
-pub(crate) struct StopSignal(Arc<Shared>);
+pub(crate) struct StopSignal(Arc<ThreadState>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    /// True once the thread must stop. It is outside of the mutex, as the function that is handed over may drop the
-    /// owner while the mutex is locked.
+struct ThreadState {
+    /// True once the thread must stop. It is outside of the mutex, because the function that passes a result may drop
+    /// the owner while the mutex is locked.
     stopping: AtomicBool,
     ended: Mutex<bool>,
     changed: Condvar,
@@ -51,8 +51,7 @@ impl RunThread {
         let stop_signal = StopSignal(Arc::default());
         let theirs = stop_signal.clone();
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
-            // The end is reported even where the work panics.
-            let _end = End(&theirs);
+            let _end = WorkEndGuard(&theirs);
             work(&theirs);
         })?;
         Ok(Self {
@@ -62,12 +61,12 @@ impl RunThread {
         })
     }
 
-    /// Waits for the end of the work, for at most `patience`, and then stops the work.
-    pub(crate) fn finish(self, patience: Duration) {
+    /// Waits for the end of the work, for at most `timeout`, and then stops the work.
+    pub(crate) fn finish(self, timeout: Duration) {
         let waits_for_itself =
             |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
         if self.pid == process::id() && !self.thread.as_ref().is_some_and(waits_for_itself) {
-            self.stop_signal.0.wait_for_end(patience);
+            self.stop_signal.0.wait_for_end(timeout);
         }
     }
 }
@@ -75,13 +74,13 @@ impl RunThread {
 impl StopSignal {
     /// Waits for `pause`; returns false, without more waiting, when the work must stop.
     pub(crate) fn wait(&self, pause: Duration) -> bool {
-        let shared = &*self.0;
-        let (guard, waited) = shared
+        let state = &*self.0;
+        let (guard, waited) = state
             .changed
-            .wait_timeout_while(shared.ended(), pause, |_| !shared.is_stopping())
+            .wait_timeout_while(state.ended(), pause, |_| !state.is_stopping())
             .unwrap_or_else(PoisonError::into_inner);
         drop(guard);
-        waited.timed_out() && !shared.is_stopping()
+        waited.timed_out() && !state.is_stopping()
     }
 
     /// Calls `give` unless the work must stop; returns true where it has called it. The end of the owner waits for the
@@ -96,7 +95,7 @@ impl StopSignal {
     }
 }
 
-impl Shared {
+impl ThreadState {
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -106,10 +105,10 @@ impl Shared {
     }
 
     /// Waits for the end of the work; returns true where the work has ended.
-    fn wait_for_end(&self, patience: Duration) -> bool {
+    fn wait_for_end(&self, timeout: Duration) -> bool {
         *self
             .changed
-            .wait_timeout_while(self.ended(), patience, |ended| !*ended)
+            .wait_timeout_while(self.ended(), timeout, |ended| !*ended)
             .unwrap_or_else(PoisonError::into_inner)
             .0
     }
@@ -122,9 +121,10 @@ impl Shared {
     }
 }
 
-struct End<'a>(&'a StopSignal);
+/// Marks the work as ended when this is dropped, also after a panic.
+struct WorkEndGuard<'a>(&'a StopSignal);
 
-impl Drop for End<'_> {
+impl Drop for WorkEndGuard<'_> {
     fn drop(&mut self) {
         *self.0.0.ended() = true;
         self.0.0.changed.notify_all();
@@ -136,17 +136,17 @@ impl Drop for RunThread {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let shared = &*self.stop_signal.0;
+        let state = &*self.stop_signal.0;
         if self.pid != process::id() {
             // The thread belongs to the parent, and so does the lock that it may hold.
             std::mem::forget(thread);
         } else if thread.thread().id() == thread::current().id() {
             // A thread cannot wait for itself.
-            shared.stopping.store(true, Ordering::Release);
+            state.stopping.store(true, Ordering::Release);
         } else {
-            shared.stop();
+            state.stop();
             // A thread that hangs in a driver is left alone.
-            if shared.wait_for_end(PATIENCE) {
+            if state.wait_for_end(STOP_TIMEOUT) {
                 let _ = thread.join();
             }
         }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_finished_by_an_owner_with_patience() {
+    fn work_is_finished_by_an_owner_that_waits() {
         let (told, hears) = channel();
         let (go, goes) = sync_channel::<()>(0);
         let run_thread = RunThread::start("test", move |stop_signal| {

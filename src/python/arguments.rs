@@ -6,7 +6,7 @@ use pyo3::{
     conversion::FromPyObjectOwned,
     exceptions::PyTypeError,
     prelude::*,
-    types::{PyDict, PyString},
+    types::{PyBool, PyDict, PyString},
 };
 
 use super::values;
@@ -21,7 +21,7 @@ use crate::{
             models::{ModelQuery, VersionQuery},
         },
     },
-    tracker::{queries::Search, registry::Registration},
+    tracker::{queries::Search, registry::Registration, runs::ClientRun},
 };
 
 /// Names of the tag keys in the registry, for errors.
@@ -48,8 +48,10 @@ pub(crate) fn half_character(what: &'static str, shown: &str) -> Invalid {
 }
 
 fn text(what: &'static str, given: Borrowed<'_, '_, PyAny>) -> PyResult<String> {
-    let text = given.to_owned().cast_into::<PyString>()?;
-    Ok(utf8(what, &text)?.into_owned())
+    match given.cast::<PyString>() {
+        Ok(text) => Ok(utf8(what, &text)?.into_owned()),
+        Err(_) => Err(values::wrong_type(what, "", "a str", &given)),
+    }
 }
 
 /// Defines a type for an argument that is a text, with its name in errors.
@@ -81,6 +83,8 @@ text_argument! {
     RunTagKey = "tag key";
     /// Path of a file among the artifacts of a run.
     ArtifactFile = "artifact file";
+    /// Path of a file or folder among the artifacts of a run.
+    ArtifactTree = "artifact path";
     /// Filter of a search.
     Filter = "filter";
 }
@@ -132,6 +136,26 @@ impl<'py> FromPyObject<'_, 'py> for VersionNumber {
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let number = given.str()?;
         Ok(Self(model::parse_version(&number.to_string_lossy())?))
+    }
+}
+
+/// Step from which the points of a resumed run are recorded anew: an int of 0 or more.
+#[derive(Clone, Copy)]
+pub(crate) struct FromStep(pub i64);
+
+impl<'py> FromPyObject<'_, 'py> for FromStep {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let number = (!given.is_instance_of::<PyBool>()).then(|| given.extract::<i64>());
+        match number {
+            Some(Ok(step @ 0..)) => Ok(Self(step)),
+            _ => {
+                let reason = format!("it must be an integer from 0 to {}", i64::MAX);
+                let shown = given.repr()?;
+                Err(Invalid::value("from_step", &shown.to_string_lossy(), reason).into())
+            }
+        }
     }
 }
 
@@ -353,6 +377,23 @@ impl<'py> FromPyObject<'_, 'py> for NewRun {
             parent: given.text("parent run", "parent_run_id")?,
             description: given.text("description", "description")?,
             run_id: given.text("run id", "run_id")?,
+            from_step: None,
+        })
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for ClientRun {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let given = Named::of(given)?;
+        let text = |what, name| Ok::<_, PyErr>(given.text(what, name)?.unwrap_or_default());
+        Ok(Self {
+            experiment: text("experiment", "experiment")?,
+            name: text("run name", "run_name")?,
+            user: text("user", "user_id")?,
+            start_time: given.get("start_time")?,
+            tags: given.get::<values::Tags>("tags")?.0,
         })
     }
 }
@@ -397,14 +438,14 @@ impl<'py> FromPyObject<'_, 'py> for Registration {
 
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let given = Named::of(given)?;
-        let patience: Option<f64> = given.get("await_registration_for")?;
+        let timeout: Option<f64> = given.get("await_registration_for")?;
         let tags = given.get::<Option<values::Tags>>("tags")?;
         Ok(Self {
             name: given.get("model_name")?,
             uri: given.get::<ModelUri>("model_uri")?.0,
             description: given.get::<Description>("description")?.0,
             tags: model_tags(VERSION_TAG_KEY, tags)?,
-            patience: Seconds::new("await_registration_for", patience.unwrap_or_default())?.0,
+            timeout: Seconds::new("await_registration_for", timeout.unwrap_or_default())?.0,
         })
     }
 }

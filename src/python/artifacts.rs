@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use super::{
-    arguments::{ArtifactFile, RunId, Seconds},
+    arguments::{ArtifactFile, ArtifactTree, RunId, Seconds},
     calls::Calls,
     results::run::FileInfo,
+    runs::run_of,
     tracker::MLflowTracker,
 };
 use crate::tracker::artifacts::{Keep, Logged, file_path};
@@ -23,9 +24,11 @@ impl MLflowTracker {
         local_path: PathBuf,
         artifact_path: Option<&str>,
         immutable: bool,
+        run_id: Option<&str>,
     ) -> PyResult<LoggedFiles> {
+        let run = run_of(slf, run_id, "log_artifact")?;
         let (folder, keep) = (artifact_path.unwrap_or_default(), keep(immutable));
-        let logged = slf.record_on_disk(|it| it.log_artifact(&local_path, folder, keep))?;
+        let logged = slf.record_on_disk(|it| it.log_artifact(run, &local_path, folder, keep))?;
         Ok(logged_files(logged))
     }
 
@@ -34,9 +37,12 @@ impl MLflowTracker {
         local_dir: PathBuf,
         artifact_path: Option<&str>,
         immutable: bool,
+        run_id: Option<&str>,
     ) -> PyResult<LoggedFiles> {
+        let run = run_of(slf, run_id, "log_artifacts_dir")?;
         let (folder, keep) = (artifact_path.unwrap_or_default(), keep(immutable));
-        let logged = slf.record_on_disk(|it| it.log_artifacts_dir(&local_dir, folder, keep))?;
+        let logged =
+            slf.record_on_disk(|it| it.log_artifacts_dir(run, &local_dir, folder, keep))?;
         Ok(logged_files(logged))
     }
 
@@ -44,8 +50,10 @@ impl MLflowTracker {
         slf: &Bound<'_, Self>,
         content: &[u8],
         artifact_file: ArtifactFile,
+        run_id: Option<&str>,
     ) -> PyResult<()> {
-        slf.record_on_disk(|tracker| tracker.log_bytes(content, &artifact_file.0))?;
+        let run = run_of(slf, run_id, "log_artifact")?;
+        slf.record_on_disk(|tracker| tracker.log_bytes(run, content, &artifact_file.0))?;
         Ok(())
     }
 
@@ -68,14 +76,29 @@ impl MLflowTracker {
         slf.wait(|tracker, waiting| tracker.wait_for(&(start..end), timeout, waiting))
     }
 
+    #[pyo3(signature = (path=None, run_id=None))]
+    fn delete_artifacts(
+        slf: &Bound<'_, Self>,
+        path: Option<ArtifactTree>,
+        run_id: Option<&str>,
+    ) -> PyResult<()> {
+        let run = run_of(slf, run_id, "delete_artifacts")?;
+        let path = path.as_ref().map(|path| path.0.as_str());
+        slf.record(|tracker| tracker.delete_artifacts(run, path))
+    }
+
     #[pyo3(signature = (path="", run_id=None))]
     fn list_artifacts(
         slf: &Bound<'_, Self>,
         path: &str,
         run_id: Option<RunId>,
     ) -> PyResult<Vec<FileInfo>> {
-        let (path, run) = (path.to_owned(), run_id.map(|run| run.0));
-        let listed = slf.ask_with_bar(|it| async move { it.list_artifacts(&path, run).await })?;
+        let run = match run_id {
+            Some(run) => run.0,
+            None => run_of(slf, None, "list_artifacts")?.to_string(),
+        };
+        let path = path.to_owned();
+        let listed = slf.ask_with_bar(|it| async move { it.list_artifacts(&path, &run).await })?;
         Ok(listed.into_iter().map(Into::into).collect())
     }
 

@@ -220,15 +220,15 @@ pub(crate) fn log_events(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Shows messages to the user: on the logger `heimdall_tracking`, which prints where no logging is configured.
-pub(crate) fn tell(py: Python<'_>, sentences: Vec<String>) -> PyResult<()> {
-    if sentences.is_empty() {
+pub(crate) fn tell(py: Python<'_>, messages: Vec<String>) -> PyResult<()> {
+    if messages.is_empty() {
         return Ok(());
     }
     let logger = py
         .import("logging")?
         .call_method1("getLogger", ("heimdall_tracking",))?;
-    for sentence in sentences {
-        logger.call_method1("warning", ("%s", sentence))?;
+    for message in messages {
+        logger.call_method1("warning", ("%s", message))?;
     }
     Ok(())
 }

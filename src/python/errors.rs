@@ -55,6 +55,7 @@ impl From<Error> for PyErr {
                 classes::RunStateError::new_err(message)
             }
             Error::NoSuchFile { .. } => classes::ArtifactNotFoundError::new_err(message),
+            Error::NoModelFiles { .. } => classes::NotFoundError::new_err(message),
             Error::Undelivered { .. } => classes::UndeliveredError::new_err(message),
             Error::Ranks(raised) => raised_by_python(&*raised),
             Error::Interrupted => pending(message),
@@ -68,6 +69,25 @@ impl From<Error> for PyErr {
             Error::Journal(_) => classes::JournalError::new_err(message),
         }
     }
+}
+
+/// Returns true for an exception of `heimdall_tracking.errors`.
+pub(crate) fn is_ours(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<classes::HeimdallError>(py)
+}
+
+/// Returns an exception that the code of a value has raised as one of ours, with the original as its cause.
+pub(crate) fn typed(py: Python<'_>, kind: &'static str, key: &str, raised: PyErr) -> PyErr {
+    if is_ours(py, &raised) {
+        return raised;
+    }
+    let error = PyErr::from(Invalid::value(
+        kind,
+        key,
+        format!("its value cannot be read: {raised}"),
+    ));
+    error.set_cause(py, Some(raised));
+    error
 }
 
 fn of_store(error: &StoreError, message: String) -> PyErr {

@@ -7,18 +7,19 @@ use pyo3::prelude::*;
 use super::calls;
 #[cfg(not(target_os = "linux"))]
 use crate::os::fork;
-use crate::{delivery::exit as delivery, mlflow::run::RunStatus, tracker::session};
+use crate::{delivery::exit as delivery, mlflow::run::RunStatus, os::sigint, tracker::recorder};
 
 /// Time after which an exit tells the user why it takes so long.
 const QUIET_EXIT: Duration = Duration::from_secs(2);
 
-/// Ends active runs with `status` and waits up to `timeout` seconds for delivery; called at exit. While that takes,
-/// calls `show` with the result of [`progress`].
+/// Ends active runs with `status` and waits up to `timeout` seconds for delivery; called at exit. With `is_certain`
+/// false, the exit code has the last word. While that takes, calls `show` with the result of [`progress`].
 #[pyfunction]
-#[pyo3(signature = (status, timeout, show=None))]
+#[pyo3(signature = (status, is_certain, timeout, show=None))]
 pub(crate) fn finish(
     py: Python<'_>,
     status: &str,
+    is_certain: bool,
     timeout: f64,
     show: Option<Py<PyAny>>,
 ) -> PyResult<()> {
@@ -30,7 +31,7 @@ pub(crate) fn finish(
         Err(_) => Duration::ZERO,
     };
     let notices = calls::waiting_with_progress(py, show.as_ref(), |tick| {
-        Ok(session::finish(status, timeout, &mut || {
+        Ok(recorder::finish(status, is_certain, timeout, &mut || {
             if begun.elapsed() < QUIET_EXIT {
                 return tick(None);
             }
@@ -54,11 +55,17 @@ fn delivery_progress() -> (u64, u64, u64) {
     (delivery::pending(), uploading, uploaded)
 }
 
+/// Returns true where Ctrl-C was sent since the last run began.
+#[pyfunction]
+pub(crate) fn was_interrupted() -> bool {
+    sigint::was_sent()
+}
+
 /// Forgets, in a child process after a fork, the trackers of the parent.
 #[pyfunction]
 pub(crate) fn forget_parent() {
     // On Linux, the library has noticed the fork itself, whatever code made it.
     #[cfg(not(target_os = "linux"))]
     fork::forked();
-    session::forget_parent();
+    recorder::forget_parent();
 }

@@ -4,10 +4,14 @@
 mod arguments;
 mod artifacts;
 mod calls;
+mod doctor;
+mod entities;
+mod entries;
 mod errors;
 mod exit;
 mod gc;
 mod logging;
+mod numbers;
 mod queries;
 mod registry;
 mod results;
@@ -15,6 +19,7 @@ mod runs;
 mod script;
 mod sync;
 mod tracker;
+mod unrecorded;
 mod values;
 
 use pyo3::{exceptions::PyImportError, prelude::*};
@@ -36,7 +41,9 @@ fn check_interpreter() -> PyResult<()> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::exit::{finish, forget_parent, progress};
+    use super::doctor::{check_artifacts, check_store};
+    #[pymodule_export]
+    use super::exit::{finish, forget_parent, progress, was_interrupted};
     #[pymodule_export]
     use super::gc::collect_garbage;
     #[pymodule_export]
@@ -53,6 +60,8 @@ mod _native {
     use super::sync::{dead_letters, inspect, journals, sync};
     #[pymodule_export]
     use super::tracker::{MLflowTracker, without_credentials};
+    #[pymodule_export]
+    use super::unrecorded::mended_path;
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {

@@ -31,7 +31,7 @@ pub(crate) fn sync(
     let instead = uri.map(|uri| Destination::parse("URI", uri)).transpose()?;
     let config = SyncConfig {
         heimdall_dir: std::path::absolute(heimdall_dir)?,
-        // A URI that cannot be parsed cannot be in a journal.
+        // A URI that cannot be parsed cannot be in a journal, so it is skipped.
         known: known_uris
             .iter()
             .filter_map(|uri| Destination::parse("URI", uri).ok())

@@ -1,7 +1,10 @@
 //! The Python class `MLflowTracker`: its construction, its properties and its state. The user documentation is in
 //! `_native.pyi` and in the Python class that extends this one.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use pyo3::prelude::*;
 
@@ -23,7 +26,7 @@ use crate::{
     environment::run_tags::RunContext,
     net::secret::{self, Secret},
     os::{fork, sigterm},
-    tracker::{open::Tracker, session},
+    tracker::{open::Tracker, recorder},
 };
 
 #[pyclass(frozen, module = "heimdall_tracking", subclass, weakref)]
@@ -32,16 +35,19 @@ pub(crate) struct MLflowTracker {
     /// The tracker of a fork, and the number of the fork. It lives as long as the process.
     fork: Mutex<Option<(u32, &'static Tracker)>>,
     artifact_uri: Option<String>,
+    is_bridged: bool,
+    /// True where a value that cannot be recorded raises.
+    pub is_strict: bool,
     /// Tracking and registry URI, with credentials, as the stock client reads them.
     uris: (Secret, Secret),
-    /// Function that is called with the ids of the active runs whenever they change.
-    pub on_active_runs: Mutex<Option<Py<PyAny>>>,
 }
 
 /// Arguments of `MLflowTracker`.
 pub(crate) struct TrackerArguments {
     config: TrackerConfig,
     set_environment: Option<bool>,
+    bridge: Option<bool>,
+    strict: Option<bool>,
 }
 
 impl<'py> FromPyObject<'_, 'py> for TrackerArguments {
@@ -63,7 +69,9 @@ impl<'py> FromPyObject<'_, 'py> for TrackerArguments {
                 secret_access_key: secret("s3_secret_access_key")?,
             },
             experiment_name: given.get("experiment_name")?,
-            heimdall_dir: tracker::heimdall_dir(),
+            heimdall_dir: given
+                .get::<Option<PathBuf>>("heimdall_dir")?
+                .unwrap_or_else(tracker::heimdall_dir),
             fresh_schema: script::fresh_schema(py)?,
             options: Options::new(GivenOptions {
                 mode: given.get("mode")?,
@@ -78,6 +86,8 @@ impl<'py> FromPyObject<'_, 'py> for TrackerArguments {
         Ok(Self {
             config,
             set_environment: given.get("set_environment")?,
+            bridge: given.get("bridge")?,
+            strict: given.get("strict")?,
         })
     }
 }
@@ -119,18 +129,6 @@ impl MLflowTracker {
         slf.ask(|stores| async move { stores.experiment_id().await })
     }
 
-    #[getter]
-    pub(crate) fn active_run_id(&self) -> PyResult<Option<String>> {
-        let active = self.of_this_process()?.active_run();
-        Ok(active.map(|run| run.to_string()))
-    }
-
-    #[getter]
-    pub(crate) fn active_run_ids(&self) -> PyResult<Vec<String>> {
-        let active = self.of_this_process()?.active_runs();
-        Ok(active.into_iter().map(|run| run.to_string()).collect())
-    }
-
     #[pyo3(signature = (timeout=None))]
     fn flush(slf: &Bound<'_, Self>, timeout: Option<Seconds>) -> PyResult<()> {
         let timeout = timeout.map(|timeout| timeout.0);
@@ -141,19 +139,24 @@ impl MLflowTracker {
         Ok(Status::of(self.of_this_process()?))
     }
 
+    #[getter]
+    fn _is_bridged(&self) -> bool {
+        self.is_bridged
+    }
+
+    #[getter]
+    fn _rank(&self) -> u32 {
+        self.tracker.rank()
+    }
+
+    #[getter]
+    fn _is_strict(&self) -> bool {
+        self.is_strict
+    }
+
     /// Returns the tracking and the registry URI with credentials, only for the stock client.
     fn _uris(&self) -> (&str, &str) {
         (self.uris.0.reveal(), self.uris.1.reveal())
-    }
-
-    fn __repr__(&self) -> PyResult<String> {
-        let active = self.active_run_id()?;
-        Ok(format!(
-            "MLflowTracker(tracking_uri={:?}, experiment_name={:?}, active_run_id={})",
-            self.tracking_uri(),
-            self.experiment_name(),
-            active.map_or_else(|| "None".to_owned(), |run| format!("{run:?}"))
-        ))
     }
 }
 
@@ -169,7 +172,7 @@ impl MLflowTracker {
         let tracker = calls::waiting(py, |keep_waiting| {
             Tracker::open(config, context, keep_waiting)
         })?;
-        sigterm::watch(config.options.term_grace, session::terminate);
+        sigterm::watch(config.options.term_grace, recorder::terminate);
         calls::tell(py, tracker.notices())?;
         let tracking = stock_uri(tracker.destination(), &config.tracking_uri);
         let registry = match config.registry_uri.as_deref() {
@@ -183,9 +186,10 @@ impl MLflowTracker {
         let artifact_uri = config.artifact_uri.as_deref();
         Ok(Self {
             tracker,
+            is_bridged: variables::switch(arguments.bridge, "HEIMDALL_BRIDGE", true)?,
+            is_strict: variables::switch(arguments.strict, "HEIMDALL_STRICT", false)?,
             fork: Mutex::default(),
             uris: (tracking, registry),
-            on_active_runs: Mutex::default(),
             artifact_uri: artifact_uri.map(secret::without_credentials),
         })
     }

@@ -3,6 +3,8 @@
 //! A store takes records in batches, a whole batch or nothing. A batch that is written a second time changes nothing,
 //! so delivery is exactly-once although the worker may send a batch again that had arrived.
 
+#[cfg(feature = "python")]
+pub(crate) mod check;
 pub(crate) mod deferred;
 pub(crate) mod error;
 pub(crate) mod open;

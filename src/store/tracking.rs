@@ -10,6 +10,7 @@ use crate::{
     journal::record::{Record, RunStart},
     mlflow::{
         key::Key,
+        rewind::AppliedRewinds,
         run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
         search::runs::RunQuery,
     },
@@ -85,11 +86,18 @@ pub trait TrackingStore: fmt::Debug + Send + Sync {
     ) -> Result<Option<RunId>, StoreError>;
 
     /// Writes a whole batch, or returns an error; after an error the caller writes the whole batch again. A batch that
-    /// is written a second time changes nothing. [`Record::Artifact`] is not for the store and must not be in the
-    /// batch.
+    /// is written a second time changes nothing. Files and deletions of files are not for the store and must not
+    /// be in the batch.
     async fn write(&self, records: &[&Record]) -> Result<(), StoreError>;
 
-    /// Ends a run whose process died, with status FAILED and `end_time`, unless the run has ended.
+    /// Returns true where the store applies [`Record::RunRewound`]. A store that cannot delete points ignores it.
+    fn can_rewind(&self) -> bool;
+
+    /// Returns the rewinds that the store has applied to a run; none for an unknown run.
+    async fn applied_rewinds(&self, run_id: &str) -> Result<AppliedRewinds, StoreError>;
+
+    /// Ends a run that its process had not ended when it died, with status FAILED and `end_time`, whatever status others
+    /// have given the run.
     async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), StoreError>;
 
     /// Returns a run with its params, latest metrics, tags and inputs.

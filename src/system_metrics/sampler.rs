@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use super::{gpu::Gpus, host::Host, means::Means};
 use crate::{
-    mlflow::{invalid::Invalid, key::Key},
+    mlflow::{invalid::Invalid, key::Key, rewind::SYSTEM_METRICS},
     os::{
         clock::now_ms,
         run_thread::{RunThread, StopSignal},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Prefix of the keys of all system metrics.
-pub(crate) const PREFIX: &str = "system/";
+pub(crate) const PREFIX: &str = SYSTEM_METRICS;
 
 const INTERVAL: &str = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL";
 const SAMPLES: &str = "MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING";

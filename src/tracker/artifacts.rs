@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use super::{open::Tracker, session::Session};
+use super::{open::Tracker, recorder::Recorder};
 use crate::{
     artifacts::download::part_file::is_part,
     delivery::runtime::KeepWaiting,
     error::{Error, Result},
     journal::{
-        append::{Admission, Batch},
+        append::{Admission, EncodedRecords},
         error::JournalError,
         record::Record,
         staging::Staged,
@@ -44,12 +44,18 @@ pub enum Keep {
 }
 
 impl Tracker {
-    /// Logs a file as it is now, below `folder` of the active run's artifacts. Waits on the disk.
+    /// Logs a file as it is now, below `folder` of a run's artifacts. Waits on the disk.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when the path is no file; [`Error::Invalid`] for a bad path.
-    pub fn log_artifact(&self, file: &Path, folder: &str, keep: Keep) -> Result<Logged> {
-        let run = self.run_to_log_to("log_artifact")?;
+    /// [`Error::NoSuchFile`] when the path is no file; [`Error::Invalid`] for a bad path.
+    pub fn log_artifact(
+        &self,
+        run: RunId,
+        file: &Path,
+        folder: &str,
+        keep: Keep,
+    ) -> Result<Logged> {
+        self.check_process()?;
         let folder = ArtifactPath::parse(folder)?;
         if !file.is_file() {
             return Err(Error::NoSuchFile {
@@ -65,10 +71,16 @@ impl Tracker {
     /// Logs every file below a folder as it is now. Waits on the disk. Follows links that stay inside the folder.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::NoSuchFile`] when the path is no folder; [`Error::Invalid`] for a bad path or a
+    /// [`Error::NoSuchFile`] when the path is no folder; [`Error::Invalid`] for a bad path or a
     /// link that leaves the folder.
-    pub fn log_artifacts_dir(&self, dir: &Path, folder: &str, keep: Keep) -> Result<Logged> {
-        let run = self.run_to_log_to("log_artifacts_dir")?;
+    pub fn log_artifacts_dir(
+        &self,
+        run: RunId,
+        dir: &Path,
+        folder: &str,
+        keep: Keep,
+    ) -> Result<Logged> {
+        self.check_process()?;
         let folder = ArtifactPath::parse(folder)?;
         if !dir.is_dir() {
             return Err(Error::NoSuchFile {
@@ -86,17 +98,37 @@ impl Tracker {
         self.log_files(run, files, keep)
     }
 
-    /// Logs bytes as the file `path` among the active run's artifacts. Waits on the disk.
+    /// Logs bytes as the file `path` among a run's artifacts. Waits on the disk.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a bad path.
-    pub fn log_bytes(&self, content: &[u8], path: &str) -> Result<Logged> {
-        let run = self.run_to_log_to("log_artifact")?;
+    /// [`Error::Invalid`] for a bad path.
+    pub fn log_bytes(&self, run: RunId, content: &[u8], path: &str) -> Result<Logged> {
+        self.check_process()?;
         let path = file_path(path)?;
         let paths = vec![path.as_str().to_owned()];
-        let numbers = self.session().record_bytes(run, path, content)?;
+        let numbers = self.recorder().record_bytes(run, path, content)?;
         tell_logged(run, &paths[0]);
         Ok(Logged { paths, numbers })
+    }
+
+    /// Records that a file, or a folder with everything below it, is deleted from a run's artifacts; without a path, all
+    /// of them. Files that are logged later stay.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a bad or empty path.
+    pub fn delete_artifacts(&self, run: RunId, path: Option<&str>) -> Result<()> {
+        self.check_process()?;
+        let path = match path {
+            None => ArtifactPath::root(),
+            Some("") => {
+                let reason = "it must name a file or folder; None stands for all artifacts";
+                return Err(Error::invalid("artifact path", "", reason));
+            }
+            Some(path) => ArtifactPath::parse(path)?,
+        };
+        let deletion = Record::ArtifactsDeleted { run, path };
+        self.recorder().record(vec![deletion], Admission::Bounded)?;
+        Ok(())
     }
 
     /// Waits until the files of some entries have arrived at the primary destination.
@@ -111,7 +143,7 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<()> {
         self.check_process()?;
-        let Some(delivery) = &self.session().delivery else {
+        let Some(delivery) = &self.recorder().delivery else {
             return Ok(());
         };
         self.wait_for_entries(delivery, numbers.end, timeout, keep_waiting)?;
@@ -124,7 +156,7 @@ impl Tracker {
     /// Returns true where the files of the entries before a number have arrived at the primary destination, or were
     /// refused.
     pub fn has_arrived(&self, end: u64) -> bool {
-        match &self.session().delivery {
+        match &self.recorder().delivery {
             Some(delivery) => delivery.has_delivered(end),
             None => true,
         }
@@ -138,7 +170,7 @@ impl Tracker {
     ) -> Result<Logged> {
         let paths = files.iter().map(|(_, path)| path.as_str().to_owned());
         let paths: Vec<String> = paths.collect();
-        let Some(delivery) = &self.session().delivery else {
+        let Some(delivery) = &self.recorder().delivery else {
             let numbers = 0..0;
             return Ok(Logged { paths, numbers });
         };
@@ -156,7 +188,7 @@ impl Tracker {
             }
             return Err(error);
         }
-        let numbers = delivery.accept(Batch::of(records)?, Admission::Always)?;
+        let numbers = delivery.accept(EncodedRecords::of(records)?, Admission::Always)?;
         for path in &paths {
             tell_logged(run, path);
         }
@@ -219,7 +251,7 @@ fn tell_logged(run: RunId, path: &str) {
     );
 }
 
-impl Session {
+impl Recorder {
     /// Records bytes as a file of a run. Waits on the disk. Returns the number of the record.
     pub(crate) fn record_bytes(
         &self,

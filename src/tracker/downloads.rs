@@ -5,23 +5,21 @@ use std::{fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
 use super::stores::Stores;
 use crate::{
     artifacts::{download::fetch::download, error::ArtifactError, store::FileInfo},
-    config::uri::ArtifactUri,
+    config::uri::{ArtifactUri, unescaped},
     delivery::destination::Traffic,
     error::{Error, Result},
     mlflow::artifact_path::ArtifactPath,
 };
 
 impl Stores {
-    /// Lists a folder of a run's artifacts by name; without a run, uses the active run.
+    /// Lists a folder of a run's artifacts by name.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`] where no run is given and none is active; [`Error::Invalid`] for a bad path;
-    /// [`Error::Store`] when the run does not exist; [`Error::Artifact`] when the artifacts cannot be listed.
-    pub async fn list_artifacts(&self, folder: &str, run: Option<String>) -> Result<Vec<FileInfo>> {
+    /// [`Error::Invalid`] for a bad path; [`Error::Store`] when the run does not exist; [`Error::Artifact`] when the artifacts cannot be listed.
+    pub async fn list_artifacts(&self, folder: &str, run: &str) -> Result<Vec<FileInfo>> {
         let folder = ArtifactPath::parse(folder.trim_end_matches('/'))?;
-        let run = self.run_or_active(run, "list_artifacts")?;
         self.deliver_first(Traffic::Artifacts).await?;
-        let uri = self.tracking().await?.artifact_uri(&run).await?;
+        let uri = self.tracking().await?.artifact_uri(run).await?;
         Ok(self.artifacts(&uri).await?.list(&folder).await?)
     }
 
@@ -99,16 +97,20 @@ fn is_whole_run(uri: &str) -> bool {
 }
 
 /// Returns the folder that contains a location, and the name of the location in it.
-fn parent_and_name(location: &str) -> Result<(String, ArtifactPath)> {
+pub(super) fn parent_and_name(location: &str) -> Result<(String, ArtifactPath)> {
     let location = location.trim_end_matches('/');
     let split = location.rsplit_once('/').filter(|(parent, name)| {
         // A bucket itself has no parent.
         !parent.ends_with(":/") && !parent.is_empty() && !name.is_empty()
     });
-    match split {
-        Some((parent, name)) => Ok((parent.to_owned(), ArtifactPath::parse(name)?)),
-        None => Ok((location.to_owned(), ArtifactPath::root())),
-    }
+    let Some((parent, name)) = split else {
+        return Ok((location.to_owned(), ArtifactPath::root()));
+    };
+    let name = match ArtifactUri::parse(location) {
+        Ok(ArtifactUri::Local(_)) => ArtifactPath::parse(&unescaped(name))?,
+        _ => ArtifactPath::parse(name)?,
+    };
+    Ok((parent.to_owned(), name))
 }
 
 /// Makes a folder that nobody else may read.

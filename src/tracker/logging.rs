@@ -2,11 +2,14 @@
 
 use std::cell::RefCell;
 
-use super::{open::Tracker, session::lock};
+use super::{
+    lock::lock, open::Tracker, recorder::new_params, runs::refuse_deleted, unrecorded::Unrecorded,
+};
 use crate::{
+    delivery::runtime::KeepWaiting,
     error::{Error, Result},
     journal::{
-        append::{Admission, Batch},
+        append::{Admission, EncodedRecords},
         error::JournalError,
         frame::{Draft, MetricsDraft},
         record::Record,
@@ -29,26 +32,18 @@ thread_local! {
 }
 
 impl Tracker {
-    /// Logs params of the active run: all of them or, on an error, none.
+    /// Logs metrics of a run, with the present time unless a time is given: all of them or, on an error, none.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key that MLflow would refuse, and for a param of this run that
-    /// has another value.
-    pub fn log_params(&self, params: Vec<(String, String)>) -> Result<()> {
-        self.log_batch("log_params", Vec::new(), params, Vec::new())
-    }
-
-    /// Logs metrics of the active run, with the present time unless a time is given: all of them or, on an error, none.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a time before 1970.
+    /// [`Error::Invalid`] for a time before 1970.
     pub fn log_metrics(
         &self,
+        run: RunId,
         values: Vec<(Key, f64)>,
         step: i64,
         timestamp: Option<i64>,
     ) -> Result<()> {
-        let run = self.run_to_log_to("log_metrics")?;
+        self.check_process()?;
         let Some((key, _)) = values.first() else {
             return Ok(());
         };
@@ -64,19 +59,20 @@ impl Tracker {
         })
     }
 
-    /// Logs `count` metrics of the active run, which `fill` pushes, without an allocation: training loops make this
+    /// Logs `count` metrics of a run, which `fill` pushes, without an allocation: training loops make this
     /// call most often. `fill` must not call the tracker.
     ///
     /// # Errors
     /// The errors of [`Tracker::log_metrics`] and of `fill`; nothing is logged then.
     pub fn log_metrics_from<E: From<Error>>(
         &self,
+        run: RunId,
         count: usize,
         step: i64,
         timestamp: Option<i64>,
         fill: impl FnOnce(&mut MetricsDraft<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let run = self.run_to_log_to("log_metrics")?;
+        self.check_process()?;
         let at = now_ms();
         let timestamp = match timestamp {
             Some(timestamp) => limits::timestamp("", timestamp).map_err(Error::from)?,
@@ -89,54 +85,88 @@ impl Tracker {
                 .finish()
                 .map_err(|reason| Error::from(JournalError::Encode(reason)))?;
             if count > 0
-                && let Some(delivery) = &self.session().delivery
+                && let Some(delivery) = &self.recorder().delivery
             {
-                delivery.accept(Batch::Draft(draft), Admission::Bounded)?;
+                delivery.accept(EncodedRecords::Draft(draft), Admission::Bounded)?;
             }
             Ok(())
         })
     }
 
-    /// Sets tags of the active run: all of them or, on an error, none.
+    /// Removes a tag of a run; a missing tag is no error.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key or value that MLflow would refuse.
-    pub fn set_tags(&self, tags: Vec<(String, String)>) -> Result<()> {
-        self.log_batch("set_tags", Vec::new(), Vec::new(), tags)
-    }
-
-    /// Removes a tag of the active run; a missing tag is no error.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key that no tag can have.
-    pub fn delete_tag(&self, key: &str) -> Result<()> {
-        let run = self.run_to_log_to("delete_tag")?;
+    /// [`Error::Invalid`] for a key that no tag can have.
+    pub fn delete_tag(&self, run: RunId, key: &str) -> Result<()> {
+        self.check_process()?;
         let key = Key::parse("tag key", key)?;
         self.record(Record::TagDeleted { run, key })
     }
 
-    /// Logs points, params and tags of the active run: all of them or, on an error, none. `action` is the name of the
-    /// caller's method.
+    /// Logs points, params and tags of a run: all of them or, on an error, none.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a key, time or value that MLflow would refuse, and for a param of
+    /// [`Error::Invalid`] for a key, time or value that MLflow would refuse, and for a param of
     /// this run that has another value.
     pub fn log_batch(
         &self,
-        action: &'static str,
+        run: RunId,
         points: Vec<(Key, MetricPoint)>,
         params: Vec<(String, String)>,
         tags: Vec<(String, String)>,
     ) -> Result<()> {
+        self.log_batch_but(run, points, params, tags, |key, _, reason| {
+            Err(Error::invalid("param", key.as_str(), reason))
+        })
+    }
+
+    /// Logs points, params and tags of a run, except params of this run that have another value. Returns those.
+    ///
+    /// # Errors
+    /// The other errors of [`Tracker::log_batch`]: nothing is logged then.
+    pub fn log_batch_in_part(
+        &self,
+        run: RunId,
+        points: Vec<(Key, MetricPoint)>,
+        params: Vec<(String, String)>,
+        tags: Vec<(String, String)>,
+    ) -> Result<Vec<Unrecorded>> {
+        let mut unrecorded = Vec::new();
+        self.log_batch_but(run, points, params, tags, |key, value, reason| {
+            unrecorded.push(Unrecorded {
+                kind: "param",
+                key: key.as_str().to_owned(),
+                value,
+                step: None,
+                reason,
+            });
+            Ok(())
+        })?;
+        Ok(unrecorded)
+    }
+
+    fn log_batch_but(
+        &self,
+        run: RunId,
+        points: Vec<(Key, MetricPoint)>,
+        params: Vec<(String, String)>,
+        tags: Vec<(String, String)>,
+        refuse: impl FnMut(&Key, String, String) -> Result<()>,
+    ) -> Result<()> {
         self.check_process()?;
-        let session = self.session();
-        let mut active = lock(&session.active);
-        let active = active.last_mut().ok_or(Error::NoActiveRun { action })?;
-        let run = active.id;
+        let recorder = self.recorder();
         for (key, point) in &points {
             limits::timestamp(key.as_str(), point.timestamp)?;
         }
-        let params = active.new_params(params)?;
+        let (mut active, mut others) = (lock(&recorder.active), None);
+        let logged = match active.get_mut(run) {
+            Some(active) => &mut active.params,
+            None => {
+                let others = others.insert(lock(&recorder.others));
+                others.entry(run).or_default()
+            }
+        };
+        let params = new_params(logged, params, refuse)?;
         let tags = limits::tags(tags)?;
         let mut records = metric_records(run, points);
         let texts = params.chunks(TEXTS_OF_A_RECORD);
@@ -152,29 +182,47 @@ impl Tracker {
         if records.is_empty() {
             return Ok(());
         }
-        session.record(records, Admission::Bounded)?;
-        active.params.extend(params);
+        recorder.record(records, Admission::Bounded)?;
+        logged.extend(params);
         Ok(())
     }
 
-    /// Logs a dataset as an input of the active run.
+    /// Logs a dataset as an input of a run.
     ///
     /// # Errors
-    /// [`Error::NoActiveRun`]; [`Error::Invalid`] for a dataset that [`limits::dataset`] refuses.
-    pub fn log_input(&self, dataset: DatasetInput) -> Result<()> {
-        let run = self.run_to_log_to("log_input")?;
+    /// [`Error::Invalid`] for a dataset that [`limits::dataset`] refuses.
+    pub fn log_input(&self, run: RunId, dataset: DatasetInput) -> Result<()> {
+        self.check_process()?;
         let dataset = Box::new(limits::dataset(dataset)?);
         self.record(Record::Input { run, dataset })
     }
 
-    /// Returns the active run, in a process that may log to it.
-    pub(crate) fn run_to_log_to(&self, action: &'static str) -> Result<RunId> {
-        self.check_process()?;
-        self.active_run().ok_or(Error::NoActiveRun { action })
+    /// Finds a run that was not started here, before something is recorded for it. A store that is away is not asked:
+    /// the records wait for the run. Waits on the store, once per run.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where there is no such run or it is deleted.
+    pub fn find_run_to_log_to(&self, run: RunId, keep_waiting: KeepWaiting<'_>) -> Result<()> {
+        let recorder = self.recorder();
+        if recorder.knows(run) {
+            return Ok(());
+        }
+        let id = run.to_string();
+        let found = self.ask(|stores| async move { stores.run(&id).await }, keep_waiting);
+        match found {
+            Ok(found) => {
+                refuse_deleted(&found)?;
+                recorder.remember(run);
+                Ok(())
+            }
+            Err(Error::Store(error)) if !error.is_transient() => Err(error.into()),
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(_) => recorder.attach(run),
+        }
     }
 
     fn record(&self, record: Record) -> Result<()> {
-        self.session().record(vec![record], Admission::Bounded)?;
+        self.recorder().record(vec![record], Admission::Bounded)?;
         Ok(())
     }
 }

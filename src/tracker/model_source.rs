@@ -2,6 +2,7 @@
 
 use super::stores::Stores;
 use crate::{
+    config::uri::{ArtifactUri, escaped},
     delivery::destination::Traffic,
     error::{Error, Result},
     mlflow::{
@@ -179,8 +180,13 @@ impl Stores {
 
 /// Returns the location of a path below an artifact URI.
 fn below(uri: &str, path: &ArtifactPath) -> String {
-    match path.as_str() {
-        "" => uri.to_owned(),
-        path => format!("{}/{path}", uri.trim_end_matches('/')),
+    let uri = match path.as_str() {
+        "" => return uri.to_owned(),
+        _ => uri.trim_end_matches('/'),
+    };
+    match ArtifactUri::parse(uri) {
+        // The URI of a local folder is read with percent-escapes, and the path is not.
+        Ok(ArtifactUri::Local(_)) => format!("{uri}/{}", escaped(path.as_str())),
+        _ => format!("{uri}/{}", path.as_str()),
     }
 }

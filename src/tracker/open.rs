@@ -6,7 +6,11 @@ use std::{
 };
 
 use super::{
-    session::{self, ActiveRun, Session},
+    active::ActiveRuns,
+    call::Caller,
+    lock::lock,
+    notes::Notes,
+    recorder::{self, Recorder},
     stores::Stores,
 };
 use crate::{
@@ -31,7 +35,7 @@ use crate::{
 };
 
 /// Longest wait until a database file has its tables.
-const LOCAL_PATIENCE: Duration = Duration::from_secs(120);
+const DATABASE_CREATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Records runs of one experiment.
 #[derive(Debug)]
@@ -54,20 +58,20 @@ impl Tracker {
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<Self> {
         let config = config.validate()?;
-        let parts = Parts::new(config, context)?;
-        parts.check_artifacts()?;
+        let builder = TrackerBuilder::new(config, context)?;
+        builder.check_artifacts()?;
         let mut unreachable = None;
-        if parts.config.options.mode == Mode::Online && !parts.config.options.is_silent() {
-            match parts.reach(keep_waiting)? {
+        if builder.config.options.mode == Mode::Online && !builder.config.options.is_silent() {
+            match builder.reach(keep_waiting)? {
                 Ok(experiment) => {
-                    let _ = parts.experiment.set(experiment);
+                    let _ = builder.experiment.set(experiment);
                 }
                 Err(error @ StoreError::Unavailable { .. }) => unreachable = Some(error),
                 Err(error) => return Err(error.into()),
             }
         }
-        let tracker = parts.into_tracker(Vec::new());
-        if let (Some(error), Some(delivery)) = (unreachable, &tracker.session().delivery) {
+        let tracker = builder.into_tracker(ActiveRuns::default());
+        if let (Some(error), Some(delivery)) = (unreachable, &tracker.recorder().delivery) {
             delivery.tell_outage(&error.to_string());
         }
         Ok(tracker)
@@ -80,24 +84,18 @@ impl Tracker {
     /// [`Error::Invalid`] when the system gives no thread.
     pub fn in_fork(&self) -> Result<Self> {
         // A thread of the parent that held the lock does not exist here to release it.
-        let active: Vec<ActiveRun> = self
-            .session()
-            .active
-            .try_lock()
-            .map(|active| active.iter().map(ActiveRun::attached).collect())
-            .unwrap_or_default();
-        let attached: Vec<Record> = active
-            .iter()
-            .map(|run| Record::RunAttached { run: run.id })
-            .collect();
+        let active = self.recorder().active.try_lock();
+        let active = active.map_or_else(|_| ActiveRuns::default(), |active| active.attached());
+        let attached = active.ids().into_iter();
+        let attached: Vec<Record> = attached.map(|run| Record::RunAttached { run }).collect();
         let stores = &self.stores;
-        let parts = Parts::new(stores.config.clone(), stores.context.clone())?;
+        let builder = TrackerBuilder::new(stores.config.clone(), stores.context.clone())?;
         if let Some(experiment) = stores.experiment.get() {
-            let _ = parts.experiment.set(experiment.clone());
+            let _ = builder.experiment.set(experiment.clone());
         }
-        let tracker = parts.into_tracker(active);
+        let tracker = builder.into_tracker(active);
         if !attached.is_empty() {
-            tracker.session().record(attached, Admission::Bounded)?;
+            tracker.recorder().record(attached, Admission::Bounded)?;
         }
         Ok(tracker)
     }
@@ -119,8 +117,8 @@ impl Tracker {
         Ok(())
     }
 
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        &self.stores.session
+    pub(crate) fn recorder(&self) -> &Arc<Recorder> {
+        &self.stores.recorder
     }
 
     /// Runs a query and waits for the answer. If the caller stops waiting, the query is dropped.
@@ -165,7 +163,7 @@ impl Tracker {
     /// [`Error::Undelivered`] after `timeout`, [`Error::Interrupted`].
     pub fn flush(&self, timeout: Option<Duration>, keep_waiting: KeepWaiting<'_>) -> Result<()> {
         self.check_process()?;
-        let Some(delivery) = &self.session().delivery else {
+        let Some(delivery) = &self.recorder().delivery else {
             return Ok(());
         };
         let target = delivery.journal().appended();
@@ -180,10 +178,11 @@ impl Tracker {
         timeout: Option<Duration>,
         keep_waiting: KeepWaiting<'_>,
     ) -> Result<()> {
+        let delivery = delivery.shared();
         let goal = delivery.goal(target);
         // A time beyond the range of the clock is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let reached = delivery.reached(goal);
+        let reached = delivery.wait_for(goal);
         self.runtime.wait_until(deadline, reached, keep_waiting)?;
         delivery.check(goal)
     }
@@ -193,15 +192,17 @@ impl Tracker {
     /// # Errors
     /// [`Error::Interrupted`] where the caller stops waiting.
     pub fn wait_for_room(&self, room: Room, keep_waiting: KeepWaiting<'_>) -> Result<()> {
-        match &self.session().delivery {
-            Some(delivery) => self.runtime.wait(delivery.room(room), keep_waiting),
+        match &self.recorder().delivery {
+            Some(delivery) => self
+                .runtime
+                .wait(delivery.wait_for_room(room), keep_waiting),
             None => Ok(()),
         }
     }
 
     /// Returns the status of the delivery; `None` on a rank that records nothing.
     pub fn status(&self) -> Option<Status> {
-        self.session().delivery.as_ref().map(Delivery::status)
+        self.recorder().delivery.as_ref().map(Delivery::status)
     }
 
     /// Takes the messages that the user must see.
@@ -224,32 +225,37 @@ impl Tracker {
         &self.stores.config.registry
     }
 
+    /// Returns the rank of this process in a distributed training; 0 outside of one.
+    pub fn rank(&self) -> u32 {
+        self.stores.config.options.rank
+    }
+
     /// Returns the name of the experiment.
     pub fn experiment_name(&self) -> &str {
         &self.stores.config.experiment_name
     }
 
-    /// Returns the id of the innermost active run.
-    pub fn active_run(&self) -> Option<RunId> {
-        self.session().active_run()
+    /// Returns the id of the innermost active run of a caller. `caller` is asked only where several runs are active.
+    pub fn active_run(&self, caller: impl FnOnce() -> Caller) -> Option<RunId> {
+        self.recorder().active_run(caller)
     }
 
-    /// Returns the ids of all active runs, the innermost last.
-    pub fn active_runs(&self) -> Vec<RunId> {
-        self.session().active_runs()
+    /// Returns the ids of the active runs of a caller, the innermost last.
+    pub fn active_runs(&self, caller: &Caller) -> Vec<RunId> {
+        lock(&self.recorder().active).path_of(caller)
     }
 }
 
 impl Drop for Tracker {
     fn drop(&mut self) {
-        if !self.is_forked() && self.active_run().is_some() {
-            session::leave_open(self.session());
+        if !self.is_forked() && !lock(&self.recorder().active).ids().is_empty() {
+            recorder::leave_open(self.recorder());
         }
     }
 }
 
 /// A tracker under construction.
-struct Parts {
+struct TrackerBuilder {
     config: ValidConfig,
     context: RunContext,
     experiment: OnceLock<Experiment>,
@@ -259,7 +265,7 @@ struct Parts {
     notices: Arc<Notices>,
 }
 
-impl Parts {
+impl TrackerBuilder {
     fn new(config: ValidConfig, context: RunContext) -> Result<Self> {
         fork::watch();
         let store = Arc::new(config.store(&config.tracking));
@@ -303,11 +309,13 @@ impl Parts {
         let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
         let (name, location) = (
             self.config.experiment_name.clone(),
-            self.config.artifact_location(),
+            self.config.artifact_location.clone(),
         );
-        let patience = match &self.config.tracking {
+        let timeout = match &self.config.tracking {
             // A file exists already; only an mlflow process that is just creating a database needs time.
-            Destination::Sqlite(_) => LOCAL_PATIENCE.max(self.config.options.connect_timeout),
+            Destination::Sqlite(_) => {
+                DATABASE_CREATION_TIMEOUT.max(self.config.options.connect_timeout)
+            }
             _ => self.config.options.connect_timeout,
         };
         let destination = self.config.tracking.uri();
@@ -323,11 +331,11 @@ impl Parts {
         };
         let in_time = async move {
             // This runs as a separate task, so that slow work is not started again, such as the creation of tables.
-            let reached = tokio::time::timeout(patience, tokio::spawn(reached)).await;
+            let reached = tokio::time::timeout(timeout, tokio::spawn(reached)).await;
             let reason = match reached {
                 Ok(Ok(reached)) => return reached,
                 Ok(Err(failed)) => failed.to_string(),
-                Err(_) => format!("no answer within {} s", patience.as_secs_f64()),
+                Err(_) => format!("no answer within {} s", timeout.as_secs_f64()),
             };
             Err(StoreError::Unavailable {
                 destination,
@@ -373,15 +381,17 @@ impl Parts {
         ))
     }
 
-    fn into_tracker(self, active: Vec<ActiveRun>) -> Tracker {
-        let session = Arc::new(Session {
+    fn into_tracker(self, active: ActiveRuns) -> Tracker {
+        let recorder = Arc::new(Recorder {
             delivery: self.start_delivery(),
             active: Mutex::new(active),
             starting: Mutex::default(),
             started: Mutex::default(),
+            others: Mutex::default(),
             is_terminated: AtomicBool::new(false),
+            notes: Notes::default(),
         });
-        session::register(&session);
+        recorder::register(&recorder);
         Tracker {
             stores: Arc::new(Stores {
                 config: self.config,
@@ -390,7 +400,7 @@ impl Parts {
                 store: self.store,
                 registry: self.registry,
                 notices: self.notices,
-                session,
+                recorder,
             }),
             runtime: self.runtime,
             pid: std::process::id(),

@@ -1,7 +1,7 @@
 //! Queries about runs, metrics and experiments, and their deletion: each waits for the store, after everything that was
 //! recorded before.
 
-use super::{session::lock, stores::Stores};
+use super::{lock::lock, stores::Stores};
 use crate::{
     delivery::destination::Traffic,
     error::{Error, Result},
@@ -162,13 +162,13 @@ impl Stores {
         if let Ok(id) = run_id.parse::<RunId>()
             && stage == LifecycleStage::Deleted
         {
-            if self.session.active_runs().contains(&id) {
+            if lock(&self.recorder.active).has(id) {
                 return Err(Error::RunActive {
                     active: id.to_string(),
                     action: "delete_run()",
                 });
             }
-            lock(&self.session.started).remove(&id);
+            lock(&self.recorder.started).remove(&id);
         }
         self.deliver_first(Traffic::Records).await?;
         Ok(self.tracking().await?.set_run_stage(run_id, stage).await?)
@@ -185,7 +185,8 @@ impl Stores {
         stage: LifecycleStage,
     ) -> Result<()> {
         let experiment = self.experiment(Some(name_or_id)).await?;
-        if let Some(active) = self.session.active_run()
+        let active = lock(&self.recorder.active).ids().pop();
+        if let Some(active) = active
             && stage == LifecycleStage::Deleted
             && experiment.id == self.experiment_id().await?
         {

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{model_source::Origin, stores::Stores};
+use super::{downloads::parent_and_name, model_source::Origin, stores::Stores};
 use crate::{
+    artifacts::{error::ArtifactError, store::ArtifactStore},
+    config::uri::ArtifactUri,
     delivery::destination::Traffic,
     error::{Error, Result},
     mlflow::{
@@ -14,6 +16,7 @@ use crate::{
         run::RunInfo,
         search::models::{VersionFilter, VersionQuery},
     },
+    net::secret::without_credentials,
     store::{
         error::StoreError,
         registry::{ModelVersion, NewVersion, PENDING, READY},
@@ -36,7 +39,7 @@ pub struct Registration {
     /// Tags of the version.
     pub tags: Vec<(Key, TagValue)>,
     /// Longest wait until the version is ready; zero does not wait.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 impl Stores {
@@ -44,8 +47,8 @@ impl Stores {
     /// their place.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a URI that MLflow would refuse; [`Error::Refused`] where the store has refused a file of
-    /// the model; [`Error::Store`] when the run, the version or the logged model that the URI names does not exist, the
+    /// [`Error::Invalid`] for a URI that MLflow would refuse; [`Error::NoModelFiles`] for a path of a run or of this
+    /// disk that has no files; [`Error::Refused`] where the store has refused a file of the model; [`Error::Store`] when the run, the version or the logged model that the URI names does not exist, the
     /// registry fails or the version does not become ready.
     pub async fn register_model(&self, new: Registration) -> Result<ModelVersion> {
         let source = ModelSource::parse(&new.uri)?;
@@ -60,16 +63,43 @@ impl Stores {
             ModelSource::Run { run_id, path } => self.refused_below(run_id, path),
             _ => None,
         };
+        let is_version = matches!(source, ModelSource::Model(_));
         let origin = self.origin(source).await?;
+        // A version and a logged model are models already, whatever is known here of their files.
+        let is_model = is_version || origin.model_id.is_some();
         if let Some(refused) = refused
-            && origin.model_id.is_none()
+            && !is_model
         {
             return Err(refused);
         }
         model_uri::check_location(origin.files())?;
-        let (name, patience) = (new.name.clone(), new.patience);
+        if !is_model {
+            self.check_files(&new.uri, &origin).await?;
+        }
+        let (name, timeout) = (new.name.clone(), new.timeout);
         let created = self.create_version(new, origin).await?;
-        self.await_ready(&name, created, patience).await
+        self.await_ready(&name, created, timeout).await
+    }
+
+    /// Checks that there are files at the origin of a version, as stock MLflow does for runs. A location that the user
+    /// names is checked on this disk only: its credentials may be those of others.
+    async fn check_files(&self, uri: &str, origin: &Origin) -> Result<()> {
+        let location = origin.files();
+        let is_local = matches!(ArtifactUri::parse(location), Ok(ArtifactUri::Local(_)));
+        if origin.run_id.is_none() && !is_local {
+            return Ok(());
+        }
+        if has_files(&*self.artifacts(location).await?).await? {
+            return Ok(());
+        }
+        let (folder, name) = parent_and_name(location)?;
+        match self.artifacts(&folder).await?.head(&name).await {
+            Err(ArtifactError::NotFound { .. }) => Err(Error::NoModelFiles {
+                uri: without_credentials(uri),
+                location: without_credentials(location),
+            }),
+            found => Ok(found.map(drop)?),
+        }
     }
 
     /// Creates a version, and notes the version in its logged model.
@@ -104,7 +134,7 @@ impl Stores {
 
     /// Returns the error for a file of a model in a run that was refused and is not in the store.
     fn refused_below(&self, run_id: &str, folder: &ArtifactPath) -> Option<Error> {
-        let delivery = self.session.delivery.as_ref()?;
+        let delivery = self.recorder.delivery.as_ref()?;
         let mut refused = delivery.refused_below(run_id.parse().ok()?, folder)?;
         refused.reason +=
             "; nothing is registered: log the whole model under another path, and register that";
@@ -116,15 +146,15 @@ impl Stores {
         &self,
         name: &ModelName,
         mut version: ModelVersion,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<ModelVersion> {
-        if patience.is_zero() {
+        if timeout.is_zero() {
             return Ok(version);
         }
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
-        while version.status == PENDING && begun.elapsed() < patience {
-            let wait = pause.min(patience.saturating_sub(begun.elapsed()));
+        while version.status == PENDING && begun.elapsed() < timeout {
+            let wait = pause.min(timeout.saturating_sub(begun.elapsed()));
             tokio::time::sleep(wait).await;
             let registry = self.registry().await?;
             version = registry.version(name, version.version).await?;
@@ -137,7 +167,7 @@ impl Stores {
         let reason = if version.status == PENDING {
             format!(
                 "it is still {PENDING} after {} s; get_model_version() tells when it is ready {said}",
-                patience.as_secs_f64()
+                timeout.as_secs_f64()
             )
         } else {
             format!("its status is {} {said}", version.status)
@@ -202,4 +232,18 @@ impl Stores {
         found.retain(|version| version.name == name.as_str());
         Ok(found)
     }
+}
+
+/// Returns true where a store has a file.
+async fn has_files(store: &dyn ArtifactStore) -> Result<bool> {
+    let mut folders = vec![ArtifactPath::root()];
+    while let Some(folder) = folders.pop() {
+        for info in store.list(&folder).await? {
+            if info.size.is_some() {
+                return Ok(true);
+            }
+            folders.push(info.path);
+        }
+    }
+    Ok(false)
 }

@@ -5,14 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::session::Session;
+use super::recorder::Recorder;
 use crate::{
     artifacts::store::ArtifactStore,
     config::{options::Mode, tracker::ValidConfig},
-    delivery::{destination::Traffic, notices::Notices},
+    delivery::{destination::Traffic, exit, notices::Notices, state::DeliveryState},
     environment::run_tags::RunContext,
     error::{Error, Result},
-    mlflow::run::RunId,
     store::{
         deferred::DeferredStore,
         error::StoreError,
@@ -21,7 +20,7 @@ use crate::{
     },
 };
 
-/// The stores of a tracker and the session whose records go there, shared with the delivery thread. All queries to the
+/// The stores of a tracker and the recorder whose records go there, shared with the delivery thread. All queries to the
 /// stores are methods of this type.
 #[derive(Debug)]
 pub struct Stores {
@@ -32,7 +31,7 @@ pub struct Stores {
     pub(crate) store: Arc<DeferredStore>,
     pub(crate) registry: Arc<DeferredStore>,
     pub(crate) notices: Arc<Notices>,
-    pub(crate) session: Arc<Session>,
+    pub(crate) recorder: Arc<Recorder>,
 }
 
 impl Stores {
@@ -61,25 +60,12 @@ impl Stores {
             return Ok(experiment.id.clone());
         }
         let name = &self.config.experiment_name;
-        let location = self.config.artifact_location();
+        let location = self.config.artifact_location.clone();
         let store = self.tracking().await?;
         let experiment = store
             .get_or_create_experiment(name, location.as_deref())
             .await?;
         Ok(self.experiment.get_or_init(|| experiment).id.clone())
-    }
-
-    /// Returns the id of the given run or, without one, of the active run.
-    ///
-    /// # Errors
-    /// [`Error::NoActiveRun`] where neither exists.
-    pub(crate) fn run_or_active(
-        &self,
-        run: Option<String>,
-        action: &'static str,
-    ) -> Result<String> {
-        let active = || self.session.active_run().map(|run: RunId| run.to_string());
-        run.or_else(active).ok_or(Error::NoActiveRun { action })
     }
 
     /// Returns the artifact store that a URI names.
@@ -99,28 +85,59 @@ impl Stores {
     /// [`StoreError::Unavailable`] when the store of records or of artifacts has accepted nothing for the time that a
     /// start waits for it.
     pub(crate) async fn deliver_first(&self, traffic: Traffic) -> Result<()> {
-        let Some(delivery) = self.session.delivery.as_ref() else {
+        let Some(delivery) = self.recorder.delivery.as_ref() else {
             return Ok(());
         };
         if self.config.options.mode == Mode::Offline {
             // The query itself reports that nothing is sent.
             return Ok(());
         }
-        let patience = self.config.options.connect_timeout;
+        self.deliver(delivery.shared(), traffic).await?;
+        // Other trackers of this process may hold records of the same runs.
+        let others = exit::others_to(&self.config.tracking.uri(), delivery.shared());
+        for other in others {
+            self.deliver(&other, traffic).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the store has everything that this process has recorded for it, files excepted. An artifact store
+    /// that is away holds nobody up for longer than a start waits for a store.
+    ///
+    /// # Errors
+    /// The errors of a query: [`StoreError::Unavailable`] where the store is away or the tracker is offline.
+    pub async fn deliver_records(&self) -> Result<()> {
+        let timeout = self.config.options.connect_timeout;
+        let Ok(opened) = tokio::time::timeout(timeout, self.tracking()).await else {
+            let reason = format!("no answer within {} s", timeout.as_secs_f64());
+            return Err(self.takes_nothing(Traffic::Records, reason));
+        };
+        opened?;
+        let delivered = self.deliver_first(Traffic::Records).await;
+        let delivery = self.recorder.delivery.as_ref();
+        match delivered {
+            // The end of a run waits for its files; all that can be read is there.
+            Err(_) if delivery.is_some_and(|delivery| !delivery.has_outage()) => Ok(()),
+            delivered => delivered,
+        }
+    }
+
+    async fn deliver(&self, delivery: &DeliveryState, traffic: Traffic) -> Result<()> {
+        let timeout = self.config.options.connect_timeout;
         let goal = delivery.goal_of(traffic);
         loop {
-            let waited = tokio::time::timeout(patience, delivery.reached(goal)).await;
+            let waited = tokio::time::timeout(timeout, delivery.wait_for(goal)).await;
             let Err(undelivered) = delivery.check(goal) else {
                 return Ok(());
             };
-            if let Some((traffic, reason)) = delivery.troubled_for(patience) {
+            if let Some((traffic, reason)) = delivery.outage_longer_than(timeout) {
                 return Err(self.takes_nothing(traffic, reason));
             }
             // The worker has ended; nothing more will be delivered.
             if waited.is_ok() {
                 return Err(undelivered);
             }
-            // With a patience of zero nothing above waits, so this pause lets other tasks run.
+            // With a timeout of zero nothing above waits, so this pause lets other tasks run.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

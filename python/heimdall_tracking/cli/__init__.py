@@ -1,4 +1,4 @@
-"""The command `heimdall`: journals of this machine, their delivery, exports, and garbage collection."""
+"""The command `heimdall`: commands as runs, journals, exports, garbage, settings and checks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from .. import __version__
+from .. import __version__, _environment
 from ..errors import HeimdallError
-from . import export, gc, journal, status, sync
+from . import config, doctor, export, gc, journal, run, status, sync
 
 __all__ = ["main"]
 
@@ -19,17 +18,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 where something is left or went wrong."""
     parser = argparse.ArgumentParser(
         prog="heimdall",
-        description="What is journaled on this machine, its delivery, and the end of what nobody needs.",
+        description=("Commands as runs, journals and their delivery, exports, garbage, settings and checks."),
     )
     parser.add_argument("--version", action="version", version=f"heimdall-tracking {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    run.add(commands)
     sync.add(commands)
     status.add(commands)
     journal.add(commands)
     gc.add(commands)
     export.add(commands)
+    config.add(commands)
+    doctor.add(commands)
     given = parser.parse_args(arguments)
     try:
+        if getattr(given, "reads_file", True):
+            _environment.load()
         code: int = given.run(given)
         return code
     except HeimdallError as error:
@@ -42,8 +46,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has closed the pipe. The interpreter must not try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def heimdall_dir(given: str | None) -> Path:
-    """Return the folder that is meant: as given, else `HEIMDALL_DIR`, else `.heimdall`."""
-    return Path(given or os.environ.get("HEIMDALL_DIR") or ".heimdall")

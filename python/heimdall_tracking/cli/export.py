@@ -56,9 +56,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Export, and print the URI and the measurements."""
-    from ..settings import Settings, initialize_mlflow
+    from .._plain_settings import PlainSettings
+    from ..settings import initialize_mlflow
 
-    settings = Settings(mlflow_tracking_uri=given.uri, mlflow_experiment_name=given.experiment)
+    settings = PlainSettings(mlflow_tracking_uri=given.uri, mlflow_experiment_name=given.experiment)
     if given.uri:
         # The environment's other stores belong to another tracking URI.
         settings.mlflow_backend_store_uri = settings.mlflow_registry_uri = None

@@ -6,6 +6,7 @@ import argparse
 import time
 
 from .. import _native
+from .folder import heimdall_dir
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,8 +22,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print a block for each journal and a line for each file of dead letters."""
-    from . import heimdall_dir
-
     folder = heimdall_dir(given.dir)
     journals = _native.journals(folder)
     for journal in journals:

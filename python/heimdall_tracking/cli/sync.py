@@ -7,9 +7,11 @@ import os
 import sys
 import time
 
-from .. import _native
+from .. import _environment, _native
+from .._plain_settings import PlainSettings
 from .._progress import draw
-from ..settings import Settings
+from ..tracker import S3_KEYS
+from .folder import heimdall_dir
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,8 +33,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Deliver, and print the records that were delivered and those that are left."""
-    from . import heimdall_dir
-
+    _use_keys_of_mlflow()
     folder = heimdall_dir(given.dir)
     if not folder.is_dir():
         print(f"nothing to deliver: there is no folder {folder}")
@@ -54,9 +55,17 @@ def run(given: argparse.Namespace) -> int:
 
 def known_uris() -> list[str]:
     """Return the URIs, with credentials, that the environment names."""
-    settings = Settings()
+    settings = PlainSettings()
     mirrors = os.environ.get("MLFLOW_MIRROR_URIS", "").replace(",", " ").split()
     return [settings.mlflow_tracking_uri, *mirrors]
+
+
+def _use_keys_of_mlflow() -> None:
+    """Have the delivery use MLflow's S3 keys, where the environment or `.env` has them, as a tracker does."""
+    key, secret = (_environment.get(name) for name in S3_KEYS)
+    if key and secret:
+        os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = key, secret
+        os.environ.pop("AWS_SESSION_TOKEN", None)
 
 
 def _records(count: int) -> str:

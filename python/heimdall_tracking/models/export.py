@@ -269,8 +269,8 @@ def _of_checkpoint(file: Path, module: Any, run_id: str | None) -> Source:
     given = content.get("hyper_parameters") or {}
     described = given.get("model") if isinstance(given, Mapping) else None
     state = content.get("state_dict", content)
-    if module is None and isinstance(described, Mapping) and "receivers" in described:
-        return _of_module(_rss_net(described, state), run_id)
+    if module is None and isinstance(described, Mapping) and {"receivers", "backbone"} & {*described}:
+        return _of_module(_native_net(described, state), run_id)
     if module is None:
         raise InvalidInputError(
             f"{file} has weights and not the network that they are of: give it by module=…, a module or a "
@@ -293,11 +293,9 @@ def _checkpoint(file: Path) -> Any:
         ) from error
 
 
-def _rss_net(described: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+def _native_net(described: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
     training = need("heimdall_training", "export_onnx of a checkpoint of heimdall_training")
-    receivers = [(it["id"], it["lat"], it["lon"]) for it in described["receivers"]]
-    settings = {name: value for name, value in described.items() if name != "receivers"}
-    model = training.RssLocalizationNet(receivers, **settings)
+    model = training.models.make_model(described)
     model.load_state_dict(dict(state))
     return model
 
@@ -326,8 +324,9 @@ def _of_module(model: Any, run_id: str | None) -> Source:
             native,
             run_id,
             type(model).__name__,
+            getattr(native, "backbone_name", None),
             sample=native.example,
-            input_name="rss",
+            input_name=native.input_name,
             output_names=native.output_names,
             units=(native.degrees_per_unit.numpy(), native.position_scale_m),
         )
@@ -546,15 +545,15 @@ def _logged(
         if not isinstance(value, bool)
     }
 
-    def logged() -> Any:
-        tracker.log_metrics(metrics)
-        return log.log_model(tracker, file, artifact_path, metadata=record, files=files)
+    def logged(run_id: str | None) -> Any:
+        tracker.log_metrics(metrics, run_id=run_id)
+        return log.log_model(tracker, file, artifact_path, metadata=record, files=files, run_id=run_id)
 
-    if tracker.active_run_id is not None:
-        return logged()
+    if (active := tracker.active_run_id) is not None:
+        return logged(active)
     tags = {"phase": "export", "model": found.model_type or "unknown"}
     with tracker.run("export-onnx", tags, parent_run_id=_parent(tracker, found.run_id)):
-        return logged()
+        return logged(tracker.active_run_id)
 
 
 def _parent(tracker: ModelTracker, run_id: str | None) -> str | None:

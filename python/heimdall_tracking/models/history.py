@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from .._native import Run
@@ -16,25 +17,29 @@ LONGEST_TAG = 5000
 
 
 class Histories:
-    """The models of a tracker's active runs, as their tag lists them."""
+    """The models of a tracker's runs, as their tags list them."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._entries: dict[str, list[dict[str, Any]]] = {}
 
-    def add(self, info: ModelInfo, active: Iterable[str], before: Run | None) -> str:
+    def add(
+        self, info: ModelInfo, before: Callable[[str], Run | None], set_tag: Callable[[str, str], object]
+    ) -> None:
         """Add a model to those of its run.
 
         Args:
-            info: The model, just logged in an active run.
-            active: Ids of the active runs; all others are forgotten.
-            before: The run as the store had it when it was resumed; None for a new run.
-
-        Returns:
-            The tag's new value.
+            info: The model, just logged.
+            before: Returns the run as it was before this tracker logged to it; None for a new run.
+            set_tag: Sets a tag of the run.
         """
-        self._entries = {run_id: entries for run_id, entries in self._entries.items() if run_id in active}
+        with self._lock:
+            set_tag(HISTORY, self._with(info, before))
+
+    def _with(self, info: ModelInfo, before: Callable[[str], Run | None]) -> str:
         if info.run_id not in self._entries:
-            self._entries[info.run_id] = listed(before.tags.get(HISTORY, "[]")) if before else []
+            run = before(info.run_id)
+            self._entries[info.run_id] = listed(run.tags.get(HISTORY, "[]")) if run else []
         flavors = {
             name: {key: value for key, value in flavor.items() if key != "config"}
             for name, flavor in info.flavors.items()

@@ -209,4 +209,4 @@ def config_of(folder: Path) -> dict[str, Any] | None:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return config if isinstance(config, dict) and "receivers" in config else None
+    return config if isinstance(config, dict) and {"receivers", "backbone"} & {*config} else None

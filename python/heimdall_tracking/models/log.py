@@ -1,8 +1,9 @@
-"""A model into the artifacts of the active run, and from there into the registry."""
+"""A model into the artifacts of a run, and from there into the registry."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -13,12 +14,12 @@ from typing import Any
 from ..errors import InvalidInputError, RunStateError
 from . import onnx, pytorch
 from .folder import ModelInfo, finish
-from .history import HISTORY, Histories
-from .protocol import ModelTracker
+from .history import Histories
+from .protocol import ModelLogger
 
 
 def log_model(
-    tracker: ModelTracker,
+    tracker: ModelLogger,
     model: Any,
     artifact_path: str = "model",
     *,
@@ -31,11 +32,13 @@ def log_model(
     pip_requirements: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     serialization: pytorch.Serialization = "auto",
+    run_id: str | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> ModelInfo:
     """Log a model: see `MLflowTracker.log_model`. `files` are further ones for its folder, by name."""
     path = artifact_path.strip("/")
-    run_id = tracker.active_run_id
+    if run_id is None:
+        run_id = tracker.active_run_id
     if run_id is None:
         raise RunStateError("no run is active: call start_run() before log_model()")
     if not path:
@@ -50,8 +53,10 @@ def log_model(
         else:
             native = native_module(model)
             if native is not None:
-                # These files are for the wheel of the network.
-                sys.modules["heimdall_training"].save_model(model, folder)
+                # These files are for the wheel of the network; big weights are not written once more.
+                training = sys.modules["heimdall_training"]
+                if training.models.is_described(model):
+                    training.save_model(model, folder, weights=native.input_name == "rss")
                 model, serialization = native, "torchscript"
                 input_example = native.example(2) if input_example is None else input_example
                 output_names = output_names or native.output_names
@@ -76,10 +81,13 @@ def log_model(
             metadata=metadata,
         )
         # The call copies the folder into the journal before it returns: the temporary folder may go.
-        tracker.log_artifacts_dir(folder, path)
-    if tracker._models is None:
-        tracker._models = Histories()
-    tracker.set_tag(HISTORY, tracker._models.add(info, tracker.active_run_ids, tracker._resumed_from()))
+        upload = tracker.log_artifacts_dir(folder, path, run_id=run_id)
+        if (error := getattr(upload, "error", None)) is not None:
+            # A model without its files is none.
+            raise error
+    # Of two threads only one may make them.
+    histories: Histories = vars(tracker).setdefault("_models", Histories())
+    histories.add(info, tracker._before, functools.partial(tracker.set_tag, run_id=run_id))
     # Only one rank of a distributed training registers.
     if registered_model_name is None or tracker.status().mode == "silent":
         return info
@@ -95,7 +103,10 @@ def native_module(model: Any) -> Any:
     For anything else this is None.
     """
     training = sys.modules.get("heimdall_training")
-    if training is None or not isinstance(model, training.RssLocalizationNet):
+    if training is None:
+        return None
+    ours = (training.RssLocalizationNet, training.LocalizationNet, training.TorchLocalizationNet)
+    if not isinstance(model, ours):
         return None
     return training.as_module(model)
 

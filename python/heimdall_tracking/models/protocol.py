@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .history import Histories
-
 if TYPE_CHECKING:
     from .._native import BestRun, ModelVersion, Run, Status
 
@@ -22,10 +20,8 @@ class Downloader(Protocol):
         """Download artifacts, and return their local path."""
 
 
-class ModelTracker(Downloader, Protocol):
-    """The members of `MLflowTracker` that this package uses; its documentation is theirs too."""
-
-    _models: Histories | None
+class ModelLogger(Downloader, Protocol):
+    """The members of `MLflowTracker` that `log_model` uses; its documentation is theirs too."""
 
     @property
     def experiment_name(self) -> str:
@@ -35,26 +31,25 @@ class ModelTracker(Downloader, Protocol):
     def active_run_id(self) -> str | None:
         """Id of the active run."""
 
-    @property
-    def active_run_ids(self) -> list[str]:
-        """Ids of the active runs."""
-
-    def run(
-        self,
-        run_name: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        nested: bool = False,
-        parent_run_id: str | None = None,
-    ) -> AbstractContextManager[object]:
-        """Run for a `with` block."""
-
-    def set_tag(self, key: str, value: Any) -> None:
+    def set_tag(self, key: str, value: Any, run_id: str | None = None) -> None:
         """Set a tag."""
 
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+    def log_metrics(
+        self,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        timestamp: int | None = None,
+        run_id: str | None = None,
+    ) -> None:
         """Log metrics."""
 
-    def log_artifacts_dir(self, local_dir: str | PathLike[str], artifact_path: str | None) -> object:
+    def log_artifacts_dir(
+        self,
+        local_dir: str | PathLike[str],
+        artifact_path: str | None,
+        immutable: bool = False,
+        run_id: str | None = None,
+    ) -> object:
         """Log a folder."""
 
     def status(self) -> Status:
@@ -88,4 +83,17 @@ class ModelTracker(Downloader, Protocol):
         """Put a version into a stage."""
 
     def _check_artifact_file(self, artifact_file: str) -> None: ...
-    def _resumed_from(self) -> Run | None: ...
+    def _before(self, run_id: str) -> Run | None: ...
+
+
+class ModelTracker(ModelLogger, Protocol):
+    """The members of `MLflowTracker` that this package uses; its documentation is theirs too."""
+
+    def run(
+        self,
+        run_name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        nested: bool = False,
+        parent_run_id: str | None = None,
+    ) -> AbstractContextManager[object]:
+        """Run for a `with` block."""

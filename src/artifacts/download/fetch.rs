@@ -23,8 +23,8 @@ use futures_util::{StreamExt, TryStreamExt, future, stream};
 use tokio::sync::Semaphore;
 
 use super::{
-    finished::Finished,
-    part_file::{Begun, Landing, is_part},
+    completed::CompletedFiles,
+    part_file::{PartFile, RemoteVersion, is_part},
 };
 use crate::{
     artifacts::{
@@ -34,7 +34,7 @@ use crate::{
         store::{ArtifactStore, Content, FileInfo, FileState},
     },
     mlflow::artifact_path::ArtifactPath,
-    net::retry::{Backoff, retry},
+    net::retry::{Backoff, retry_transient},
 };
 
 /// Length of a range.
@@ -62,12 +62,12 @@ pub(crate) async fn download(
     path: &ArtifactPath,
     dst: &Path,
 ) -> Result<PathBuf, ArtifactError> {
-    let files = patiently(|| store.files(path)).await?;
+    let files = with_retries(|| store.files(path)).await?;
     let (files, is_folder) = match files.is_empty() {
         false => (artifacts(files), true),
         true if path.as_str().is_empty() => (files, true),
         true => {
-            let state = patiently(|| store.head(path)).await?;
+            let state = with_retries(|| store.head(path)).await?;
             let (path, size) = (path.clone(), Some(state.size));
             (vec![FileInfo { path, size }], false)
         }
@@ -77,17 +77,17 @@ pub(crate) async fn download(
     let root = dst.canonicalize().map_err(failed)?;
     check_names(&files, dst)?;
     let room = Semaphore::new(TOGETHER);
-    let finished = is_folder.then(|| Finished::of(&root, path));
+    let completed = is_folder.then(|| CompletedFiles::load(&root, path));
     let fetches = files.into_iter().map(|info| {
-        let (store, root, finished, room) = (&*store, &root, finished.as_ref(), &room);
-        async move { fetch(store, &info, root, finished, room).await }
+        let (store, root, completed, room) = (&*store, &root, completed.as_ref(), &room);
+        async move { fetch(store, &info, root, completed, room).await }
     });
     stream::iter(fetches)
         .buffer_unordered(TOGETHER)
         .try_collect::<Vec<()>>()
         .await?;
-    if let Some(finished) = finished {
-        finished.end();
+    if let Some(completed) = completed {
+        completed.remove();
     }
     let target = below(&root, path);
     if is_folder {
@@ -150,7 +150,7 @@ async fn fetch(
     store: &dyn ArtifactStore,
     info: &FileInfo,
     root: &Path,
-    finished: Option<&Finished>,
+    completed: Option<&CompletedFiles>,
     room: &Semaphore,
 ) -> Result<(), ArtifactError> {
     let folder = folder_of(root, &info.path)?;
@@ -164,27 +164,27 @@ async fn fetch(
         let state = if info.size.unwrap_or_default() <= RANGE && !is_second {
             None
         } else {
-            Some(patiently(|| store.head(&info.path)).await?)
+            Some(with_retries(|| store.head(&info.path)).await?)
         };
         let version = state.as_ref().and_then(|state| state.version.clone());
-        let noted = finished.zip(version);
-        if let Some((finished, version)) = &noted
-            && finished.has(&info.path, version, &target)
+        let noted = completed.zip(version);
+        if let Some((completed, version)) = &noted
+            && completed.has(&info.path, version, &target)
         {
             return Ok(());
         }
         // Each attempt has a new place: bytes of a damaged file are thrown away.
-        let landing = Landing::take(&folder, &info.path).map_err(failed)?;
-        let length = match arrive(store, info, state, &landing, room).await {
+        let part_file = PartFile::take(&folder, &info.path).map_err(failed)?;
+        let length = match fetch_to_part(store, info, state, &part_file, room).await {
             Err(error @ ArtifactError::Damaged { .. }) => {
-                landing.clear();
+                part_file.discard();
                 return Err(error);
             }
             arrived => arrived?,
         };
-        landing.publish(&target, length).map_err(failed)?;
-        if let Some((finished, version)) = &noted {
-            finished.add(&info.path, length, version, &target);
+        part_file.publish(&target, length).map_err(failed)?;
+        if let Some((completed, version)) = &noted {
+            completed.add(&info.path, length, version, &target);
         }
         Ok(())
     };
@@ -192,19 +192,19 @@ async fn fetch(
         // The bytes were usually damaged in transit, or the file was replaced meanwhile.
         Err(ArtifactError::Damaged { .. }) => attempt(true).await,
         // This is the mark of an empty folder.
-        Err(ArtifactError::NotFound { .. }) if finished.is_some() && info.size == Some(0) => {
+        Err(ArtifactError::NotFound { .. }) if completed.is_some() && info.size == Some(0) => {
             fs::create_dir_all(&target).map_err(failed)
         }
-        settled => settled,
+        outcome => outcome,
     }
 }
 
 /// Fetches a file to beside its target, compares it with the store's checksum, and returns its length.
-async fn arrive(
+async fn fetch_to_part(
     store: &dyn ArtifactStore,
     info: &FileInfo,
     state: Option<FileState>,
-    landing: &Landing,
+    part_file: &PartFile,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
     let size = state.as_ref().map(|state| state.size);
@@ -215,10 +215,10 @@ async fn arrive(
             version: Some(version),
             ..
         }) => {
-            let checksum = patiently(|| store.checksum(&info.path, Some(&version))).await?;
+            let checksum = with_retries(|| store.checksum(&info.path, Some(&version))).await?;
             let crc = checksum.as_ref().and_then(Checksum::crc);
-            let begun = Begun::new(size, &version, checksum.is_some());
-            let crcs = fetch_in_ranges(store, &info.path, &begun, landing, crc, room).await?;
+            let remote = RemoteVersion::new(size, &version, checksum.is_some());
+            let crcs = fetch_in_ranges(store, &info.path, &remote, part_file, crc, room).await?;
             match checksum {
                 Some(checksum) if crc.is_some() => {
                     // This takes a second for 100 GiB.
@@ -228,13 +228,13 @@ async fn arrive(
                         .unwrap_or_else(|panic| Err(panic.to_string()));
                     compared.map_err(|reason| damaged(store.uri(), &info.path, reason))?;
                 }
-                Some(checksum) => compare(store, &info.path, landing, size, checksum).await?,
+                Some(checksum) => compare(store, &info.path, part_file, size, checksum).await?,
                 None => {}
             }
             size
         }
         // A file without a version cannot be fetched in ranges, because a newer version would not be noticed.
-        _ => fetch_whole(store, &info.path, size, landing, room).await?,
+        _ => fetch_whole(store, &info.path, size, part_file, room).await?,
     };
     if length == size {
         Ok(length)
@@ -252,11 +252,11 @@ async fn arrive(
 async fn compare(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
-    landing: &Landing,
+    part_file: &PartFile,
     length: u64,
     checksum: Checksum,
 ) -> Result<(), ArtifactError> {
-    let content = pieces(Arc::clone(landing.file()), 0..length, CHUNK).map_err(|error| {
+    let content = pieces(Arc::clone(part_file.file()), 0..length, CHUNK).map_err(|error| {
         damaged(
             store.uri(),
             path,
@@ -298,13 +298,13 @@ async fn fetch_whole(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
     size: u64,
-    landing: &Landing,
+    part_file: &PartFile,
     room: &Semaphore,
 ) -> Result<u64, ArtifactError> {
-    let failed = |source| io_error(path, landing.path(), source);
+    let failed = |source| io_error(path, part_file.path(), source);
     let _permit = room.acquire().await;
-    patiently(|| async {
-        let file = landing.begin().map_err(failed)?;
+    with_retries(|| async {
+        let file = part_file.restart().map_err(failed)?;
         let content = store.read(path, None, None).await?;
         let (length, _) = write(content, file, 0..size, None, failed).await?;
         Ok(length)
@@ -317,15 +317,15 @@ async fn fetch_whole(
 async fn fetch_in_ranges(
     store: &dyn ArtifactStore,
     path: &ArtifactPath,
-    begun: &Begun,
-    landing: &Landing,
+    remote: &RemoteVersion,
+    part_file: &PartFile,
     crc: Option<CrcAlgorithm>,
     room: &Semaphore,
 ) -> Result<Vec<(u64, u64)>, ArtifactError> {
-    let failed = |source| io_error(path, landing.path(), source);
-    let (file, done) = landing.go_on(begun).map_err(failed)?;
-    let ranges = (0..begun.size.div_ceil(RANGE)).map(|number| {
-        let range = number * RANGE..begun.size.min((number + 1) * RANGE);
+    let failed = |source| io_error(path, part_file.path(), source);
+    let (file, done) = part_file.resume(remote).map_err(failed)?;
+    let ranges = (0..remote.size.div_ceil(RANGE)).map(|number| {
+        let range = number * RANGE..remote.size.min((number + 1) * RANGE);
         let expected = range.end - range.start;
         let is_noted = done.contains(&number);
         async move {
@@ -337,9 +337,9 @@ async fn fetch_in_ranges(
                     return Ok::<_, ArtifactError>((number, (crc, expected)));
                 }
             }
-            let crc = patiently(|| async {
+            let crc = with_retries(|| async {
                 let content = store
-                    .read(path, Some(range.clone()), Some(&begun.version))
+                    .read(path, Some(range.clone()), Some(&remote.version))
                     .await?;
                 let (arrived, crc) = write(content, file, range.clone(), crc, failed).await?;
                 if arrived == expected {
@@ -350,7 +350,7 @@ async fn fetch_in_ranges(
                 }
             })
             .await?;
-            landing.add(number);
+            part_file.add(number);
             Ok((number, (crc, expected)))
         }
     });
@@ -419,15 +419,11 @@ async fn write(
 }
 
 /// Retries a read where waiting may help, at most [`ATTEMPTS`] times.
-async fn patiently<T, F: Future<Output = Result<T, ArtifactError>>>(
+async fn with_retries<T, F: Future<Output = Result<T, ArtifactError>>>(
     attempt: impl FnMut() -> F,
 ) -> Result<T, ArtifactError> {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    retry(attempt, |error: &ArtifactError| {
-        let goes_on = error.is_transient() && backoff.attempts() + 1 < ATTEMPTS;
-        goes_on.then(|| backoff.pause())
-    })
-    .await
+    let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    retry_transient(ATTEMPTS, backoff, attempt, ArtifactError::is_transient).await
 }
 
 #[cfg(test)]
@@ -480,8 +476,8 @@ mod tests {
         // The noted first range gets other bytes than the store has, so that the test sees which are kept.
         let mut part = vec![0; size as usize];
         part[..RANGE as usize].fill(2);
-        let begun = Begun::new(size, &state.version.unwrap(), false);
-        let note = format!("{}\n0\n1", serde_json::to_string(&begun).unwrap());
+        let remote = RemoteVersion::new(size, &state.version.unwrap(), false);
+        let note = format!("{}\n0\n1", serde_json::to_string(&remote).unwrap());
         part.extend_from_slice(note.as_bytes());
         fs::write(dst.join(name_of(&artifact("long"), "")), part).unwrap();
         let file = run(download(store(&root), &artifact("long"), &dst)).unwrap();

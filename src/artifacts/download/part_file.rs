@@ -30,14 +30,14 @@ use crate::{
 const PLACES: usize = 16;
 
 /// Longest time that the end of a failed download waits for writes in progress.
-const PATIENCE_MS: u64 = 1000;
+const WRITES_TIMEOUT_MS: u64 = 1000;
 
 /// Flag to not follow a link in the place of our own file, because a link could lead anywhere.
 pub(crate) const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
-/// First line of a note: describes the file of the ranges that follow, with a line for each range.
+/// The version of a file that the store has. It is the first line of a note; a line for each fetched range follows.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Begun {
+pub(crate) struct RemoteVersion {
     /// Length of the file in bytes.
     pub size: u64,
     /// Version of the file, as the store names it.
@@ -47,8 +47,8 @@ pub(crate) struct Begun {
     pub boot: Option<String>,
 }
 
-impl Begun {
-    /// Makes the first line for a file; `is_compared` is true where its ranges are compared with a checksum.
+impl RemoteVersion {
+    /// Describes a version; `is_compared` is true where its ranges are compared with a checksum.
     pub(crate) fn new(size: u64, version: &str, is_compared: bool) -> Self {
         let boot = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
@@ -59,9 +59,9 @@ impl Begun {
     }
 }
 
-/// The place where one file arrives.
+/// The file into which one download writes, until it is renamed to its target.
 #[derive(Debug)]
-pub(crate) struct Landing {
+pub(crate) struct PartFile {
     path: PathBuf,
     file: Arc<File>,
     /// The lock; `None` where the file system has no locks.
@@ -74,7 +74,7 @@ pub(crate) struct Landing {
     others: Vec<PathBuf>,
 }
 
-impl Landing {
+impl PartFile {
     /// Takes the first place in a folder that no other download has.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl Landing {
     ///
     /// # Errors
     /// Errors of the file system.
-    pub(crate) fn begin(&self) -> io::Result<&Arc<File>> {
+    pub(crate) fn restart(&self) -> io::Result<&Arc<File>> {
         self.stays.store(false, Ordering::Relaxed);
         if self.file.metadata()?.len() > 0 {
             self.file.set_len(0)?;
@@ -148,13 +148,13 @@ impl Landing {
     ///
     /// # Errors
     /// Errors of the file system.
-    pub(crate) fn go_on(&self, begun: &Begun) -> io::Result<(&Arc<File>, BTreeSet<u64>)> {
-        let done = match self.done(begun)? {
+    pub(crate) fn resume(&self, remote: &RemoteVersion) -> io::Result<(&Arc<File>, BTreeSet<u64>)> {
+        let done = match self.done(remote)? {
             Some(done) => done,
             None => {
-                self.begin()?.set_len(begun.size)?;
-                self.end.store(begun.size, Ordering::Relaxed);
-                self.note(&serde_json::to_string(begun)?)?;
+                self.restart()?.set_len(remote.size)?;
+                self.end.store(remote.size, Ordering::Relaxed);
+                self.note(&serde_json::to_string(remote)?)?;
                 BTreeSet::new()
             }
         };
@@ -163,8 +163,8 @@ impl Landing {
     }
 
     /// Returns the ranges that an interrupted download of the same file has noted.
-    fn done(&self, begun: &Begun) -> io::Result<Option<BTreeSet<u64>>> {
-        let mut note = self.behind(begun.size)?;
+    fn done(&self, remote: &RemoteVersion) -> io::Result<Option<BTreeSet<u64>>> {
+        let mut note = self.behind(remote.size)?;
         // A line without an end was torn, and the next line must not be written behind it.
         let end = note.iter().rposition(|byte| *byte == b'\n');
         note.truncate(end.map_or(0, |end| end + 1));
@@ -172,11 +172,11 @@ impl Landing {
         let mut lines = text.lines();
         let found = lines
             .next()
-            .and_then(|line| serde_json::from_str::<Begun>(line).ok());
-        if found.as_ref() != Some(begun) {
+            .and_then(|line| serde_json::from_str::<RemoteVersion>(line).ok());
+        if found.as_ref() != Some(remote) {
             return Ok(None);
         }
-        let end = begun.size + text.len() as u64;
+        let end = remote.size + text.len() as u64;
         self.file.set_len(end)?;
         self.end.store(end, Ordering::Relaxed);
         Ok(Some(lines.filter_map(|line| line.parse().ok()).collect()))
@@ -204,7 +204,7 @@ impl Landing {
     }
 
     /// Discards the arrived bytes.
-    pub(crate) fn clear(self) {
+    pub(crate) fn discard(self) {
         self.stays.store(false, Ordering::Relaxed);
     }
 
@@ -245,11 +245,11 @@ impl Landing {
     }
 }
 
-impl Drop for Landing {
+impl Drop for PartFile {
     fn drop(&mut self) {
         // After an error or Ctrl-C, other threads still write for a moment to the locked file: the next download should
         // find it unlocked, so this waits for them.
-        for _ in 0..PATIENCE_MS {
+        for _ in 0..WRITES_TIMEOUT_MS {
             if Arc::strong_count(&self.file) == 1 + usize::from(self.lock.is_some()) {
                 break;
             }
@@ -279,6 +279,7 @@ fn is_foreign(error: &io::Error, place: &Path) -> bool {
 
 enum Lock {
     Taken(FileLock),
+    /// Another download has the place.
     OfAnother,
     /// The file system has no locks.
     Unknown,
@@ -330,10 +331,10 @@ mod tests {
     fn everybody_has_a_place_and_takes_over_what_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("a/file").unwrap();
-        let begun = Begun::new(20, "1", true);
+        let remote = RemoteVersion::new(20, "1", true);
         let target = dir.path().join("file");
-        let take = || Landing::take(dir.path(), &path).unwrap();
-        let done = |landing: &Landing| landing.go_on(&begun).unwrap().1;
+        let take = || PartFile::take(dir.path(), &path).unwrap();
+        let done = |part_file: &PartFile| part_file.resume(&remote).unwrap().1;
         let (first, second) = (take(), take());
         assert_ne!(first.path(), second.path());
         assert!(done(&first).is_empty());
@@ -359,7 +360,7 @@ mod tests {
         let (first, second) = (take(), take());
         done(&second);
         second.add(2);
-        first.clear();
+        first.discard();
         drop(second);
         let again = take();
         assert_eq!(done(&again), BTreeSet::from([2]));
@@ -376,32 +377,32 @@ mod tests {
     fn what_is_of_another_version_is_not_gone_on_with() {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("file").unwrap();
-        let take = || Landing::take(dir.path(), &path).unwrap();
-        let begun = |size, version| Begun::new(size, version, true);
+        let take = || PartFile::take(dir.path(), &path).unwrap();
+        let remote = |size, version| RemoteVersion::new(size, version, true);
         for other in [
-            begun(20, "2"),
-            begun(21, "1"),
-            begun(19, "1"),
-            begun(0, "1"),
-            Begun::new(20, "1", false),
+            remote(20, "2"),
+            remote(21, "1"),
+            remote(19, "1"),
+            remote(0, "1"),
+            RemoteVersion::new(20, "1", false),
         ] {
-            let landing = take();
-            landing.go_on(&begun(20, "1")).unwrap();
-            landing.file().write_all_at(&[b'\n'; 20], 0).unwrap();
-            landing.add(0);
+            let part_file = take();
+            part_file.resume(&remote(20, "1")).unwrap();
+            part_file.file().write_all_at(&[b'\n'; 20], 0).unwrap();
+            part_file.add(0);
             assert_eq!(
-                landing.go_on(&begun(20, "1")).unwrap().1,
+                part_file.resume(&remote(20, "1")).unwrap().1,
                 BTreeSet::from([0])
             );
-            let (file, done) = landing.go_on(&other).unwrap();
+            let (file, done) = part_file.resume(&other).unwrap();
             assert!(done.is_empty());
             let mut content = vec![1; other.size as usize];
             file.read_exact_at(&mut content, 0).unwrap();
             assert!(content.iter().all(|byte| *byte == 0));
             // The file is whole, and then has no note: there is nothing to continue either.
-            assert!(landing.begin().unwrap().metadata().unwrap().len() == 0);
-            assert!(landing.go_on(&other).unwrap().1.is_empty());
-            landing.clear();
+            assert!(part_file.restart().unwrap().metadata().unwrap().len() == 0);
+            assert!(part_file.resume(&other).unwrap().1.is_empty());
+            part_file.discard();
             assert!(names(dir.path()).is_empty());
         }
     }
@@ -414,15 +415,15 @@ mod tests {
         fs::write(&outside, "old").unwrap();
         let place = dir.path().join(name_of(&path, ""));
         std::os::unix::fs::symlink(&outside, &place).unwrap();
-        let landing = Landing::take(dir.path(), &path).unwrap();
-        assert_eq!(landing.path(), place);
-        landing.go_on(&Begun::new(1, "", true)).unwrap();
+        let part_file = PartFile::take(dir.path(), &path).unwrap();
+        assert_eq!(part_file.path(), place);
+        part_file.resume(&RemoteVersion::new(1, "", true)).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
-        landing.clear();
+        part_file.discard();
         // The same holds for a file that shares its bytes with another name.
         fs::hard_link(&outside, &place).unwrap();
-        let landing = Landing::take(dir.path(), &path).unwrap();
-        landing.go_on(&Begun::new(1, "", true)).unwrap();
+        let part_file = PartFile::take(dir.path(), &path).unwrap();
+        part_file.resume(&RemoteVersion::new(1, "", true)).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
     }
 
@@ -430,22 +431,24 @@ mod tests {
     fn what_comes_to_nothing_is_gone_on_with() {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("file").unwrap();
-        let take = || Landing::take(dir.path(), &path).unwrap();
-        let begun = Begun::new(20, "1", false);
-        let landing = take();
-        landing.go_on(&begun).unwrap();
-        landing.add(0);
+        let take = || PartFile::take(dir.path(), &path).unwrap();
+        let remote = RemoteVersion::new(20, "1", false);
+        let part_file = take();
+        part_file.resume(&remote).unwrap();
+        part_file.add(0);
         // A folder is in the way.
         let target = dir.path().join("file");
         fs::create_dir_all(target.join("in it")).unwrap();
-        landing.publish(&target, 20).unwrap_err();
+        part_file.publish(&target, 20).unwrap_err();
         // The store cannot tell the file's version.
         drop(take());
-        let landing = take();
-        assert_eq!(landing.go_on(&begun).unwrap().1, BTreeSet::from([0]));
+        let part_file = take();
+        assert_eq!(part_file.resume(&remote).unwrap().1, BTreeSet::from([0]));
         // A file that is shorter than it should be has lost bytes.
-        landing.file().set_len(19).unwrap();
-        landing.publish(&dir.path().join("short"), 20).unwrap_err();
+        part_file.file().set_len(19).unwrap();
+        part_file
+            .publish(&dir.path().join("short"), 20)
+            .unwrap_err();
         assert!(!dir.path().join("short").exists());
     }
 
@@ -453,14 +456,16 @@ mod tests {
     fn what_has_come_to_the_place_of_a_download_is_not_taken_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("file").unwrap();
-        let landing = Landing::take(dir.path(), &path).unwrap();
-        landing.go_on(&Begun::new(20, "1", true)).unwrap();
+        let part_file = PartFile::take(dir.path(), &path).unwrap();
+        part_file
+            .resume(&RemoteVersion::new(20, "1", true))
+            .unwrap();
         // An artifact has the same name as the place.
         let other = dir.path().join("other");
         fs::write(&other, [7; 20]).unwrap();
-        fs::rename(&other, landing.path()).unwrap();
+        fs::rename(&other, part_file.path()).unwrap();
         let target = dir.path().join("file");
-        landing.publish(&target, 20).unwrap_err();
+        part_file.publish(&target, 20).unwrap_err();
         assert!(!target.exists());
     }
 
@@ -468,15 +473,17 @@ mod tests {
     fn what_is_still_written_has_its_lock_until_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = ArtifactPath::parse("file").unwrap();
-        let landing = Landing::take(dir.path(), &path).unwrap();
-        landing.go_on(&Begun::new(20, "1", true)).unwrap();
-        let (place, file) = (landing.path().to_owned(), Arc::clone(landing.file()));
+        let part_file = PartFile::take(dir.path(), &path).unwrap();
+        part_file
+            .resume(&RemoteVersion::new(20, "1", true))
+            .unwrap();
+        let (place, file) = (part_file.path().to_owned(), Arc::clone(part_file.file()));
         let writer = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
             file.write_all_at(&[1; 20], 0).unwrap();
         });
-        drop(landing);
-        let again = Landing::take(dir.path(), &path).unwrap();
+        drop(part_file);
+        let again = PartFile::take(dir.path(), &path).unwrap();
         assert_eq!(again.path(), place);
         writer.join().unwrap();
     }

@@ -13,40 +13,41 @@ use object_store::{
 use reqwest::{Method, header::HeaderMap};
 use serde::Deserialize;
 
-use super::failure::{OtherChecksum, Refusal};
+use super::failure::{ChecksumMismatch, Refusal};
 use crate::{artifacts::checksum::Checksum, net::tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which a silent connection is given up.
-const SILENCE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest error that is read.
-const MAX_ERROR: usize = 64 << 10;
+const MAX_ERROR_BODY: usize = 64 << 10;
 /// Codes by which stores report a missing object.
 const NO_OBJECT: [&str; 2] = ["NoSuchKey", "BlobNotFound"];
 /// Headers of the checksum that a store has of the received bytes; requests announce it under the same names.
 const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"];
 
+/// The body of an error.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct ErrorBody {
     code: String,
     #[serde(default)]
     message: String,
 }
 
 /// Returns a client for object stores that has not connected yet, or the reason why certificates cannot be read. Gives
-/// up a request whose answer has not begun after `patience`.
+/// up a request whose answer has not begun after `read_timeout`.
 pub(crate) fn http_client(
     insecure_tls: bool,
     ca_bundle: Option<&Path>,
-    patience: Duration,
+    read_timeout: Duration,
 ) -> Result<reqwest::Client, String> {
     tls::install();
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(patience)
-        .tcp_keepalive(SILENCE / 2)
-        .pool_idle_timeout(SILENCE)
+        .read_timeout(read_timeout)
+        .tcp_keepalive(IDLE_TIMEOUT / 2)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .http1_only()
         .user_agent(concat!("heimdall-tracking/", env!("CARGO_PKG_VERSION")))
         // A signature is for one host, so redirects are not followed: a store that has moved says so in its error.
@@ -54,7 +55,7 @@ pub(crate) fn http_client(
         .tls_danger_accept_invalid_certs(insecure_tls);
     #[cfg(target_os = "linux")]
     {
-        builder = builder.tcp_user_timeout(SILENCE);
+        builder = builder.tcp_user_timeout(IDLE_TIMEOUT);
     }
     if let Some(path) = ca_bundle {
         let certificates = tls::certificates(path);
@@ -71,7 +72,7 @@ pub(crate) struct Connector(Service);
 impl Connector {
     /// Makes a client that has not connected yet; fails with the reason where certificates cannot be read.
     pub(crate) fn new(insecure_tls: bool, ca_bundle: Option<&Path>) -> Result<Self, String> {
-        let client = http_client(insecure_tls, ca_bundle, SILENCE * 5)?;
+        let client = http_client(insecure_tls, ca_bundle, IDLE_TIMEOUT * 5)?;
         Ok(Self(Service(client)))
     }
 }
@@ -92,7 +93,7 @@ impl HttpService for Service {
         let has_sum = sent.is_some() || request.headers().contains_key("x-amz-checksum-algorithm");
         let is_head = request.method() == Method::HEAD;
         let mut response = self.0.call(request).await?;
-        if let Some(checksum) = Checksum::told(response.headers()) {
+        if let Some(checksum) = Checksum::from_headers(response.headers()) {
             response.extensions_mut().insert(checksum);
         }
         if let Some((name, sent)) = sent
@@ -100,9 +101,9 @@ impl HttpService for Service {
             && let Some((_, found)) = checksum(response.headers(), &[name])
             && found != sent
         {
-            let lie = OtherChecksum { name, sent, found };
+            let mismatch = ChecksumMismatch { name, sent, found };
             // Bytes that were damaged in transit are sent again.
-            return Err(HttpError::new(HttpErrorKind::Interrupted, lie));
+            return Err(HttpError::new(HttpErrorKind::Interrupted, mismatch));
         }
         let status = response.status();
         // An answer to HEAD has no body to read.
@@ -127,12 +128,12 @@ impl HttpService for Service {
         }
         let (parts, body) = response.into_parts();
         let bytes = body.bytes().await?;
-        match answer(&bytes) {
-            Some(answer) if parts.status != 404 || !NO_OBJECT.contains(&answer.code.as_str()) => {
+        match error_body(&bytes) {
+            Some(error) if parts.status != 404 || !NO_OBJECT.contains(&error.code.as_str()) => {
                 let refusal = Refusal {
                     status: parts.status.as_u16(),
-                    code: answer.code,
-                    message: answer.message,
+                    code: error.code,
+                    message: error.message,
                     says_nothing: false,
                 };
                 Err(HttpError::new(HttpErrorKind::Unknown, refusal))
@@ -153,8 +154,8 @@ fn checksum(headers: &HeaderMap, names: &[&'static str]) -> Option<(&'static str
     })
 }
 
-fn answer(body: &[u8]) -> Option<Answer> {
-    let text = std::str::from_utf8(body.get(..body.len().min(MAX_ERROR))?).ok()?;
+fn error_body(body: &[u8]) -> Option<ErrorBody> {
+    let text = std::str::from_utf8(body.get(..body.len().min(MAX_ERROR_BODY))?).ok()?;
     // Azure's answers begin with a byte-order mark.
     quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).ok()
 }
@@ -175,10 +176,10 @@ mod tests {
                 "AuthenticationFailed",
             ),
         ] {
-            assert_eq!(answer(body.as_bytes()).unwrap().code, code);
+            assert_eq!(error_body(body.as_bytes()).unwrap().code, code);
         }
         for body in ["", "{}", "<html>Forbidden</html>", "<Error>"] {
-            assert!(answer(body.as_bytes()).is_none(), "{body}");
+            assert!(error_body(body.as_bytes()).is_none(), "{body}");
         }
     }
 }

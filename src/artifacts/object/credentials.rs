@@ -21,56 +21,56 @@ use tokio::sync::Mutex;
 use crate::net::secret::Secret;
 
 /// Time before their expiry at which keys are fetched anew; botocore does the same.
-const EARLY: TimeDelta = TimeDelta::minutes(10);
+const REFRESH_BEFORE_EXPIRY: TimeDelta = TimeDelta::minutes(10);
 /// Longest time that a program may take to print keys.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between two checks that the program has ended.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// No credentials were found in any of the known places.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Missing(#[source] object_store::Error);
+pub(crate) struct MissingCredentials(#[source] object_store::Error);
 
-/// Credentials that report when there are none.
+/// Credentials whose error says [`MissingCredentials`] where there are none.
 #[derive(Debug)]
-pub(crate) struct Credentials(AwsCredentialProvider);
+pub(crate) struct CheckedCredentials(AwsCredentialProvider);
 
-impl Credentials {
+impl CheckedCredentials {
     pub(crate) fn wrap(provider: &AwsCredentialProvider) -> AwsCredentialProvider {
         Arc::new(Self(Arc::clone(provider)))
     }
 }
 
 #[async_trait]
-impl CredentialProvider for Credentials {
+impl CredentialProvider for CheckedCredentials {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let found = self.0.get_credential().await;
         found.map_err(|error| object_store::Error::Generic {
             store: "S3",
-            source: Box::new(Missing(error)),
+            source: Box::new(MissingCredentials(error)),
         })
     }
 }
 
-/// Keys that a program prints, which `credential_process` of a profile names.
+/// ProcessOutput that a program prints, which `credential_process` of a profile names.
 ///
 /// The format is described at <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>.
-pub(crate) struct Printed {
+pub(crate) struct ProcessCredentials {
     command: Secret,
-    kept: Mutex<Option<Kept>>,
+    cached: Mutex<Option<CachedCredential>>,
 }
 
-struct Kept {
+struct CachedCredential {
     credential: Arc<AwsCredential>,
     expires: Option<DateTime<Utc>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Keys {
+struct ProcessOutput {
     version: u64,
     access_key_id: String,
     secret_access_key: String,
@@ -78,31 +78,33 @@ struct Keys {
     expiration: Option<DateTime<Utc>>,
 }
 
-impl Printed {
-    pub(crate) fn by(command: Secret) -> Self {
+impl ProcessCredentials {
+    pub(crate) fn new(command: Secret) -> Self {
         Self {
             command,
-            kept: Mutex::default(),
+            cached: Mutex::default(),
         }
     }
 }
 
-impl fmt::Debug for Printed {
+impl fmt::Debug for ProcessCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Printed")
+        f.write_str("ProcessCredentials")
     }
 }
 
 #[async_trait]
-impl CredentialProvider for Printed {
+impl CredentialProvider for ProcessCredentials {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let mut kept = self.kept.lock().await;
-        if let Some(kept) = &*kept
-            && kept.expires.is_none_or(|at| at - Utc::now() > EARLY)
+        let mut cached = self.cached.lock().await;
+        if let Some(cached) = &*cached
+            && cached
+                .expires
+                .is_none_or(|at| at - Utc::now() > REFRESH_BEFORE_EXPIRY)
         {
-            return Ok(Arc::clone(&kept.credential));
+            return Ok(Arc::clone(&cached.credential));
         }
         let command = self.command.clone();
         let printed = tokio::task::spawn_blocking(move || read(&command)).await;
@@ -116,7 +118,7 @@ impl CredentialProvider for Printed {
             secret_key: keys.secret_access_key,
             token: keys.session_token,
         });
-        *kept = Some(Kept {
+        *cached = Some(CachedCredential {
             credential: Arc::clone(&credential),
             expires: keys.expiration,
         });
@@ -126,21 +128,21 @@ impl CredentialProvider for Printed {
 
 /// Returns the keys that a program prints, or the reason why there are none. The reason has no word of the program's
 /// output, which may be secret.
-fn read(command: &Secret) -> Result<Keys, String> {
+fn read(command: &Secret) -> Result<ProcessOutput, String> {
     let output = output(command).map_err(|error| {
         format!(
             "the program of the profile's credential_process gives no keys: {error}; try it by hand"
         )
     })?;
-    match serde_json::from_slice::<Keys>(&output) {
+    match serde_json::from_slice::<ProcessOutput>(&output) {
         Ok(keys) if keys.version == 1 => Ok(keys),
         Ok(keys) => Err(format!(
-            "the program of the profile's credential_process prints keys of version {}, and 1 is what is known",
+            "the program of the profile's credential_process prints keys of version {}: it must be 1",
             keys.version
         )),
         Err(error) => Err(format!(
-            "what the program of the profile's credential_process prints is not what AWS's tools take ({:?} error in \
-             line {}, column {})",
+            "the output of the profile's credential_process must be JSON as AWS's tools read it ({:?} error in line {}, \
+             column {})",
             error.classify(),
             error.line(),
             error.column()
@@ -161,15 +163,15 @@ fn output(command: &Secret) -> io::Result<Vec<u8>> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > PROCESS_TIMEOUT {
             child.kill()?;
             child.wait()?;
-            let seconds = PATIENCE.as_secs();
+            let seconds = PROCESS_TIMEOUT.as_secs();
             return Err(io::Error::other(format!(
                 "it has not ended within {seconds} s"
             )));
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     };
     if !status.success() {
         return Err(io::Error::other(format!("it has ended with {status}")));

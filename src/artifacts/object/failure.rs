@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use super::credentials::Missing;
+use super::credentials::MissingCredentials;
 
 /// A refusal by a store, with one of its codes.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub(crate) struct Refusal {
 #[error(
     "the store has {found} where {sent} was sent ({name}): the bytes were damaged on their way or in the store"
 )]
-pub(crate) struct OtherChecksum {
+pub(crate) struct ChecksumMismatch {
     pub name: &'static str,
     pub sent: String,
     pub found: String,
@@ -81,10 +81,10 @@ pub enum ObjectFailure {
     Checksum(#[source] object_store::Error),
     /// The store no longer knows an upload in parts.
     #[error("the store no longer knows the parts that were sent ({0})")]
-    PartsGone(String),
+    UploadGone(String),
     /// The store does not know the kind of checksum, or computes another one for the whole file.
-    #[error("the store does not know CRC-64/NVME as it is")]
-    SumUnknown,
+    #[error("the store does not know the checksum CRC-64/NVME")]
+    ChecksumUnsupported,
     /// The store refuses for another reason.
     #[error("the store refuses this: {0}")]
     Refused(#[source] object_store::Error),
@@ -100,12 +100,12 @@ impl ObjectFailure {
             | Self::Clock(_)
             | Self::Bucket(_)
             | Self::Checksum(_)
-            | Self::PartsGone(_) => true,
+            | Self::UploadGone(_) => true,
             // In the answer to HEAD, an expired token is nothing more than a 400.
             Self::Refused(error) => {
                 find::<Refusal>(error).is_some_and(|refusal| refusal.says_nothing)
             }
-            Self::Forbidden(_) | Self::SumUnknown => false,
+            Self::Forbidden(_) | Self::ChecksumUnsupported => false,
         }
     }
 
@@ -122,7 +122,7 @@ impl ObjectFailure {
 impl From<object_store::Error> for ObjectFailure {
     fn from(error: object_store::Error) -> Self {
         use object_store::Error as E;
-        if find::<Missing>(&error).is_some() {
+        if find::<MissingCredentials>(&error).is_some() {
             return Self::NoCredentials(error);
         }
         if let Some(refusal) = find::<Refusal>(&error) {
@@ -131,7 +131,7 @@ impl From<object_store::Error> for ObjectFailure {
                 "RequestTimeTooSkewed" => Self::Clock(said),
                 "NoSuchBucket" | "ContainerNotFound" => Self::Bucket(said),
                 "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "InvalidBlockList" => {
-                    Self::PartsGone(said)
+                    Self::UploadGone(said)
                 }
                 "BadDigest"
                 | "XAmzContentSHA256Mismatch"
@@ -147,7 +147,7 @@ impl From<object_store::Error> for ObjectFailure {
                 _ => Self::Refused(error),
             };
         }
-        if find::<OtherChecksum>(&error).is_some() {
+        if find::<ChecksumMismatch>(&error).is_some() {
             return Self::Checksum(error);
         }
         match &error {
@@ -181,7 +181,7 @@ fn credentials_of(error: &object_store::Error) -> &'static str {
 }
 
 /// Returns true where only the object is missing.
-pub(crate) fn missing(error: &object_store::Error) -> bool {
+pub(crate) fn is_missing(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { .. })
 }
 

@@ -1,27 +1,84 @@
-//! Additions that S3 needs beyond the other object stores: its settings, checksums and headers.
+//! The clients of a bucket of S3 or of a compatible store: settings, checksums and headers.
 
 use std::sync::Arc;
 
 use object_store::{
-    StaticCredentialProvider,
-    aws::{self, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
+    ClientOptions, StaticCredentialProvider,
+    aws::{self, AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
 };
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
+    clients::{FullObjectCrc64, ObjectClients, not_built, retries},
     connector::Connector,
-    credentials::Printed,
-    store::{Objects, retries},
+    credentials::{CheckedCredentials, ProcessCredentials},
+    upload_list::UploadLister,
 };
-use crate::config::{s3::S3Access, uri::ObjectUri};
+use crate::{
+    config::{
+        s3::{S3Access, S3Config},
+        uri::ObjectUri,
+    },
+    mlflow::invalid::Invalid,
+};
 
-pub(crate) fn s3_builder(
-    place: &ObjectUri,
-    access: &S3Access,
-    connector: &Connector,
-) -> AmazonS3Builder {
+/// Builds the clients by the settings and the environment. Sends no request yet.
+pub(crate) fn connect(uri: &ObjectUri, settings: &S3Config) -> Result<ObjectClients, Invalid> {
+    let access = S3Access::new(settings)?;
+    let refuse = |reason: String| not_built(uri, reason);
+    let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
+    let connector = connector.map_err(refuse)?;
+    let owner = access.bucket_owner.iter();
+    let every = headers(owner.map(|owner| ("x-amz-expected-bucket-owner", owner.as_str())));
+    let every = every.map_err(refuse)?;
+    let with_headers = |headers: &HeaderMap| {
+        builder(uri, &access, &connector)
+            .with_client_options(ClientOptions::new().with_default_headers(headers.clone()))
+    };
+    let build = |builder: AmazonS3Builder| -> Result<AmazonS3, Invalid> {
+        builder.build().map_err(|error| not_built(uri, error))
+    };
+    // All clients share the credentials that the first one finds.
+    let first = build(with_headers(&every))?;
+    let credentials = CheckedCredentials::wrap(first.credentials());
+    let shared =
+        |builder: AmazonS3Builder| build(builder.with_credentials(Arc::clone(&credentials)));
+    let store = shared(with_headers(&every))?;
+
+    let arguments = access.upload_headers.iter();
+    let new = headers(arguments.map(|(name, value)| (name.as_str(), value.as_str())));
+    let mut new = new.map_err(refuse)?;
+    new.extend(every.clone());
+    let mut read = every.clone();
+    read.insert("x-amz-checksum-mode", HeaderValue::from_static("ENABLED"));
+    let full_object = |headers: &HeaderMap| {
+        shared(with_full_object_crc64(
+            with_headers(headers),
+            access.insecure_tls,
+        ))
+    };
+    let endpoint = access.endpoint_url.as_deref().unwrap_or_default();
+    let full_object = FullObjectCrc64 {
+        creating: Arc::new(full_object(&new)?),
+        parts: Arc::new(full_object(&every)?),
+        bucket: format!("{endpoint} {}", uri.bucket),
+    };
+    let has_custom_endpoint = access.endpoint_url.is_some();
+    let upload_lister = UploadLister::new(&store, &connector, every, has_custom_endpoint)
+        .map_err(|error| not_built(uri, error))?;
+    Ok(ObjectClients {
+        reading: Arc::new(shared(with_headers(&read))?),
+        creating: Arc::new(shared(with_headers(&new))?),
+        full_object: Some(full_object),
+        content_type: access.content_type,
+        upload_lister: Some(upload_lister),
+        ..ObjectClients::same(store)
+    })
+}
+
+fn builder(uri: &ObjectUri, access: &S3Access, connector: &Connector) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(&place.bucket)
+        .with_bucket_name(&uri.bucket)
         .with_allow_http(true)
         .with_checksum_algorithm(aws::Checksum::SHA256)
         .with_retry(retries())
@@ -30,18 +87,16 @@ pub(crate) fn s3_builder(
         builder = builder.with_region(region);
     }
     if let Some(endpoint) = &access.endpoint_url {
+        let endpoint = endpoint.trim_end_matches('/');
         // S3 stores other than AWS have no host name for each bucket.
         builder = builder
-            .with_endpoint(endpoint.trim_end_matches('/'))
+            .with_endpoint(endpoint)
             // Otherwise, AWS_ENDPOINT_URL_S3 would take precedence.
-            .with_config(
-                AmazonS3ConfigKey::S3Endpoint,
-                endpoint.trim_end_matches('/'),
-            )
+            .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
             .with_virtual_hosted_style_request(false);
     }
     if let Some(command) = &access.key_process {
-        builder = builder.with_credentials(Arc::new(Printed::by(command.clone())));
+        builder = builder.with_credentials(Arc::new(ProcessCredentials::new(command.clone())));
     }
     if let Some(keys) = &access.keys {
         // These keys replace the token of the environment as well, because that token belongs to other keys.
@@ -58,13 +113,10 @@ pub(crate) fn s3_builder(
     builder
 }
 
-/// Adds checksums of the kind CRC-64/NVME, from which a store computes that of the whole file when the parts are
-/// combined. Payloads that TLS protects in transit are not hashed for the signature as well; AWS's own clients do the
+/// Adds checksums of the kind CRC-64/NVME, from which a store computes that of the whole object when it joins the
+/// parts. Payloads that TLS protects in transit are not hashed for the signature as well; AWS's own clients do the
 /// same.
-pub(crate) fn with_checksums_that_add_up(
-    builder: AmazonS3Builder,
-    insecure_tls: bool,
-) -> AmazonS3Builder {
+fn with_full_object_crc64(builder: AmazonS3Builder, insecure_tls: bool) -> AmazonS3Builder {
     let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
     let is_private = endpoint.is_none_or(|url| url.starts_with("https://")) && !insecure_tls;
     let builder = builder.with_checksum_algorithm(aws::Checksum::CRC64NVME);
@@ -75,14 +127,7 @@ pub(crate) fn with_checksums_that_add_up(
     }
 }
 
-pub(crate) fn alike<T: Objects>(store: T) -> [Arc<dyn Objects>; 3] {
-    let store: Arc<dyn Objects> = Arc::new(store);
-    [Arc::clone(&store), Arc::clone(&store), store]
-}
-
-pub(crate) fn headers<'a>(
-    pairs: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<HeaderMap, String> {
+fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
         let header = HeaderName::from_bytes(name.as_bytes())

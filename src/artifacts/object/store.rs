@@ -1,75 +1,47 @@
 //! The store in a bucket of S3, Google or Azure.
 
-use std::{fs::File, ops::Range, sync::Arc, time::Duration};
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, future};
-use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult,
-    ObjectStore, ObjectStoreExt, PutOptions, PutPayload, RetryConfig,
-    aws::AmazonS3Builder,
-    azure::MicrosoftAzureBuilder,
-    gcp::GoogleCloudStorageBuilder,
-    multipart::MultipartStore,
-    path::{Error as PathError, Path as Key},
-};
-use reqwest::header::HeaderMap;
+use std::{fs::File, ops::Range, sync::Arc};
 
 use super::{
-    connector::Connector,
-    credentials::Credentials,
-    failure::{ObjectFailure, missing},
-    s3::{alike, headers, s3_builder, with_checksums_that_add_up},
-    unfinished::Listing,
+    azure,
+    clients::ObjectClients,
+    failure::{ObjectFailure, is_missing},
+    gcs, s3,
 };
 use crate::{
     artifacts::{
         buffers::Buffers,
         checksum::Checksum,
         error::{ArtifactError, damaged},
-        store::{ArtifactStore, Content, FileInfo, FileState, Unfinished, Upload, gone, staged},
+        store::{
+            ArtifactStore, Content, FileInfo, FileState, UnfinishedUpload, Upload, check_delivered,
+            open_staged, sort_by_path,
+        },
     },
     config::{
-        s3::{S3Access, S3Config},
+        s3::S3Config,
         uri::{Cloud, ObjectUri},
     },
     mlflow::{artifact_path::ArtifactPath, invalid::Invalid},
 };
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future};
+use object_store::{
+    Attribute, Attributes, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt,
+    PutOptions, PutPayload,
+    path::{Error as PathError, Path as Key},
+};
 
 /// Files up to this length are sent in one request.
-const WHOLE: u64 = 16 << 20;
-
-/// A store with both ways of writing to it.
-pub(crate) trait Objects: ObjectStore + MultipartStore {}
-impl<T: ObjectStore + MultipartStore> Objects for T {}
-
-/// Access for uploads in parts whose checksums add up to that of the whole file.
-#[derive(Debug)]
-pub(crate) struct FullObjectCrc64 {
-    /// The store with the headers for new objects.
-    pub(crate) creating: Arc<dyn Objects>,
-    pub(crate) parts: Arc<dyn Objects>,
-    /// Key under which the process remembers that a store does not know such checksums.
-    pub(crate) place: String,
-}
+const MAX_SINGLE_REQUEST: u64 = 16 << 20;
 
 /// The objects of a bucket whose keys begin with a prefix.
 #[derive(Debug)]
 pub(crate) struct ObjectArtifacts {
-    pub(crate) store: Arc<dyn Objects>,
-    /// The same store, which also requests checksums: a user with write access only may not be allowed to see them.
-    reading: Arc<dyn Objects>,
-    /// The same store with the headers for new objects.
-    pub(crate) creating: Arc<dyn Objects>,
-    pub(crate) full_object: Option<FullObjectCrc64>,
+    pub(crate) clients: ObjectClients,
     pub(crate) prefix: String,
     pub(crate) uri: String,
-    content_type: Option<String>,
-    /// False where an upload in parts cannot set the content type (Azure).
-    pub(crate) types_of_parts: bool,
-    /// Access to the list of unfinished uploads, where the store has one.
-    pub(crate) listing: Option<Listing>,
 }
 
 impl ObjectArtifacts {
@@ -77,93 +49,16 @@ impl ObjectArtifacts {
     ///
     /// # Errors
     /// [`Invalid::Setting`] for invalid values in the settings or the environment.
-    pub(crate) fn open(place: &ObjectUri, s3: &S3Config) -> Result<Self, Invalid> {
-        let refuse = |reason: String| Invalid::setting("artifact URI", place.as_str(), reason);
-        let not_built = |error: object_store::Error| refuse(error.to_string());
-        let (mut content_type, mut listing, mut full_object) = (None, None, None);
-        type Stores = [Arc<dyn Objects>; 3];
-        let [store, reading, creating]: Stores = match place.cloud {
-            Cloud::S3 => {
-                let access = S3Access::new(s3)?;
-                let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
-                let connector = connector.map_err(refuse)?;
-                let all = headers(
-                    access
-                        .bucket_owner
-                        .iter()
-                        .map(|owner| ("x-amz-expected-bucket-owner", owner.as_str())),
-                )
-                .map_err(refuse)?;
-                let build = |headers: HeaderMap| {
-                    s3_builder(place, &access, &connector)
-                        .with_client_options(ClientOptions::new().with_default_headers(headers))
-                };
-                let store = build(all.clone()).build().map_err(not_built)?;
-                let credentials = Credentials::wrap(store.credentials());
-                let with_credentials = |builder: AmazonS3Builder| {
-                    builder.with_credentials(Arc::clone(&credentials)).build()
-                };
-                let store = with_credentials(build(all.clone())).map_err(not_built)?;
-                let mut of_new = headers(
-                    access
-                        .upload_headers
-                        .iter()
-                        .map(|(name, value)| (name.as_str(), value.as_str())),
-                )
-                .map_err(refuse)?;
-                of_new.extend(all.clone());
-                let sum = |headers: &HeaderMap| {
-                    let builder = build(headers.clone());
-                    with_credentials(with_checksums_that_add_up(builder, access.insecure_tls))
-                };
-                let endpoint = access.endpoint_url.as_deref().unwrap_or_default();
-                full_object = Some(FullObjectCrc64 {
-                    creating: Arc::new(sum(&of_new).map_err(not_built)?),
-                    parts: Arc::new(sum(&all).map_err(not_built)?),
-                    place: format!("{endpoint} {}", place.bucket),
-                });
-                let creating = with_credentials(build(of_new)).map_err(not_built)?;
-                let mut of_reads = all.clone();
-                of_reads.extend(
-                    headers([("x-amz-checksum-mode", "ENABLED")].into_iter()).map_err(refuse)?,
-                );
-                let reading = with_credentials(build(of_reads)).map_err(not_built)?;
-                content_type = access.content_type;
-                let is_beside_aws = access.endpoint_url.is_some();
-                let asking = Listing::new(&store, &connector, all, is_beside_aws);
-                listing = Some(asking.map_err(not_built)?);
-                [Arc::new(store), Arc::new(reading), Arc::new(creating)]
-            }
-            Cloud::Google => {
-                let store = GoogleCloudStorageBuilder::from_env()
-                    .with_bucket_name(&place.bucket)
-                    .with_retry(retries())
-                    .with_http_connector(Connector::new(false, None).map_err(refuse)?)
-                    .build()
-                    .map_err(not_built)?;
-                alike(store)
-            }
-            Cloud::Azure => {
-                let store = MicrosoftAzureBuilder::from_env()
-                    .with_account(place.account.as_deref().unwrap_or_default())
-                    .with_container_name(&place.bucket)
-                    .with_retry(retries())
-                    .with_http_connector(Connector::new(false, None).map_err(refuse)?)
-                    .build()
-                    .map_err(not_built)?;
-                alike(store)
-            }
+    pub(crate) fn open(uri: &ObjectUri, s3: &S3Config) -> Result<Self, Invalid> {
+        let clients = match uri.cloud {
+            Cloud::S3 => s3::connect(uri, s3)?,
+            Cloud::Google => gcs::connect(uri)?,
+            Cloud::Azure => azure::connect(uri)?,
         };
         Ok(Self {
-            store,
-            reading,
-            creating,
-            full_object,
-            prefix: place.prefix.clone(),
-            uri: place.as_str().to_owned(),
-            content_type,
-            types_of_parts: place.cloud != Cloud::Azure,
-            listing,
+            clients,
+            prefix: uri.prefix.clone(),
+            uri: uri.as_str().to_owned(),
         })
     }
 
@@ -213,7 +108,7 @@ impl ObjectArtifacts {
     }
 
     pub(crate) fn failed(&self, path: &ArtifactPath, error: object_store::Error) -> ArtifactError {
-        if missing(&error) {
+        if is_missing(&error) {
             return ArtifactError::NotFound {
                 artifact: path.as_str().to_owned(),
                 store: self.uri.clone(),
@@ -244,7 +139,11 @@ impl ObjectArtifacts {
         path: &ArtifactPath,
         options: GetOptions,
     ) -> Result<GetResult, ArtifactError> {
-        let found = self.reading.get_opts(&self.key(path)?, options).await;
+        let found = self
+            .clients
+            .reading
+            .get_opts(&self.key(path)?, options)
+            .await;
         found.map_err(|error| match error {
             object_store::Error::Precondition { .. } => damaged(
                 self.uri(),
@@ -257,7 +156,7 @@ impl ObjectArtifacts {
 
     pub(crate) fn attributes(&self, path: &ArtifactPath) -> Attributes {
         let guessed = || mime_guess::from_path(path.as_str()).first_raw();
-        let content_type = self.content_type.as_deref().or_else(guessed);
+        let content_type = self.clients.content_type.as_deref().or_else(guessed);
         let mut attributes = Attributes::new();
         if let Some(content_type) = content_type {
             attributes.insert(Attribute::ContentType, content_type.to_owned().into());
@@ -273,6 +172,7 @@ impl ObjectArtifacts {
         };
         let key = self.key(upload.path)?;
         let put = self
+            .clients
             .creating
             .put_opts(&key, PutPayload::from_bytes(content), options);
         put.await.map_err(|error| self.failed(upload.path, error))?;
@@ -288,18 +188,18 @@ impl ArtifactStore for ObjectArtifacts {
     }
 
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
-        let Some(file) = staged(upload.file, upload.path, upload.size)? else {
-            return gone(self, &upload).await;
+        let Some(file) = open_staged(upload.file, upload.path, upload.size)? else {
+            return check_delivered(self, &upload).await;
         };
         match upload.size {
-            ..=WHOLE => self.put_whole(upload, file).await,
+            ..=MAX_SINGLE_REQUEST => self.put_whole(upload, file).await,
             _ => self.put_in_parts(upload, file).await,
         }
     }
 
     async fn list(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
         let key = self.key(folder)?;
-        let found = self.store.list_with_delimiter(Some(&key)).await;
+        let found = self.clients.store.list_with_delimiter(Some(&key)).await;
         let found = found.map_err(|error| self.failed(folder, error))?;
         let mut infos = Vec::new();
         for below in &found.common_prefixes {
@@ -313,13 +213,13 @@ impl ArtifactStore for ObjectArtifacts {
                 infos.push(FileInfo { path, size });
             }
         }
-        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        sort_by_path(&mut infos);
         Ok(infos)
     }
 
     async fn files(&self, folder: &ArtifactPath) -> Result<Vec<FileInfo>, ArtifactError> {
         let key = self.key(folder)?;
-        let objects = self.store.list(Some(&key));
+        let objects = self.clients.store.list(Some(&key));
         let infos = objects
             .map_err(|error| self.failed(folder, error))
             .try_filter_map(|object| {
@@ -329,12 +229,12 @@ impl ArtifactStore for ObjectArtifacts {
             })
             .try_collect::<Vec<_>>();
         let mut infos = infos.await?;
-        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        sort_by_path(&mut infos);
         Ok(infos)
     }
 
     async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
-        let meta = self.store.head(&self.key(path)?).await;
+        let meta = self.clients.store.head(&self.key(path)?).await;
         let meta = meta.map_err(|error| self.failed(path, error))?;
         Ok(FileState {
             size: meta.size,
@@ -382,12 +282,8 @@ impl ArtifactStore for ObjectArtifacts {
             });
         match checksum {
             Some(checksum) => {
-                let (store, artifact) = (self.uri.clone(), path.as_str().to_owned());
-                let damaged = |reason| ArtifactError::Damaged {
-                    artifact,
-                    store,
-                    reason,
-                };
+                let (store, path) = (self.uri.clone(), path.clone());
+                let damaged = move |reason| damaged(store, &path, reason);
                 Ok(checksum.compared(content, damaged).boxed())
             }
             None => Ok(content.boxed()),
@@ -395,43 +291,29 @@ impl ArtifactStore for ObjectArtifacts {
     }
 
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
-        match self.store.delete(&self.key(path)?).await {
-            Err(error) if missing(&error) => Ok(()),
+        match self.clients.store.delete(&self.key(path)?).await {
+            Err(error) if is_missing(&error) => Ok(()),
             deleted => deleted.map_err(|error| self.failed(path, error)),
         }
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, ArtifactError> {
-        self.uploads_not_finished().await
+    async fn unfinished_uploads(&self) -> Result<Vec<UnfinishedUpload>, ArtifactError> {
+        self.list_unfinished_uploads().await
     }
 
-    async fn give_up(&self, upload: &Unfinished) -> Result<(), ArtifactError> {
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<(), ArtifactError> {
         let key = self.key(&upload.path)?;
-        match self.store.abort_multipart(&key, &upload.id).await {
-            Err(error) if missing(&error) => Ok(()),
-            given_up => match given_up.map_err(|error| self.part_failed(&upload.path, error)) {
+        match self.clients.store.abort_multipart(&key, &upload.id).await {
+            Err(error) if is_missing(&error) => Ok(()),
+            aborted => match aborted.map_err(|error| self.part_failed(&upload.path, error)) {
                 Err(ArtifactError::Object { source, .. })
-                    if matches!(*source, ObjectFailure::PartsGone(_)) =>
+                    if matches!(*source, ObjectFailure::UploadGone(_)) =>
                 {
                     Ok(())
                 }
-                given_up => given_up,
+                aborted => aborted,
             },
         }
-    }
-}
-
-/// Returns the settings for immediate retries: a request is tried again a few times. If that is not enough, the courier
-/// retries and tells the user.
-pub(crate) fn retries() -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(2),
-            ..BackoffConfig::default()
-        },
-        max_retries: 3,
-        retry_timeout: Duration::from_secs(10),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use futures_util::StreamExt;
 use proptest::prelude::*;
 use tokio::sync::{Notify, watch};
 
-use super::model::{Event, Fate, Promised, Rows, file_of, histories};
+use super::model::{Fate, HistoryEvent, Promised, StoreContent, file_of, histories};
 use crate::{
     artifacts::{
         error::ArtifactError,
@@ -26,7 +27,7 @@ use crate::{
     },
     journal::{
         abandoned,
-        append::{Admission, Batch},
+        append::{Admission, EncodedRecords},
         config::JournalConfig,
         layout,
         position::Position,
@@ -38,6 +39,7 @@ use crate::{
     mlflow::{
         artifact_path::ArtifactPath,
         key::Key,
+        rewind::AppliedRewinds,
         run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
         search::runs::RunQuery,
     },
@@ -51,29 +53,33 @@ use crate::{
 
 /// A store in memory whose writes and uploads end as the test says.
 #[derive(Clone, Debug, Default)]
-struct MemoryStore(Arc<Shared>);
+struct MemoryStore(Arc<MemoryStoreState>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    rows: Mutex<Rows>,
+struct MemoryStoreState {
+    content: Mutex<StoreContent>,
     fates: Mutex<Vec<Fate>>,
     died: Notify,
 }
 
 /// The end of an attempt that the process survives.
-enum Answer {
+enum AttemptOutcome {
     Committed,
     Failed,
     Refused,
 }
 
 impl MemoryStore {
-    fn rows(&self) -> std::sync::MutexGuard<'_, Rows> {
-        self.0.rows.lock().unwrap()
+    fn content(&self) -> std::sync::MutexGuard<'_, StoreContent> {
+        self.0.content.lock().unwrap()
     }
 
     /// Makes an attempt end as the test says.
-    async fn attempt(&self, may_refuse: bool, commit: impl FnOnce(&mut Rows)) -> Answer {
+    async fn attempt(
+        &self,
+        may_refuse: bool,
+        commit: impl FnOnce(&mut StoreContent),
+    ) -> AttemptOutcome {
         let fate = self
             .0
             .fates
@@ -82,15 +88,15 @@ impl MemoryStore {
             .pop()
             .unwrap_or(Fate::Committed);
         match fate {
-            Fate::FailedBefore => return Answer::Failed,
-            Fate::Refused if may_refuse => return Answer::Refused,
+            Fate::FailedBefore => return AttemptOutcome::Failed,
+            Fate::Refused if may_refuse => return AttemptOutcome::Refused,
             Fate::DiedBefore => self.die().await,
-            _ => commit(&mut self.rows()),
+            _ => commit(&mut self.content()),
         }
         match fate {
-            Fate::FailedAfter => Answer::Failed,
+            Fate::FailedAfter => AttemptOutcome::Failed,
             Fate::DiedAfter => self.die().await,
-            _ => Answer::Committed,
+            _ => AttemptOutcome::Committed,
         }
     }
 
@@ -118,16 +124,26 @@ impl MemoryStore {
 #[async_trait]
 impl TrackingStore for MemoryStore {
     async fn write(&self, records: &[&Record]) -> Result<(), StoreError> {
-        let commit = |rows: &mut Rows| rows.apply(records.iter().copied());
+        let commit = |content: &mut StoreContent| content.apply(records.iter().copied());
         match self.attempt(false, commit).await {
-            Answer::Committed | Answer::Refused => Ok(()),
-            Answer::Failed => Err(self.unavailable()),
+            AttemptOutcome::Committed | AttemptOutcome::Refused => Ok(()),
+            AttemptOutcome::Failed => Err(self.unavailable()),
         }
+    }
+
+    fn can_rewind(&self) -> bool {
+        true
+    }
+
+    async fn applied_rewinds(&self, run_id: &str) -> Result<AppliedRewinds, StoreError> {
+        let run = run_id.parse().map_err(|_| self.not_asked())?;
+        let applied = self.content().rewinds.get(&run).cloned();
+        Ok(applied.unwrap_or_default())
     }
 
     async fn fail_run(&self, run_id: &str, _end_time: i64) -> Result<(), StoreError> {
         let run: RunId = run_id.parse().map_err(|_| self.not_asked())?;
-        self.rows().fail(run);
+        self.content().fail(run);
         Ok(())
     }
 
@@ -229,6 +245,15 @@ struct MemoryArtifacts {
 }
 
 impl MemoryArtifacts {
+    fn broken(&self, path: &ArtifactPath) -> ArtifactError {
+        ArtifactError::Server {
+            artifact: path.as_str().to_owned(),
+            source: "the connection broke".into(),
+            is_transient: true,
+            retry_after: None,
+        }
+    }
+
     fn not_found(&self, path: &ArtifactPath) -> ArtifactError {
         ArtifactError::NotFound {
             artifact: path.as_str().to_owned(),
@@ -255,16 +280,15 @@ impl ArtifactStore for MemoryArtifacts {
             size: upload.size,
         };
         upload.sent.store(upload.size, Ordering::Relaxed);
-        match self.store.attempt(true, |rows| rows.put(&record)).await {
-            Answer::Committed => Ok(()),
-            Answer::Failed => Err(ArtifactError::Server {
-                artifact: upload.path.as_str().to_owned(),
-                source: "the connection broke".into(),
-                is_transient: true,
-                retry_after: None,
-            }),
-            Answer::Refused => {
-                self.store.rows().park(&record);
+        match self
+            .store
+            .attempt(true, |content| content.put(&record))
+            .await
+        {
+            AttemptOutcome::Committed => Ok(()),
+            AttemptOutcome::Failed => Err(self.broken(upload.path)),
+            AttemptOutcome::Refused => {
+                self.store.content().park(&record);
                 Err(ArtifactError::BadName {
                     name: upload.path.as_str().to_owned(),
                     store: self.uri(),
@@ -293,6 +317,14 @@ impl ArtifactStore for MemoryArtifacts {
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
         Err(self.not_found(path))
     }
+
+    async fn delete_tree(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        let delete = |content: &mut StoreContent| content.delete(self.run, path);
+        match self.store.attempt(false, delete).await {
+            AttemptOutcome::Committed | AttemptOutcome::Refused => Ok(()),
+            AttemptOutcome::Failed => Err(self.broken(path)),
+        }
+    }
 }
 
 /// Returns a registry that the tests never query.
@@ -314,6 +346,8 @@ fn registry() -> Arc<SqlStore> {
 }
 
 const URI: &str = "memory";
+/// Longest time for which a process that is starting holds the locks of this one.
+const LOCKS_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct World {
     dir: tempfile::TempDir,
@@ -356,19 +390,19 @@ impl World {
         )
     }
 
-    async fn happen(&mut self, event: Event) {
+    async fn happen(&mut self, event: HistoryEvent) {
         for record in self.promised.record(&event) {
             self.append(record);
         }
         match event {
-            Event::Deliver(fates) => {
+            HistoryEvent::Deliver(fates) => {
                 *self.store.0.fates.lock().unwrap() = fates;
                 if !self.deliver().await {
                     self.die(0);
                     self.recover().await;
                 }
             }
-            Event::Crash(torn, fates) => {
+            HistoryEvent::Crash(torn, fates) => {
                 self.die(torn);
                 *self.store.0.fates.lock().unwrap() = fates;
                 self.recover().await;
@@ -379,7 +413,7 @@ impl World {
 
     /// Appends a record. The content of a file is its mark.
     fn append(&self, mut record: Record) {
-        self.store.rows().expect(&record);
+        self.store.content().expect(&record);
         if let Some((_, _, mark)) = file_of(&record)
             && let Record::Artifact { staged, size, .. } = &mut record
         {
@@ -389,7 +423,7 @@ impl World {
             };
             (*staged, *size) = (name, length);
         }
-        let batch = Batch::of(vec![record]).unwrap();
+        let batch = EncodedRecords::of(vec![record]).unwrap();
         self.journal.append(batch, Admission::Bounded).unwrap();
     }
 
@@ -400,11 +434,11 @@ impl World {
         let (journal, outbox) = (&self.journal, &mut self.outbox);
         let work = async {
             loop {
-                let batch = outbox.reader.read(journal.end().position).unwrap();
+                let batch = outbox.journal.reader.read(journal.end().position).unwrap();
                 if batch.entries.is_empty() {
                     break;
                 }
-                sender.deliver(outbox, batch.entries).await.unwrap();
+                sender.send(outbox, batch.entries).await.unwrap();
             }
             assert!(outbox.take_error().is_none());
         };
@@ -426,10 +460,13 @@ impl World {
         file.write_all_at(&bytes, end.offset + 4).unwrap();
     }
 
-    /// Runs the first steps of the next process, again and again if it dies during them.
+    /// Runs the first steps of the next process, again and again if it dies during them, and until only the journal of
+    /// the living process is left: a process that another test has just started holds a lock until it executes its
+    /// program.
     async fn recover(&self) {
+        let begun = Instant::now();
         loop {
-            let found = abandoned::abandoned(self.dir.path(), |_| true);
+            let found = abandoned::lock_all(self.dir.path(), |_| true);
             let store = self.store.clone();
             let mut sender = self.sender();
             let work = async {
@@ -440,9 +477,14 @@ impl World {
                 }
             };
             tokio::select! {
-                () = work => return,
-                () = store.0.died.notified() => {}
+                () = work => {}
+                () = store.0.died.notified() => continue,
             }
+            let left = layout::folders(self.dir.path()).unwrap();
+            if left == [self.journal.dir()] || begun.elapsed() > LOCKS_TIMEOUT {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -480,7 +522,7 @@ proptest! {
             world.store.0.fates.lock().unwrap().clear();
             world.die(0);
             world.recover().await;
-            world.promised.check(&world.store.rows())?;
+            world.promised.check(&world.store.content())?;
             let left = layout::folders(world.dir.path()).unwrap();
             prop_assert_eq!(left, vec![world.journal.dir()], "nothing is left but the living one's");
             Ok(())
@@ -502,14 +544,14 @@ fn destinations_of_one_journal_go_at_their_own_pace() {
     };
     let mut readers = [0, 1].map(|it| Reader::live(Arc::clone(&journal), it));
     for step in 0..100 {
-        let batch = Batch::of(vec![metric(step)]).unwrap();
+        let batch = EncodedRecords::of(vec![metric(step)]).unwrap();
         journal.append(batch, Admission::Bounded).unwrap();
         let entries = readers[0].read(journal.end().position).unwrap().entries;
         readers[0].advance(&entries).unwrap();
     }
     drop((journal, readers));
 
-    let left = abandoned::abandoned(dir.path(), |_| true).remove(0);
+    let left = abandoned::lock_all(dir.path(), |_| true).remove(0);
     assert!(left.reader(0).is_done(left.end) || left.reader(0).next() == 100);
     let mut slow = left.reader(1);
     let mut seen = 0;

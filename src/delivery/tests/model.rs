@@ -9,6 +9,7 @@ use crate::{
     mlflow::{
         artifact_path::ArtifactPath,
         key::Key,
+        rewind::{AppliedRewinds, Rewind},
         run::{RunId, RunStatus},
     },
 };
@@ -30,17 +31,41 @@ pub(crate) enum Fate {
 /// A file of a run, with the mark that represents its content.
 pub(crate) type File = (RunId, String, u64);
 
+/// A deletion of the files of a run at a path, or of all of them, with its mark.
+#[derive(Clone, Debug)]
+pub(crate) struct Deletion {
+    run: RunId,
+    path: ArtifactPath,
+    mark: u64,
+}
+
+impl Deletion {
+    fn deletes(&self, file: &File) -> bool {
+        self.mark > file.2 && is_target(self.run, &self.path, file)
+    }
+}
+
+/// Returns true for a file that the deletion of a path deletes if it is there.
+pub(crate) fn is_target(run: RunId, path: &ArtifactPath, file: &File) -> bool {
+    let place = ArtifactPath::parse(&file.1).unwrap();
+    run == file.0 && place.is_within(path)
+}
+
 /// An event of a history.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
+pub(crate) enum HistoryEvent {
     StartRun,
     /// Resumes the run that has ended last.
     ResumeRun,
     /// Logs this many points, with one call each.
     Log(u8),
     Tag(u8),
+    /// Rewinds the run by this many steps.
+    Rewind(u8),
     /// Logs files, each at one of a few paths.
     Files(Vec<u8>),
+    /// Deletes the files at one of these paths; without a path, all files of the run.
+    DeleteFiles(Option<u8>),
     EndRun,
     /// Lets the delivery work; its writes and uploads end like this, the first one last.
     Deliver(Vec<Fate>),
@@ -62,16 +87,18 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 }
 
 /// Generates histories of up to `length` events.
-pub(crate) fn histories(length: usize) -> impl Strategy<Value = Vec<Event>> {
+pub(crate) fn histories(length: usize) -> impl Strategy<Value = Vec<HistoryEvent>> {
     let event = prop_oneof![
-        2 => Just(Event::StartRun),
-        4 => (1u8..20).prop_map(Event::Log),
-        2 => (0u8..3).prop_map(Event::Tag),
-        4 => proptest::collection::vec(0u8..4, 1..6).prop_map(Event::Files),
-        2 => Just(Event::EndRun),
-        1 => Just(Event::ResumeRun),
-        4 => fates().prop_map(Event::Deliver),
-        2 => (0u8..60, fates()).prop_map(|(torn, fates)| Event::Crash(torn, fates)),
+        2 => Just(HistoryEvent::StartRun),
+        4 => (1u8..20).prop_map(HistoryEvent::Log),
+        2 => (0u8..3).prop_map(HistoryEvent::Tag),
+        1 => (0u8..20).prop_map(HistoryEvent::Rewind),
+        4 => proptest::collection::vec(0u8..4, 1..6).prop_map(HistoryEvent::Files),
+        2 => proptest::option::weighted(0.8, 0u8..4).prop_map(HistoryEvent::DeleteFiles),
+        2 => Just(HistoryEvent::EndRun),
+        1 => Just(HistoryEvent::ResumeRun),
+        4 => fates().prop_map(HistoryEvent::Deliver),
+        2 => (0u8..60, fates()).prop_map(|(torn, fates)| HistoryEvent::Crash(torn, fates)),
     ];
     proptest::collection::vec(event, 1..length)
 }
@@ -82,6 +109,7 @@ pub(crate) struct Promised {
     points: BTreeSet<(RunId, String, i64)>,
     tags: BTreeMap<(RunId, String), String>,
     files: Vec<File>,
+    deletions: Vec<Deletion>,
     runs: BTreeMap<RunId, &'static str>,
     active: Option<RunId>,
     /// The run that has ended last.
@@ -91,9 +119,9 @@ pub(crate) struct Promised {
 
 impl Promised {
     /// Makes the records of a caller's event, and promises that they are kept.
-    pub(crate) fn record(&mut self, event: &Event) -> Vec<Record> {
+    pub(crate) fn record(&mut self, event: &HistoryEvent) -> Vec<Record> {
         match event {
-            Event::StartRun if self.active.is_none() => {
+            HistoryEvent::StartRun if self.active.is_none() => {
                 let run = RunId::random();
                 self.active = Some(run);
                 self.runs.insert(run, "RUNNING");
@@ -106,15 +134,19 @@ impl Promised {
                     start_time: 1,
                 })]
             }
-            Event::ResumeRun if self.active.is_none() => {
+            HistoryEvent::ResumeRun if self.active.is_none() => {
                 let run = self.ended.take();
                 self.active = run;
                 run.into_iter().map(|run| self.resume(run)).collect()
             }
-            Event::Log(count) => (0..*count).filter_map(|_| self.point()).collect(),
-            Event::Tag(key) => self.tag(*key).into_iter().collect(),
-            Event::Files(paths) => paths.iter().filter_map(|path| self.file(*path)).collect(),
-            Event::EndRun => self
+            HistoryEvent::Log(count) => (0..*count).filter_map(|_| self.point()).collect(),
+            HistoryEvent::Tag(key) => self.tag(*key).into_iter().collect(),
+            HistoryEvent::Rewind(steps) => self.rewind(*steps).into_iter().collect(),
+            HistoryEvent::Files(paths) => {
+                paths.iter().filter_map(|path| self.file(*path)).collect()
+            }
+            HistoryEvent::DeleteFiles(path) => self.delete(*path).into_iter().collect(),
+            HistoryEvent::EndRun => self
                 .active
                 .take()
                 .into_iter()
@@ -134,6 +166,19 @@ impl Promised {
             timestamp: self.step,
             values: vec![(Key::parse("metric key", "m").unwrap(), 0.5)],
         })
+    }
+
+    fn rewind(&mut self, steps: u8) -> Option<Record> {
+        let run = self.active?;
+        self.step += 1;
+        let rewind = Rewind {
+            id: self.step as u64,
+            step: self.step - i64::from(steps),
+            at: 0,
+        };
+        self.points
+            .retain(|(of, key, step)| *of != run || !rewind.covers(key, *step));
+        Some(Record::RunRewound { run, rewind })
     }
 
     fn tag(&mut self, key: u8) -> Option<Record> {
@@ -157,6 +202,19 @@ impl Promised {
             path: ArtifactPath::parse(&path).unwrap(),
             size: mark,
         })
+    }
+
+    fn delete(&mut self, path: Option<u8>) -> Option<Record> {
+        let run = self.active?;
+        self.step += 1;
+        let path = path.map_or(String::new(), |path| format!("f{path}"));
+        let path = ArtifactPath::parse(&path).unwrap();
+        self.deletions.push(Deletion {
+            run,
+            path: path.clone(),
+            mark: self.step as u64,
+        });
+        Some(Record::ArtifactsDeleted { run, path })
     }
 
     fn end(&mut self, run: RunId) -> Record {
@@ -187,42 +245,46 @@ impl Promised {
     }
 
     /// Checks that a store has everything that was promised, and nothing twice.
-    pub(crate) fn check(&self, rows: &Rows) -> Result<(), TestCaseError> {
-        let points: BTreeSet<_> = rows.points.iter().cloned().collect();
-        prop_assert_eq!(points.len(), rows.points.len(), "nothing is there twice");
+    pub(crate) fn check(&self, content: &StoreContent) -> Result<(), TestCaseError> {
+        let points: BTreeSet<_> = content.points.iter().cloned().collect();
+        prop_assert_eq!(points.len(), content.points.len(), "nothing is there twice");
         prop_assert_eq!(&points, &self.points);
-        prop_assert_eq!(&rows.tags, &self.tags);
-        let runs: BTreeMap<RunId, &str> = rows
+        prop_assert_eq!(&content.tags, &self.tags);
+        let runs: BTreeMap<RunId, &str> = content
             .runs
             .iter()
             .map(|(run, status)| (*run, status.as_str()))
             .collect();
         prop_assert_eq!(&runs, &self.runs);
+        let is_deleted = |file: &File| self.deletions.iter().any(|it| it.deletes(file));
         let mut files = BTreeMap::new();
-        for (run, path, mark) in &self.files {
+        for file in self.files.iter().filter(|file| !is_deleted(file)) {
+            let (run, path, mark) = file;
             let file = (*run, path.clone(), *mark);
             prop_assert!(
-                rows.arrived.contains(&file),
+                content.arrived.contains(&file),
                 "{file:?} was uploaded or parked"
             );
-            if !rows.parked.contains(&file) {
+            if !content.parked.contains(&file) {
                 files.insert((*run, path.clone()), *mark);
             }
         }
         // A later process may have delivered a file that was refused once.
-        for (place, mark) in &rows.files {
+        for (place, mark) in &content.files {
             let (run, path) = place.clone();
+            let file = (run, path.clone(), *mark);
+            prop_assert!(!is_deleted(&file), "{file:?} is deleted");
             let is_last = files.get(place) == Some(mark);
             prop_assert!(
-                is_last || rows.parked.contains(&(run, path, *mark)),
+                is_last || content.parked.contains(&(run, path, *mark)),
                 "{place:?}"
             );
         }
         for place in files.keys() {
-            prop_assert!(rows.files.contains_key(place), "{place:?} is there");
+            prop_assert!(content.files.contains_key(place), "{place:?} is there");
         }
         prop_assert_eq!(
-            &rows.early_ends,
+            &content.early_ends,
             &Vec::<RunId>::new(),
             "a run ends after its files"
         );
@@ -232,11 +294,12 @@ impl Promised {
 
 /// The rows and files of a store with MLflow's rules of identity.
 #[derive(Debug, Default)]
-pub(crate) struct Rows {
+pub(crate) struct StoreContent {
     pub runs: BTreeMap<RunId, String>,
     points: Vec<(RunId, String, i64)>,
     tags: BTreeMap<(RunId, String), String>,
     files: BTreeMap<(RunId, String), u64>,
+    pub rewinds: BTreeMap<RunId, AppliedRewinds>,
     /// Files that were uploaded or parked at some time, and the files that were parked.
     arrived: BTreeSet<File>,
     parked: BTreeSet<File>,
@@ -246,17 +309,21 @@ pub(crate) struct Rows {
     early_ends: Vec<RunId>,
 }
 
-impl Rows {
+impl StoreContent {
     /// Notes a file that the delivery must upload before the end of its run.
     pub(crate) fn expect(&mut self, record: &Record) {
         if let Some(file) = file_of(record) {
             self.expected.push(file);
         }
+        if let Record::ArtifactsDeleted { run, path } = record {
+            self.expected.retain(|file| !is_target(*run, path, file));
+        }
     }
 
     /// Writes records, as a transaction that was committed.
     pub(crate) fn apply<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) {
-        for record in records {
+        let records: Vec<&Record> = records.into_iter().collect();
+        for (place, record) in records.iter().enumerate() {
             match record {
                 Record::RunStarted(start) => {
                     self.runs.entry(start.run).or_insert("RUNNING".into());
@@ -266,8 +333,9 @@ impl Rows {
                 } => {
                     for (key, _) in values {
                         let point = (*run, key.as_str().to_owned(), *step);
+                        let is_rewound = is_rewound(*run, key.as_str(), *step, &records[place..]);
                         // This is `ON CONFLICT DO NOTHING`.
-                        if !self.points.contains(&point) {
+                        if !is_rewound && !self.points.contains(&point) {
                             self.points.push(point);
                         }
                     }
@@ -276,6 +344,14 @@ impl Rows {
                     for (key, value) in values {
                         let key = (*run, key.as_str().to_owned());
                         self.tags.insert(key, value.clone());
+                    }
+                }
+                Record::RunRewound { run, rewind } => {
+                    let applied = self.rewinds.entry(*run).or_default();
+                    if !applied.has(rewind) {
+                        applied.add(*rewind);
+                        self.points
+                            .retain(|(of, key, step)| of != run || !rewind.covers(key, *step));
                     }
                 }
                 Record::RunResumed { run } => {
@@ -307,6 +383,17 @@ impl Rows {
         self.arrived.insert((run, path, mark));
     }
 
+    /// Deletes the files at a path.
+    pub(crate) fn delete(&mut self, run: RunId, path: &ArtifactPath) {
+        self.files
+            .retain(|(of, place), mark| !is_target(run, path, &(*of, place.clone(), *mark)));
+    }
+
+    /// Returns true where a file is there.
+    pub(crate) fn has(&self, (run, path, mark): &File) -> bool {
+        self.files.get(&(*run, path.clone())) == Some(mark)
+    }
+
     /// Notes that an artifact was parked.
     pub(crate) fn park(&mut self, record: &Record) {
         if let Some(file) = file_of(record) {
@@ -323,6 +410,15 @@ impl Rows {
             *status = "FAILED".into();
         }
     }
+}
+
+/// Returns true for a point that one of the later records deletes.
+pub(crate) fn is_rewound(run: RunId, key: &str, step: i64, later: &[&Record]) -> bool {
+    let covers = |record: &&Record| match record {
+        Record::RunRewound { run: of, rewind } => *of == run && rewind.covers(key, step),
+        _ => false,
+    };
+    later.iter().any(covers)
 }
 
 /// Returns the file of an artifact record.

@@ -11,6 +11,7 @@ pub(crate) struct Status {
     mode: &'static str,
     pending: u64,
     parked: u64,
+    unrecorded: u64,
     degraded: bool,
     last_error: Option<String>,
     journal: String,
@@ -56,6 +57,7 @@ impl Status {
                 mode: "silent",
                 pending: 0,
                 parked: 0,
+                unrecorded: 0,
                 degraded: false,
                 last_error: None,
                 journal: String::new(),
@@ -78,6 +80,7 @@ impl Status {
             },
             pending: primary.as_ref().map_or(0, |it| it.pending),
             parked: destinations.iter().map(|it| it.parked).sum(),
+            unrecorded: tracker.unrecorded(),
             degraded: last_error.is_some(),
             last_error,
             journal: status.journal.display().to_string(),
@@ -89,10 +92,11 @@ impl Status {
 }
 
 /// Members of a status that are also its items.
-const ITEMS: [&str; 9] = [
+const ITEMS: [&str; 10] = [
     "mode",
     "pending",
     "parked",
+    "unrecorded",
     "degraded",
     "last_error",
     "journal",
@@ -161,6 +165,12 @@ impl Status {
         if self.in_memory > 0 {
             lines.push(format!("  {} records are in memory only", self.in_memory));
         }
+        if self.unrecorded > 0 {
+            lines.push(format!(
+                "  {} values could not be recorded",
+                self.unrecorded
+            ));
+        }
         if !self.journal.is_empty() {
             lines.push(format!("  journal {}", self.journal));
         }
@@ -182,10 +192,14 @@ impl Status {
             })
             .collect();
         format!(
-            "<table><caption>{}{}, journal {}</caption><tr><th>destination</th><th>pending</th><th>parked</th>\
+            "<table><caption>{}{}{}, journal {}</caption><tr><th>destination</th><th>pending</th><th>parked</th>\
              <th>error</th></tr>{rows}</table>",
             self.mode,
             if self.degraded { ", degraded" } else { "" },
+            match self.unrecorded {
+                0 => String::new(),
+                count => format!(", {count} values could not be recorded"),
+            },
             escaped(&self.journal),
         )
     }

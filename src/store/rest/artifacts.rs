@@ -20,47 +20,50 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    client::{Client, Failure, InternalError, describe},
+    client::{Client, InternalError, RequestError, describe},
     multipart::PIECE,
 };
 use crate::{
     artifacts::{
         buffers::pieces,
         error::ArtifactError,
-        store::{ArtifactStore, Content, FileInfo, FileState, Upload, gone, staged},
+        store::{
+            ArtifactStore, Content, FileInfo, FileState, Upload, check_delivered, open_staged,
+            sort_by_path,
+        },
     },
     mlflow::artifact_path::ArtifactPath,
     store::error::{Cause, StoreError},
 };
 
 #[derive(Deserialize)]
-struct Listing {
+struct ListArtifactsResponse {
     #[serde(default)]
-    files: Vec<Entry>,
+    files: Vec<ListedArtifact>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ListedArtifact {
     path: String,
     #[serde(default)]
     is_dir: bool,
     #[serde(default)]
-    file_size: Option<Size>,
+    file_size: Option<FileSize>,
 }
 
 /// A file size. Protobuf's JSON writes whole numbers as texts.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Size {
+enum FileSize {
     Number(u64),
     Text(String),
 }
 
 /// Longest time that a download may take.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-fn silence(patience: Duration) -> Cause {
-    let seconds = patience.as_secs_f64();
+fn silent_for(timeout: Duration) -> Cause {
+    let seconds = timeout.as_secs_f64();
     format!("nothing has come for {seconds} s (MLFLOW_HTTP_REQUEST_TIMEOUT)").into()
 }
 
@@ -70,9 +73,9 @@ const LONGEST_NAME: usize = 255;
 /// Converts status 500 for a name that is too long into a refusal. MLflow's server answers 500 for a name that its disk
 /// cannot store, on every attempt. A file passes the disk of the server under the last part of its path, whatever store
 /// keeps it; the names of its folders need not.
-fn named_too_long(path: &str, failure: Failure) -> Failure {
+fn named_too_long(path: &str, failure: RequestError) -> RequestError {
     match failure {
-        Failure::Store(StoreError::Unavailable {
+        RequestError::Store(StoreError::Unavailable {
             destination,
             source,
             ..
@@ -83,7 +86,7 @@ fn named_too_long(path: &str, failure: Failure) -> Failure {
                 .is_some_and(|name| name.len() > LONGEST_NAME) =>
         {
             let reason = format!("{source}: its name has more than {LONGEST_NAME} bytes");
-            Failure::Store(StoreError::Refused {
+            RequestError::Store(StoreError::Refused {
                 destination,
                 source: reason.into(),
             })
@@ -94,7 +97,7 @@ fn named_too_long(path: &str, failure: Failure) -> Failure {
 
 impl Client {
     /// Returns the URL of a path below one of the proxy's services.
-    pub(crate) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, Failure> {
+    pub(crate) fn artifact_url(&self, service: &str, path: &str) -> Result<Url, RequestError> {
         let mut url = self.url(&format!("api/2.0/mlflow-artifacts/{service}"))?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path.split('/'));
@@ -108,13 +111,13 @@ impl Client {
         file: Arc<File>,
         size: u64,
         sent: &AtomicU64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RequestError> {
         if self.put_in_parts(path, &file, size, sent).await? {
             return Ok(());
         }
         let request = self
             .authorised(Method::PUT, self.artifact_url("artifacts", path)?)
-            .timeout(self.patience(size))
+            .timeout(self.timeout_for(size))
             .header(CONTENT_LENGTH, size)
             .body(Body::wrap_stream(pieces(file, 0..size, PIECE)));
         let put = self.send::<serde::de::IgnoredAny>(request).await;
@@ -124,18 +127,18 @@ impl Client {
     }
 
     /// Lists the names in a folder; none where the folder does not exist.
-    async fn listed(&self, path: &str) -> Result<Vec<Listed>, Failure> {
+    async fn listed(&self, path: &str) -> Result<Vec<FolderEntry>, RequestError> {
         let mut url = self.url("api/2.0/mlflow-artifacts/artifacts")?;
         url.query_pairs_mut().append_pair("path", path);
         let request = self.authorised(Method::GET, url);
-        let listing: Listing = match self.send_patiently(request).await {
+        let listing: ListArtifactsResponse = match self.send_with_retries(request).await {
             Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => return Ok(Vec::new()),
             listing => listing?,
         };
         let listed = listing.files.into_iter().map(|entry| {
             let size = match entry.file_size {
-                Some(Size::Number(size)) => Some(size),
-                Some(Size::Text(text)) => text.parse().ok(),
+                Some(FileSize::Number(size)) => Some(size),
+                Some(FileSize::Text(text)) => text.parse().ok(),
                 None => None,
             };
             let size = (!entry.is_dir).then_some(size.unwrap_or(0));
@@ -145,25 +148,33 @@ impl Client {
     }
 
     /// Deletes a file; a file that does not exist is no error.
-    async fn delete_file(&self, path: &str) -> Result<(), Failure> {
+    async fn delete_file(&self, path: &str) -> Result<(), RequestError> {
         let url = self.artifact_url("artifacts", path)?;
         let request = self.authorised(Method::DELETE, url);
-        match self.send_patiently::<serde::de::IgnoredAny>(request).await {
+        match self
+            .send_with_retries::<serde::de::IgnoredAny>(request)
+            .await
+        {
             Err(failure) if !failure.is_not_found() => Err(failure),
             _ => Ok(()),
         }
     }
 
-    async fn file(&self, path: &str, range: Option<Range<u64>>) -> Result<Sent, Failure> {
+    async fn file(
+        &self,
+        path: &str,
+        range: Option<Range<u64>>,
+    ) -> Result<ResponseBytes, RequestError> {
         let mut request = self.authorised(Method::GET, self.artifact_url("artifacts", path)?);
         if let Some(range) = &range {
             let last = range.end.saturating_sub(1);
             request = request.header(RANGE, format!("bytes={}-{last}", range.start));
         }
         // Only silence ends a download: a long file takes a long time.
-        let patience = self.patience(0);
-        let begun = tokio::time::timeout(patience, self.begun(request.timeout(LONGEST))).await;
-        let response = begun.unwrap_or_else(|_| Err(self.unavailable(silence(patience))))?;
+        let timeout = self.timeout_for(0);
+        let response =
+            tokio::time::timeout(timeout, self.execute_ok(request.timeout(DOWNLOAD_TIMEOUT))).await;
+        let response = response.unwrap_or_else(|_| Err(self.unavailable(silent_for(timeout))))?;
         // A server that ignores the range sends the whole file: this code cuts the range out.
         let (skip, take) = match range {
             Some(range) if response.status() != StatusCode::PARTIAL_CONTENT => {
@@ -181,10 +192,10 @@ impl Client {
                     source,
                     retry_after: None,
                 };
-                match tokio::time::timeout(patience, response.chunk()).await {
+                match tokio::time::timeout(timeout, response.chunk()).await {
                     Ok(Ok(chunk)) => Ok(chunk.map(|chunk| (chunk, response))),
                     Ok(Err(error)) => Err(failed(describe(error.without_url().into()))),
-                    Err(_) => Err(failed(silence(patience))),
+                    Err(_) => Err(failed(silent_for(timeout))),
                 }
             }
         });
@@ -206,10 +217,10 @@ impl Client {
 }
 
 /// A name in a folder of the server, and the length of the file; a folder has none.
-type Listed = (String, Option<u64>);
+type FolderEntry = (String, Option<u64>);
 
 /// Stream of the bytes that a server sends.
-type Sent = BoxStream<'static, Result<Bytes, StoreError>>;
+type ResponseBytes = BoxStream<'static, Result<Bytes, StoreError>>;
 
 /// The folder of a run's artifacts among the artifacts that a tracking server keeps for its clients
 /// (`mlflow-artifacts:`).
@@ -234,7 +245,15 @@ impl ProxyArtifacts {
         }
     }
 
-    fn failed(&self, path: &ArtifactPath, failure: Failure) -> ArtifactError {
+    /// Deletes files and folders, one after the other.
+    async fn delete_each(&self, infos: Vec<FileInfo>) -> Result<(), ArtifactError> {
+        for info in infos {
+            self.delete(&info.path).await?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, path: &ArtifactPath, failure: RequestError) -> ArtifactError {
         match self.client.error(failure) {
             StoreError::NotFound { .. } => ArtifactError::NotFound {
                 artifact: path.as_str().to_owned(),
@@ -261,8 +280,8 @@ impl ArtifactStore for ProxyArtifacts {
     }
 
     async fn put(&self, upload: Upload<'_>) -> Result<(), ArtifactError> {
-        let Some(file) = staged(upload.file, upload.path, upload.size)? else {
-            return gone(self, &upload).await;
+        let Some(file) = open_staged(upload.file, upload.path, upload.size)? else {
+            return check_delivered(self, &upload).await;
         };
         let target = self.at(upload.path);
         let put = self
@@ -285,14 +304,12 @@ impl ArtifactStore for ProxyArtifacts {
             };
             infos.push(FileInfo { path, size });
         }
-        infos.sort_by(|a, b| a.path.as_str().cmp(b.path.as_str()));
+        sort_by_path(&mut infos);
         Ok(infos)
     }
 
     async fn head(&self, path: &ArtifactPath) -> Result<FileState, ArtifactError> {
-        let (folder, _) = path.as_str().rsplit_once('/').unwrap_or_default();
-        let folder = ArtifactPath::parse(folder).unwrap_or_else(|_| ArtifactPath::root());
-        let found = self.list(&folder).await?;
+        let found = self.list(&path.folder()).await?;
         let size = found
             .iter()
             .find(|info| info.path == *path)
@@ -325,5 +342,34 @@ impl ArtifactStore for ProxyArtifacts {
     async fn delete(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
         let deleted = self.client.delete_file(&self.at(path)).await;
         deleted.map_err(|failure| self.failed(path, failure))
+    }
+
+    async fn delete_tree(&self, path: &ArtifactPath) -> Result<(), ArtifactError> {
+        if *path == ArtifactPath::root() {
+            return self.delete_each(self.list(path).await?).await;
+        }
+        let siblings = self.list(&path.folder()).await?;
+        let Some(found) = siblings.iter().find(|info| info.path == *path) else {
+            return Ok(());
+        };
+        // Servers before MLflow 3.17 delete in object stores whatever has a key that begins with the path.
+        let begins_alike =
+            |info: &FileInfo| info != found && info.path.as_str().starts_with(path.as_str());
+        match siblings.iter().find(|info| begins_alike(info)) {
+            None => self.delete(path).await,
+            Some(_) if found.size.is_none() => self.delete_each(self.files(path).await?).await,
+            Some(other) => {
+                let reason = format!(
+                    "servers before MLflow 3.17 would delete {:?} as well, whose name begins alike",
+                    other.path.as_str()
+                );
+                Err(ArtifactError::Server {
+                    artifact: path.as_str().to_owned(),
+                    source: reason.into(),
+                    is_transient: false,
+                    retry_after: None,
+                })
+            }
+        }
     }
 }

@@ -4,32 +4,33 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::wire::pair;
 use crate::mlflow::run::{DatasetInput, RunId};
 
-/// MLflow's limits of a batch.
+/// Most metrics that MLflow accepts in a batch.
 const MAX_METRICS: usize = 1_000;
-
+/// Most params, and most tags, that MLflow accepts in a batch.
 const MAX_PARAMS_OR_TAGS: usize = 100;
-
+/// Longest list of items of a request, in bytes of JSON: MLflow accepts requests of 1 MB.
 const MAX_BYTES: usize = 900_000;
 
 /// Metrics, params and tags of one run, collected for as few requests as MLflow's limits allow.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub(crate) struct LogBatch {
     pub(crate) run: Option<RunId>,
     pub(crate) metrics: Vec<Value>,
     pub(crate) params: Vec<Value>,
     pub(crate) tags: BTreeMap<String, String>,
 }
 
-impl Batch {
+impl LogBatch {
     /// Returns the bodies of the requests, and how many of them have params or tags; these come first, and the bodies
     /// with metrics only follow.
     pub(crate) fn requests(self, run_id: &str) -> (usize, Vec<Value>) {
         let tags = self
             .tags
             .into_iter()
-            .map(|(key, value)| json!({"key": key, "value": value}))
+            .map(|(key, value)| pair(&key, &value))
             .collect();
         let mut bodies = Vec::new();
         for (field, items, limit) in [
@@ -94,7 +95,7 @@ pub(crate) fn dataset(input: &DatasetInput) -> Value {
     let tags: Vec<Value> = input
         .tags
         .iter()
-        .map(|(key, value)| json!({"key": key, "value": value}))
+        .map(|(key, value)| pair(key, value))
         .collect();
     json!({
         "tags": tags,

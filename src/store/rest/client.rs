@@ -10,7 +10,7 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::multipart::Parts;
+use super::multipart::MultipartUploads;
 use crate::{
     config::{server::ServerAccess, uri::ServerUri},
     net::{retry::retry, secret::Secret, tls},
@@ -28,7 +28,7 @@ const MAX_RETRY_AFTER: u64 = 3600;
 
 /// The error of a request.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum RequestError {
     /// MLflow has refused the request with one of its error codes.
     Api {
         /// Code, for example `RESOURCE_DOES_NOT_EXIST`.
@@ -40,7 +40,7 @@ pub(crate) enum Failure {
     Store(StoreError),
 }
 
-impl Failure {
+impl RequestError {
     pub(crate) fn is(&self, expected: &str) -> bool {
         matches!(self, Self::Api { code, .. } if code == expected)
     }
@@ -73,8 +73,8 @@ pub(crate) struct Client {
     auth: Auth,
     max_retries: u32,
     backoff: Duration,
-    patience: Duration,
-    parts: Parts,
+    timeout: Duration,
+    multipart: MultipartUploads,
 }
 
 /// An unexpected failure inside the server.
@@ -133,20 +133,20 @@ impl Client {
             auth,
             max_retries: access.max_retries,
             backoff: Duration::try_from_secs_f64(access.backoff_factor).unwrap_or_default(),
-            patience: access.timeout,
-            parts: Parts::new(access.parts.clone()),
+            timeout: access.timeout,
+            multipart: MultipartUploads::new(access.parts.clone()),
         })
     }
 
     /// Returns the state of uploads in parts.
-    pub(crate) fn parts(&self) -> &Parts {
-        &self.parts
+    pub(crate) fn multipart(&self) -> &MultipartUploads {
+        &self.multipart
     }
 
     /// Returns the longest time for the answer to a request of this many bytes.
-    pub(crate) fn patience(&self, bytes: u64) -> Duration {
-        let way = Duration::from_secs(bytes / SLOWEST);
-        self.patience.saturating_add(way)
+    pub(crate) fn timeout_for(&self, bytes: u64) -> Duration {
+        let transfer = Duration::from_secs(bytes / SLOWEST);
+        self.timeout.saturating_add(transfer)
     }
 
     /// Returns the URI of the server, without credentials.
@@ -159,7 +159,7 @@ impl Client {
         &self,
         path: &str,
         body: &Value,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RequestError> {
         self.send(self.posted(path, body)?).await
     }
 
@@ -169,7 +169,7 @@ impl Client {
         method: Method,
         path: &str,
         body: &Value,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RequestError> {
         self.send(self.with_body(method, path, body)?).await
     }
 
@@ -178,8 +178,8 @@ impl Client {
         &self,
         path: &str,
         query: &[(&str, &str)],
-    ) -> Result<T, Failure> {
-        self.send_patiently(self.request(Method::GET, path, query)?)
+    ) -> Result<T, RequestError> {
+        self.send_with_retries(self.request(Method::GET, path, query)?)
             .await
     }
 
@@ -188,31 +188,32 @@ impl Client {
         &self,
         path: &str,
         question: &Value,
-    ) -> Result<T, Failure> {
-        self.send_patiently(self.posted(path, question)?).await
+    ) -> Result<T, RequestError> {
+        self.send_with_retries(self.posted(path, question)?).await
     }
 
     /// Sends a request that may be sent twice, and repeats it where waiting may help.
-    pub(crate) async fn send_patiently<T: DeserializeOwned>(
+    pub(crate) async fn send_with_retries<T: DeserializeOwned>(
         &self,
         request: RequestBuilder,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RequestError> {
         // Only a stream cannot be sent twice, and no query has a stream.
         let again = || {
             let copy = request.try_clone();
             copy.ok_or_else(|| self.unavailable("a stream is not sent twice".into()))
         };
-        self.patiently(|| async { self.send(again()?).await }).await
+        self.with_retries(|| async { self.send(again()?).await })
+            .await
     }
 
     /// Runs `attempt`, which must change nothing when it runs twice, and repeats it where waiting may help.
-    pub(crate) async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+    pub(crate) async fn with_retries<T, F: Future<Output = Result<T, RequestError>>>(
         &self,
         attempt: impl Fn() -> F,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RequestError> {
         let (mut pause, mut left) = (self.backoff, self.max_retries);
-        retry(attempt, |failure: &Failure| match failure {
-            Failure::Store(StoreError::Unavailable { retry_after, .. }) if left > 0 => {
+        retry(attempt, |failure: &RequestError| match failure {
+            RequestError::Store(StoreError::Unavailable { retry_after, .. }) if left > 0 => {
                 left -= 1;
                 let wait = retry_after.unwrap_or(pause).max(pause);
                 pause = pause.saturating_mul(2);
@@ -223,7 +224,7 @@ impl Client {
         .await
     }
 
-    fn posted(&self, path: &str, body: &Value) -> Result<RequestBuilder, Failure> {
+    fn posted(&self, path: &str, body: &Value) -> Result<RequestBuilder, RequestError> {
         self.with_body(Method::POST, path, body)
     }
 
@@ -232,14 +233,14 @@ impl Client {
         method: Method,
         path: &str,
         body: &Value,
-    ) -> Result<RequestBuilder, Failure> {
+    ) -> Result<RequestBuilder, RequestError> {
         Ok(with_json(self.request(method, path, &[])?, body))
     }
 
     /// Returns the URL of a path at the server.
-    pub(crate) fn url(&self, path: &str) -> Result<Url, Failure> {
+    pub(crate) fn url(&self, path: &str) -> Result<Url, RequestError> {
         let url = format!("{}/{path}", self.base);
-        Url::parse(&url).map_err(|error| Failure::Store(self.open_error(error.to_string())))
+        Url::parse(&url).map_err(|error| RequestError::Store(self.open_error(error.to_string())))
     }
 
     fn request(
@@ -247,7 +248,7 @@ impl Client {
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-    ) -> Result<RequestBuilder, Failure> {
+    ) -> Result<RequestBuilder, RequestError> {
         let mut url = self.url(&format!("api/2.0/mlflow/{path}"))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -271,13 +272,16 @@ impl Client {
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         request: RequestBuilder,
-    ) -> Result<T, Failure> {
-        self.read(self.begun(request).await?).await
+    ) -> Result<T, RequestError> {
+        self.read(self.execute_ok(request).await?).await
     }
 
     /// Sends a request, once, and returns the answer unread where the status is a success.
-    pub(crate) async fn begun(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = self.answer(request).await?;
+    pub(crate) async fn execute_ok(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Response, RequestError> {
+        let response = self.execute(request).await?;
         if response.status().is_success() {
             Ok(response)
         } else {
@@ -286,14 +290,14 @@ impl Client {
     }
 
     /// Sends a request, once, and returns the answer unread, with any status.
-    pub(crate) async fn answer(&self, request: RequestBuilder) -> Result<Response, Failure> {
+    pub(crate) async fn execute(&self, request: RequestBuilder) -> Result<Response, RequestError> {
         // The message of the HTTP client has the URL, whose query may contain data that a user has recorded.
         let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
         request.send().await.map_err(failed)
     }
 
     /// Returns the error for an answer that is not a success.
-    pub(crate) async fn refused(&self, mut response: Response) -> Failure {
+    pub(crate) async fn refused(&self, mut response: Response) -> RequestError {
         let (status, headers) = (response.status(), response.headers().clone());
         match self.body(&mut response).await {
             Ok(body) => self.refusal(status, &headers, &body),
@@ -305,13 +309,13 @@ impl Client {
     pub(crate) async fn read<T: DeserializeOwned>(
         &self,
         mut response: Response,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RequestError> {
         let body = self.body(&mut response).await?;
         serde_json::from_slice(if body.is_empty() { b"{}" } else { &body })
             .map_err(|error| self.unreadable(&body, &error))
     }
 
-    async fn body(&self, response: &mut Response) -> Result<Vec<u8>, Failure> {
+    async fn body(&self, response: &mut Response) -> Result<Vec<u8>, RequestError> {
         let failed = |error: reqwest::Error| self.unavailable(error.without_url().into());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -323,14 +327,14 @@ impl Client {
         Ok(body)
     }
 
-    pub(crate) fn unavailable(&self, source: Cause) -> Failure {
+    pub(crate) fn unavailable(&self, source: Cause) -> RequestError {
         if crate::store::error::is_certificate_refused(&*source) {
-            return Failure::Store(self.open_error(format!(
+            return RequestError::Store(self.open_error(format!(
                 "{}; check MLFLOW_TRACKING_SERVER_CERT_PATH and MLFLOW_TRACKING_CLIENT_CERT_PATH",
                 describe(source)
             )));
         }
-        Failure::Store(StoreError::Unavailable {
+        RequestError::Store(StoreError::Unavailable {
             destination: self.base.clone(),
             source: describe(source),
             retry_after: None,
@@ -344,22 +348,22 @@ impl Client {
         }
     }
 
-    fn no_mlflow(&self, what: &str) -> Failure {
-        Failure::Store(self.open_error(format!(
+    fn no_mlflow(&self, what: &str) -> RequestError {
+        RequestError::Store(self.open_error(format!(
             "this is no MLflow tracking server: it answers {what}; check the address and its path, and \
              whether a login page stands before it"
         )))
     }
 
     /// Returns the error for a successful answer whose body has the wrong form.
-    fn unreadable(&self, body: &[u8], error: &serde_json::Error) -> Failure {
+    fn unreadable(&self, body: &[u8], error: &serde_json::Error) -> RequestError {
         if is_page(body) {
             return self.no_mlflow("a web page");
         }
         self.unavailable(format!("its answer is cut off or no JSON: {error}").into())
     }
 
-    fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestError {
         let said = serde_json::from_slice::<ApiError>(body).ok();
         let message = match &said {
             Some(said) if !said.message.is_empty() => format!("{status}: {}", said.message),
@@ -374,43 +378,45 @@ impl Client {
                     || "nowhere".to_owned(),
                     crate::net::secret::without_credentials,
                 );
-            return Failure::Store(self.open_error(format!(
+            return RequestError::Store(self.open_error(format!(
                 "it redirects to {to}, which credentials are not sent to; if that is the server, give its \
                  address"
             )));
         }
         match (status, said) {
-            (StatusCode::UNAUTHORIZED, _) => Failure::Store(StoreError::Unauthenticated {
+            (StatusCode::UNAUTHORIZED, _) => RequestError::Store(StoreError::Unauthenticated {
                 destination,
                 reason: message,
             }),
-            (StatusCode::FORBIDDEN, _) => Failure::Store(StoreError::Forbidden {
+            (StatusCode::FORBIDDEN, _) => RequestError::Store(StoreError::Forbidden {
                 destination,
                 reason: message,
             }),
             (StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT, _) => {
-                Failure::Store(StoreError::Unavailable {
+                RequestError::Store(StoreError::Unavailable {
                     destination,
                     source: message.into(),
                     retry_after: retry_after(headers),
                 })
             }
-            (status, _) if status.is_server_error() => Failure::Store(StoreError::Unavailable {
-                destination,
-                source: match status {
-                    StatusCode::INTERNAL_SERVER_ERROR => InternalError(message).into(),
-                    _ => message.into(),
-                },
-                retry_after: retry_after(headers),
-            }),
-            (_, Some(said)) => Failure::Api {
+            (status, _) if status.is_server_error() => {
+                RequestError::Store(StoreError::Unavailable {
+                    destination,
+                    source: match status {
+                        StatusCode::INTERNAL_SERVER_ERROR => InternalError(message).into(),
+                        _ => message.into(),
+                    },
+                    retry_after: retry_after(headers),
+                })
+            }
+            (_, Some(said)) => RequestError::Api {
                 code: said.error_code,
                 message: said.message,
             },
             (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, None) => {
                 self.no_mlflow(&status.to_string())
             }
-            (_, None) => Failure::Store(StoreError::Refused {
+            (_, None) => RequestError::Store(StoreError::Refused {
                 destination,
                 source: message.into(),
             }),
@@ -418,10 +424,10 @@ impl Client {
     }
 
     /// Converts a failure into an error of the store; used where the caller expects no particular code of MLflow.
-    pub(crate) fn error(&self, failure: Failure) -> StoreError {
+    pub(crate) fn error(&self, failure: RequestError) -> StoreError {
         match failure {
-            Failure::Store(error) => error,
-            Failure::Api { code, message } => match code.as_str() {
+            RequestError::Store(error) => error,
+            RequestError::Api { code, message } => match code.as_str() {
                 "RESOURCE_DOES_NOT_EXIST" => StoreError::NotFound {
                     what: message,
                     destination: self.base.clone(),

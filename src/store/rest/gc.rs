@@ -1,10 +1,10 @@
 //! The queries of garbage collection to a tracking server.
 
-use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    client::Failure,
+    client::RequestError,
+    pages::all_pages,
     store::{PAGE, RestStore},
     wire,
 };
@@ -15,58 +15,13 @@ use crate::{
     },
     store::{
         error::StoreError,
-        registry::VersionFiles,
+        registry::{LoggedModel, ModelVersion, VersionFiles},
         tracking::{LoggedModelFiles, RunRow, TrackingStore},
     },
 };
 
 /// Number of experiments that one query for logged models names.
 const EXPERIMENTS: usize = 50;
-
-#[derive(Deserialize)]
-struct Versions {
-    #[serde(default)]
-    model_versions: Vec<Version>,
-    #[serde(default)]
-    next_page_token: String,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    name: String,
-    #[serde(default, deserialize_with = "wire::integer")]
-    version: Option<i64>,
-    #[serde(default)]
-    source: String,
-    #[serde(default)]
-    run_id: String,
-}
-
-#[derive(Deserialize)]
-struct DownloadUri {
-    #[serde(default)]
-    artifact_uri: String,
-}
-
-#[derive(Deserialize)]
-struct LoggedModels {
-    #[serde(default)]
-    models: Vec<LoggedModel>,
-    #[serde(default)]
-    next_page_token: String,
-}
-
-#[derive(Deserialize)]
-struct LoggedModel {
-    info: LoggedModelInfo,
-}
-
-#[derive(Deserialize)]
-struct LoggedModelInfo {
-    model_id: String,
-    #[serde(default)]
-    artifact_uri: String,
-}
 
 impl RestStore {
     pub(crate) async fn rows_of_runs(
@@ -96,70 +51,58 @@ impl RestStore {
     ) -> Result<Vec<LoggedModelFiles>, StoreError> {
         let mut found = Vec::new();
         for ids in experiment_ids.chunks(EXPERIMENTS) {
-            let mut token = String::new();
-            loop {
+            let page = |token: String, _| async move {
                 let mut question = json!({"experiment_ids": ids});
                 if !token.is_empty() {
                     question["page_token"] = token.into();
                 }
-                let page = self
-                    .client
-                    .ask::<LoggedModels>("logged-models/search", &question)
-                    .await;
-                let page = match page {
-                    // The server is older than MLflow 3 and has no logged models.
-                    Err(failure) if is_unknown(&failure) => return Ok(found),
-                    page => page.map_err(|failure| self.error(failure))?,
-                };
-                let models = page.models.into_iter().map(|model| LoggedModelFiles {
-                    model_id: model.info.model_id,
-                    artifact_location: model.info.artifact_uri,
-                });
-                found.extend(models);
-                if page.next_page_token.is_empty() {
-                    break;
+                self.client.ask("logged-models/search", &question).await
+            };
+            let models: Vec<wire::LoggedModel> = match all_pages(usize::MAX, page).await {
+                // The server is older than MLflow 3 and has no logged models.
+                Err(failure) if is_unknown(&failure) => return Ok(found),
+                models => models.map_err(|failure| self.error(failure))?,
+            };
+            found.extend(models.into_iter().map(|model| {
+                let model = LoggedModel::from(model);
+                LoggedModelFiles {
+                    model_id: model.model_id,
+                    artifact_location: model.artifact_uri,
                 }
-                token = page.next_page_token;
-            }
+            }));
         }
         Ok(found)
     }
 
     pub(crate) async fn files_of_versions(&self) -> Result<Vec<VersionFiles>, StoreError> {
-        let mut found = Vec::new();
-        let mut token = String::new();
-        let size = PAGE.to_string();
-        loop {
+        let size = &PAGE.to_string();
+        let page = |token: String, _| async move {
             let mut query = vec![("max_results", size.as_str())];
             if !token.is_empty() {
                 query.push(("page_token", token.as_str()));
             }
-            let page: Versions = self
-                .client
-                .get("model-versions/search", &query)
-                .await
-                .map_err(|failure| self.error(failure))?;
-            for it in page.model_versions {
-                let version = it.version.unwrap_or_default();
-                // Only a source of this form does not tell the place of the files.
-                let location = if it.source.starts_with("models:") {
-                    self.download_uri_of(&it.name, version).await?
-                } else {
-                    None
-                };
-                found.push(VersionFiles {
-                    name: it.name,
-                    version,
-                    source: it.source,
-                    location,
-                    run_id: Some(it.run_id).filter(|id| !id.is_empty()),
-                });
-            }
-            if page.next_page_token.is_empty() {
-                return Ok(found);
-            }
-            token = page.next_page_token;
+            self.client.get("model-versions/search", &query).await
+        };
+        let versions: Vec<wire::ModelVersion> = all_pages(usize::MAX, page)
+            .await
+            .map_err(|failure| self.error(failure))?;
+        let mut found = Vec::new();
+        for version in versions.into_iter().map(ModelVersion::from) {
+            // Only a source of this form does not tell the place of the files.
+            let location = if version.source.starts_with("models:") {
+                self.download_uri_of(&version.name, version.version).await?
+            } else {
+                None
+            };
+            found.push(VersionFiles {
+                name: version.name,
+                version: version.version,
+                source: version.source,
+                location,
+                run_id: version.run_id,
+            });
         }
+        Ok(found)
     }
 
     /// Returns the URI of a version's files; none where the version has been deleted meanwhile.
@@ -172,7 +115,7 @@ impl RestStore {
         let query = [("name", name), ("version", version.as_str())];
         let answer = self
             .client
-            .get::<DownloadUri>("model-versions/get-download-uri", &query)
+            .get::<wire::DownloadUri>("model-versions/get-download-uri", &query)
             .await;
         match answer {
             Ok(answer) => Ok(Some(answer.artifact_uri).filter(|uri| !uri.is_empty())),
@@ -184,6 +127,7 @@ impl RestStore {
 
 /// Returns true where a server does not know the path of a query. The server has answered other queries, so it is
 /// reachable and is an MLflow server.
-fn is_unknown(failure: &Failure) -> bool {
-    failure.is("ENDPOINT_NOT_FOUND") || matches!(failure, Failure::Store(StoreError::Open { .. }))
+fn is_unknown(failure: &RequestError) -> bool {
+    failure.is("ENDPOINT_NOT_FOUND")
+        || matches!(failure, RequestError::Store(StoreError::Open { .. }))
 }

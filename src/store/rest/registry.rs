@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::Method;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
 use super::{
-    client::Failure,
+    client::RequestError,
+    pages::all_pages,
     store::{PAGE, RestStore, TOGETHER},
     wire,
 };
@@ -111,24 +112,12 @@ impl ModelRegistry for RestStore {
     }
 
     async fn search_models(&self, query: &ModelQuery) -> Result<Vec<RegisteredModel>, StoreError> {
-        if query.max_results == 0 {
-            return Ok(Vec::new());
-        }
+        let (path, filter) = ("registered-models/search", &query.filter.text);
         let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
-        let mut found: Vec<RegisteredModel> = Vec::new();
-        let mut token = String::new();
-        loop {
-            let wanted = query.max_results - found.len();
-            let asked = page(&query.filter.text, &order_by, wanted, &token);
-            let asked: Vec<(&str, &str)> = asked.iter().map(|(k, v)| (*k, v.as_str())).collect();
-            let answer = self.client.get("registered-models/search", &asked).await;
-            let page: wire::Models = answer.map_err(|failure| self.error(failure))?;
-            found.extend(page.registered_models.into_iter().map(Into::into));
-            if page.next_page_token.is_empty() || found.len() >= query.max_results {
-                return Ok(found);
-            }
-            token = page.next_page_token;
-        }
+        let found: Vec<wire::RegisteredModel> = self
+            .search(path, filter, &order_by, query.max_results)
+            .await?;
+        Ok(found.into_iter().map(Into::into).collect())
     }
 
     async fn create_version(&self, new: &NewVersion) -> Result<ModelVersion, StoreError> {
@@ -181,7 +170,7 @@ impl ModelRegistry for RestStore {
     ) -> Result<ModelVersion, StoreError> {
         let query = [("name", name.as_str()), ("alias", alias.as_str())];
         let found = self.client.get("registered-models/alias", &query).await;
-        let found: Result<wire::OneVersion, Failure> = found;
+        let found: Result<wire::OneVersion, RequestError> = found;
         match found {
             Ok(found) => Ok(found.model_version.into()),
             Err(failure)
@@ -200,24 +189,13 @@ impl ModelRegistry for RestStore {
     }
 
     async fn search_versions(&self, query: &VersionQuery) -> Result<Vec<ModelVersion>, StoreError> {
-        if query.max_results == 0 {
-            return Ok(Vec::new());
-        }
+        let (path, filter) = ("model-versions/search", &query.filter.text);
         let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
-        let mut found: Vec<ModelVersion> = Vec::new();
-        let mut token = String::new();
-        loop {
-            let wanted = query.max_results - found.len();
-            let asked = page(&query.filter.text, &order_by, wanted, &token);
-            let asked: Vec<(&str, &str)> = asked.iter().map(|(k, v)| (*k, v.as_str())).collect();
-            let answer = self.client.get("model-versions/search", &asked).await;
-            let page: wire::Versions = answer.map_err(|failure| self.error(failure))?;
-            found.extend(page.model_versions.into_iter().map(Into::into));
-            if page.next_page_token.is_empty() || found.len() >= query.max_results {
-                return self.with_aliases(found).await;
-            }
-            token = page.next_page_token;
-        }
+        let found: Vec<wire::ModelVersion> = self
+            .search(path, filter, &order_by, query.max_results)
+            .await?;
+        let found = found.into_iter().map(Into::into).collect();
+        self.with_aliases(found).await
     }
 
     async fn download_uri(&self, name: &ModelName, version: i64) -> Result<String, StoreError> {
@@ -317,33 +295,24 @@ impl ModelRegistry for RestStore {
         if name.is_empty() || name.contains(NOT_IN_NAMES) {
             return Ok(None);
         }
-        let mut newest: Option<wire::LoggedModel> = None;
-        let mut token = String::new();
-        loop {
+        let page = |token: String, _| async move {
             let question = json!({
                 "experiment_ids": [run.experiment_id],
                 "filter": format!("name = '{name}'"),
                 "page_token": token,
             });
-            let answer = self.client.ask("logged-models/search", &question).await;
-            let page: wire::LoggedModels = match answer {
-                // A server before MLflow 3 does not have this path, and has no logged models.
-                Err(Failure::Store(StoreError::Open { .. })) => return Ok(None),
-                answer => answer.map_err(|failure| self.error(failure))?,
-            };
-            let of_run = page
-                .models
-                .into_iter()
-                .filter(|it| it.info.source_run_id == run.run_id);
-            newest = newest
-                .into_iter()
-                .chain(of_run)
-                .max_by_key(|it| it.info.creation_timestamp_ms);
-            if page.next_page_token.is_empty() {
-                return Ok(newest.map(Into::into));
-            }
-            token = page.next_page_token;
-        }
+            self.client.ask("logged-models/search", &question).await
+        };
+        let found: Vec<wire::LoggedModel> = match all_pages(usize::MAX, page).await {
+            // A server before MLflow 3 does not have this path, and has no logged models.
+            Err(RequestError::Store(StoreError::Open { .. })) => return Ok(None),
+            found => found.map_err(|failure| self.error(failure))?,
+        };
+        let of_run = found
+            .into_iter()
+            .filter(|it| it.info.source_run_id == run.run_id);
+        let newest = of_run.max_by_key(|it| it.info.creation_timestamp_ms);
+        Ok(newest.map(Into::into))
     }
 
     async fn link_logged_model(
@@ -359,7 +328,7 @@ impl ModelRegistry for RestStore {
         let Some(value) = registry::with_version(listed, name, version) else {
             return Ok(());
         };
-        let body = json!({"tags": [{"key": VERSIONS_TAG, "value": value}]});
+        let body = json!({"tags": [wire::pair(VERSIONS_TAG, &value)]});
         let path = format!("logged-models/{}/tags", segment(model_id));
         let written = self.client.write::<IgnoredAny>(Method::PATCH, &path, &body);
         written
@@ -374,15 +343,42 @@ impl ModelRegistry for RestStore {
 }
 
 impl RestStore {
+    /// Searches registered models or versions, page after page.
+    async fn search<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filter: &str,
+        order_by: &[&str],
+        max_results: usize,
+    ) -> Result<Vec<T>, StoreError> {
+        if max_results == 0 {
+            return Ok(Vec::new());
+        }
+        let query = |token: String, wanted: usize| async move {
+            let size = PAGE.min(wanted).to_string();
+            let mut query = vec![("max_results", size.as_str())];
+            if !filter.is_empty() {
+                query.push(("filter", filter));
+            }
+            query.extend(order_by.iter().map(|order| ("order_by", *order)));
+            if !token.is_empty() {
+                query.push(("page_token", &token));
+            }
+            self.client.get(path, &query).await
+        };
+        let found = all_pages(max_results, query).await;
+        found.map_err(|failure| self.error(failure))
+    }
+
     async fn logged(&self, model_id: &str) -> Result<wire::LoggedModel, StoreError> {
         let path = format!("logged-models/{}", segment(model_id));
-        let found: Result<wire::OneLoggedModel, Failure> = self.client.get(&path, &[]).await;
+        let found: Result<wire::OneLoggedModel, RequestError> = self.client.get(&path, &[]).await;
         match found {
             Ok(found) => Ok(found.model),
             Err(failure)
                 if failure.is("RESOURCE_DOES_NOT_EXIST")
                     // A server before MLflow 3 does not have this path.
-                    || matches!(failure, Failure::Store(StoreError::Open { .. })) =>
+                    || matches!(failure, RequestError::Store(StoreError::Open { .. })) =>
             {
                 Err(StoreError::NotFound {
                     what: format!("logged model {model_id:?}"),
@@ -453,7 +449,7 @@ impl RestStore {
 
     /// Converts a failure about a model into an error of the store. MLflow's own message has another wording in each
     /// release.
-    fn model_error(&self, name: &ModelName, failure: Failure) -> StoreError {
+    fn model_error(&self, name: &ModelName, failure: RequestError) -> StoreError {
         let what = format!("registered model {:?}", name.as_str());
         let destination = self.client.base().to_owned();
         if failure.is("RESOURCE_DOES_NOT_EXIST") {
@@ -465,7 +461,7 @@ impl RestStore {
         }
     }
 
-    fn version_error(&self, name: &ModelName, version: i64, failure: Failure) -> StoreError {
+    fn version_error(&self, name: &ModelName, version: i64, failure: RequestError) -> StoreError {
         if failure.is("RESOURCE_DOES_NOT_EXIST") {
             return StoreError::NotFound {
                 what: format!("version {version} of model {:?}", name.as_str()),
@@ -476,36 +472,14 @@ impl RestStore {
     }
 }
 
-fn is_taken(failure: &Failure) -> bool {
+fn is_taken(failure: &RequestError) -> bool {
     failure.is("RESOURCE_ALREADY_EXISTS") || failure.is("ALREADY_EXISTS")
 }
 
 fn pairs(tags: &[(Key, TagValue)]) -> Vec<Value> {
     tags.iter()
-        .map(|(key, value)| json!({"key": key.as_str(), "value": value.as_str()}))
+        .map(|(key, value)| wire::pair(key.as_str(), value.as_str()))
         .collect()
-}
-
-/// Returns the parameters of a page of a search.
-fn page(
-    filter: &str,
-    order_by: &[&str],
-    wanted: usize,
-    token: &str,
-) -> Vec<(&'static str, String)> {
-    let mut query = vec![("max_results", PAGE.min(wanted).to_string())];
-    if !filter.is_empty() {
-        query.push(("filter", filter.to_owned()));
-    }
-    query.extend(
-        order_by
-            .iter()
-            .map(|order| ("order_by", (*order).to_owned())),
-    );
-    if !token.is_empty() {
-        query.push(("page_token", token.to_owned()));
-    }
-    query
 }
 
 /// Encodes a text as one segment of a path.

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::{
     artifacts,
-    batch::{Batch, number},
-    client::{Client, Failure},
-    tracking::HISTORY_PAGE,
+    batch::{LogBatch, number},
+    client::{Client, RequestError},
+    pages::{ListPage, all_pages},
     wire::{self, view_word},
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     journal::record::{Record, RunStart},
     mlflow::{
         key::Key,
+        rewind::AppliedRewinds,
         run::{LifecycleStage, MetricPoint, RunId, RunInfo, RunStatus, ViewType},
         search::runs::RunQuery,
     },
@@ -42,6 +43,9 @@ pub(crate) const TOGETHER: usize = 2;
 
 /// Number of entries of a page of an answer.
 pub(crate) const PAGE: usize = 1_000;
+
+/// Number of points of a page of a metric's history.
+const HISTORY_PAGE: usize = 25_000;
 
 /// An MLflow tracking server.
 #[derive(Debug)]
@@ -67,14 +71,14 @@ impl RestStore {
         let question = json!({"max_results": 1});
         let answer = store
             .client
-            .ask::<wire::Experiments>("experiments/search", &question);
+            .ask::<ListPage<wire::Experiment>>("experiments/search", &question);
         answer
             .await
             .map_err(|failure| store.client.error(failure))?;
         Ok(store)
     }
 
-    pub(crate) fn error(&self, failure: Failure) -> StoreError {
+    pub(crate) fn error(&self, failure: RequestError) -> StoreError {
         self.client.error(failure)
     }
 
@@ -88,7 +92,7 @@ impl RestStore {
         known.insert(run, id.to_owned());
     }
 
-    pub(crate) async fn get_run(&self, run_id: &str) -> Result<wire::Run, Failure> {
+    pub(crate) async fn get_run(&self, run_id: &str) -> Result<wire::Run, RequestError> {
         let answer: wire::OneRun = self.client.get("runs/get", &[("run_id", run_id)]).await?;
         Ok(answer.run)
     }
@@ -129,19 +133,23 @@ impl RestStore {
                 "run_view_type": "ALL",
                 "max_results": 1,
             });
-            let answer: wire::Runs = self
+            let answer: ListPage<wire::Run> = self
                 .client
                 .ask("runs/search", &question)
                 .await
                 .map_err(|failure| self.error(failure))?;
-            if let Some(found) = answer.runs.into_iter().next() {
+            if let Some(found) = answer.items.into_iter().next() {
                 return Ok(found);
             }
         }
         Err(not_found())
     }
 
-    async fn experiment_at(&self, path: &str, query: (&str, &str)) -> Result<Experiment, Failure> {
+    async fn experiment_at(
+        &self,
+        path: &str,
+        query: (&str, &str),
+    ) -> Result<Experiment, RequestError> {
         let answer: wire::OneExperiment = self.client.get(path, &[query]).await?;
         Ok(answer.experiment.into())
     }
@@ -211,26 +219,19 @@ impl TrackingStore for RestStore {
     }
 
     async fn experiments(&self, view: ViewType) -> Result<Vec<Experiment>, StoreError> {
-        let mut found: Vec<Experiment> = Vec::new();
-        let mut token = String::new();
-        loop {
+        let page = |token: String, _| async move {
             let question = json!({
                 "view_type": view_word(view),
                 "max_results": PAGE,
                 "order_by": ["last_update_time DESC", "experiment_id DESC"],
                 "page_token": token,
             });
-            let page: wire::Experiments = self
-                .client
-                .ask("experiments/search", &question)
-                .await
-                .map_err(|failure| self.error(failure))?;
-            found.extend(page.experiments.into_iter().map(Experiment::from));
-            if page.next_page_token.is_empty() {
-                return Ok(found);
-            }
-            token = page.next_page_token;
-        }
+            self.client.ask("experiments/search", &question).await
+        };
+        let found: Vec<wire::Experiment> = all_pages(usize::MAX, page)
+            .await
+            .map_err(|failure| self.error(failure))?;
+        Ok(found.into_iter().map(Experiment::from).collect())
     }
 
     async fn set_experiment_stage(
@@ -271,7 +272,7 @@ impl TrackingStore for RestStore {
     }
 
     async fn write(&self, records: &[&Record]) -> Result<(), StoreError> {
-        let mut batch = Batch::default();
+        let mut batch = LogBatch::default();
         for record in records {
             if batch.run.is_some_and(|run| run != record.run()) {
                 self.send(std::mem::take(&mut batch)).await?;
@@ -293,7 +294,7 @@ impl TrackingStore for RestStore {
                     batch.params.extend(
                         values
                             .iter()
-                            .map(|(key, value)| json!({"key": key.as_str(), "value": value})),
+                            .map(|(key, value)| wire::pair(key.as_str(), value)),
                     );
                 }
                 Record::Tags { run, values } => {
@@ -314,9 +315,6 @@ impl TrackingStore for RestStore {
 
     async fn fail_run(&self, run_id: &str, end_time: i64) -> Result<(), StoreError> {
         let run = self.find(run_id).await?;
-        if run.status != "RUNNING" {
-            return Ok(());
-        }
         let body = json!({
             "run_id": run.run_id,
             "status": RunStatus::Failed.as_str(),
@@ -344,28 +342,22 @@ impl TrackingStore for RestStore {
 
     async fn search_runs(&self, query: &RunQuery) -> Result<Vec<RunInfo>, StoreError> {
         let order_by: Vec<&str> = query.order_by.iter().map(|it| it.text.as_str()).collect();
-        let mut found: Vec<RunInfo> = Vec::new();
-        let mut token = String::new();
-        loop {
+        let order_by = &order_by;
+        let page = |token: String, wanted: usize| async move {
             let question = json!({
                 "experiment_ids": query.experiment_ids,
                 "filter": query.filter.text,
                 "run_view_type": view_word(query.view),
-                "max_results": PAGE.min(query.max_results - found.len()),
+                "max_results": PAGE.min(wanted),
                 "order_by": order_by,
                 "page_token": token,
             });
-            let page: wire::Runs = self
-                .client
-                .ask("runs/search", &question)
-                .await
-                .map_err(|failure| self.error(failure))?;
-            found.extend(page.runs.into_iter().map(RunInfo::from));
-            if page.next_page_token.is_empty() || found.len() >= query.max_results {
-                return Ok(found);
-            }
-            token = page.next_page_token;
-        }
+            self.client.ask("runs/search", &question).await
+        };
+        let found: Vec<wire::Run> = all_pages(query.max_results, page)
+            .await
+            .map_err(|failure| self.error(failure))?;
+        Ok(found.into_iter().map(RunInfo::from).collect())
     }
 
     async fn metric_history(
@@ -373,11 +365,9 @@ impl TrackingStore for RestStore {
         run_id: &str,
         key: &str,
     ) -> Result<Vec<MetricPoint>, StoreError> {
-        let run_id = self.find(run_id).await?.run_id;
-        let mut points = Vec::new();
-        let mut token = String::new();
-        let page_size = HISTORY_PAGE.to_string();
-        loop {
+        let run_id = &self.find(run_id).await?.run_id;
+        let page_size = &HISTORY_PAGE.to_string();
+        let page = |token: String, _| async move {
             let mut query = vec![
                 ("run_id", run_id.as_str()),
                 ("metric_key", key),
@@ -386,17 +376,12 @@ impl TrackingStore for RestStore {
             if !token.is_empty() {
                 query.push(("page_token", &token));
             }
-            let page: wire::History = self
-                .client
-                .get("metrics/get-history", &query)
-                .await
-                .map_err(|failure| self.error(failure))?;
-            points.extend(page.metrics.iter().map(wire::Metric::point));
-            if page.next_page_token.is_empty() {
-                return Ok(points);
-            }
-            token = page.next_page_token;
-        }
+            self.client.get("metrics/get-history", &query).await
+        };
+        let found: Vec<wire::Metric> = all_pages(usize::MAX, page)
+            .await
+            .map_err(|failure| self.error(failure))?;
+        Ok(found.iter().map(wire::Metric::point).collect())
     }
 
     async fn latest_step(&self, run_id: &str, prefix: &str) -> Result<Option<i64>, StoreError> {
@@ -412,6 +397,14 @@ impl TrackingStore for RestStore {
         experiment_ids: &[String],
     ) -> Result<Vec<LoggedModelFiles>, StoreError> {
         self.files_of_logged_models(experiment_ids).await
+    }
+
+    fn can_rewind(&self) -> bool {
+        false
+    }
+
+    async fn applied_rewinds(&self, _run_id: &str) -> Result<AppliedRewinds, StoreError> {
+        Ok(AppliedRewinds::default())
     }
 
     fn can_purge(&self) -> bool {

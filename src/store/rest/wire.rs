@@ -1,9 +1,10 @@
-//! The answers of a tracking server, with the fields that are read.
+//! The answers of a tracking server, with the fields that are read, and what requests share.
 //!
 //! 64-bit integers are numbers or strings. The words NaN, Infinity and -Infinity stand for numbers that JSON cannot
 //! write.
 
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::{Value, json};
 
 use crate::{
     mlflow::run::{DatasetInput, MetricPoint, RunInfo, ViewType},
@@ -61,6 +62,16 @@ pub(crate) struct Pair {
     pub value: String,
 }
 
+/// Returns keys and values in the collection that the caller needs.
+fn pairs<C: FromIterator<(String, String)>>(pairs: Vec<Pair>) -> C {
+    pairs.into_iter().map(|it| (it.key, it.value)).collect()
+}
+
+/// Returns a key and its value as requests contain them.
+pub(crate) fn pair(key: &str, value: &str) -> Value {
+    json!({"key": key, "value": value})
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Metric {
     #[serde(default)]
@@ -84,24 +95,8 @@ impl Metric {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct History {
-    #[serde(default)]
-    pub metrics: Vec<Metric>,
-    #[serde(default)]
-    pub next_page_token: String,
-}
-
-#[derive(Deserialize)]
 pub(crate) struct OneExperiment {
     pub experiment: Experiment,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Experiments {
-    #[serde(default)]
-    pub experiments: Vec<Experiment>,
-    #[serde(default)]
-    pub next_page_token: String,
 }
 
 #[derive(Deserialize)]
@@ -134,11 +129,7 @@ impl From<Experiment> for tracking::Experiment {
             lifecycle_stage: it.lifecycle_stage,
             creation_time: it.creation_time,
             last_update_time: it.last_update_time,
-            tags: it
-                .tags
-                .into_iter()
-                .map(|tag| (tag.key, tag.value))
-                .collect(),
+            tags: pairs(it.tags),
         }
     }
 }
@@ -146,14 +137,6 @@ impl From<Experiment> for tracking::Experiment {
 #[derive(Deserialize)]
 pub(crate) struct OneRun {
     pub run: Run,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Runs {
-    #[serde(default)]
-    pub runs: Vec<Run>,
-    #[serde(default)]
-    pub next_page_token: String,
 }
 
 #[derive(Deserialize)]
@@ -234,7 +217,6 @@ impl Run {
 
 impl From<Run> for RunInfo {
     fn from(it: Run) -> Self {
-        let pairs = |pairs: Vec<Pair>| pairs.into_iter().map(|it| (it.key, it.value)).collect();
         let mut inputs: Vec<DatasetInput> = it
             .inputs
             .dataset_inputs
@@ -246,11 +228,7 @@ impl From<Run> for RunInfo {
                 source: input.dataset.source,
                 schema: input.dataset.schema,
                 profile: input.dataset.profile,
-                tags: input
-                    .tags
-                    .into_iter()
-                    .map(|it| (it.key, it.value))
-                    .collect(),
+                tags: pairs(input.tags),
             })
             .collect();
         inputs.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
@@ -280,14 +258,6 @@ impl From<Run> for RunInfo {
 #[derive(Deserialize)]
 pub(crate) struct OneVersion {
     pub model_version: ModelVersion,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Versions {
-    #[serde(default)]
-    pub model_versions: Vec<ModelVersion>,
-    #[serde(default)]
-    pub next_page_token: String,
 }
 
 #[derive(Deserialize)]
@@ -344,7 +314,7 @@ impl From<ModelVersion> for registry::ModelVersion {
             run_link: given(it.run_link),
             status: it.status,
             status_message: given(it.status_message),
-            tags: it.tags.into_iter().map(|it| (it.key, it.value)).collect(),
+            tags: pairs(it.tags),
             aliases,
         }
     }
@@ -353,14 +323,6 @@ impl From<ModelVersion> for registry::ModelVersion {
 #[derive(Deserialize)]
 pub(crate) struct OneModel {
     pub registered_model: RegisteredModel,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Models {
-    #[serde(default)]
-    pub registered_models: Vec<RegisteredModel>,
-    #[serde(default)]
-    pub next_page_token: String,
 }
 
 #[derive(Deserialize)]
@@ -403,7 +365,7 @@ impl From<RegisteredModel> for registry::RegisteredModel {
             last_updated_time: it.last_updated_timestamp,
             description: it.description,
             latest_versions: Vec::new(),
-            tags: it.tags.into_iter().map(|it| (it.key, it.value)).collect(),
+            tags: pairs(it.tags),
             aliases,
         };
         // A server leaves the aliases of these versions out.
@@ -424,14 +386,6 @@ pub(crate) struct DownloadUri {
 #[derive(Deserialize)]
 pub(crate) struct OneLoggedModel {
     pub model: LoggedModel,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct LoggedModels {
-    #[serde(default)]
-    pub models: Vec<LoggedModel>,
-    #[serde(default)]
-    pub next_page_token: String,
 }
 
 #[derive(Deserialize)]
@@ -464,16 +418,17 @@ impl From<LoggedModel> for registry::LoggedModel {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pages::ListPage;
     use super::*;
 
     #[test]
     fn numbers_come_as_numbers_strings_and_words() {
-        let history: History = serde_json::from_str(
+        let history: ListPage<Metric> = serde_json::from_str(
             r#"{"metrics": [{"key": "a", "value": 1, "timestamp": "5", "step": -1},
                 {"key": "a", "value": "NaN"}, {"key": "a", "value": "-Infinity", "step": "7"}]}"#,
         )
         .unwrap();
-        let points: Vec<MetricPoint> = history.metrics.iter().map(Metric::point).collect();
+        let points: Vec<MetricPoint> = history.items.iter().map(Metric::point).collect();
         assert_eq!(
             (points[0].value, points[0].timestamp, points[0].step),
             (1.0, 5, -1)

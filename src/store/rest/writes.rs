@@ -4,8 +4,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    batch::{Batch, dataset},
-    client::Failure,
+    batch::{LogBatch, dataset},
+    client::RequestError,
     store::{RUN_ID_TAG, RestStore, TOGETHER},
     wire,
 };
@@ -30,9 +30,9 @@ impl RestStore {
             .await?;
         let mut all: Vec<Value> = tags
             .iter()
-            .map(|(key, value)| json!({"key": key.as_str(), "value": value}))
+            .map(|(key, value)| wire::pair(key.as_str(), value))
             .collect();
-        all.push(json!({"key": RUN_ID_TAG, "value": start.run.to_string()}));
+        all.push(wire::pair(RUN_ID_TAG, &start.run.to_string()));
         let body = json!({
             "experiment_id": experiment.id,
             "user_id": start.user,
@@ -61,7 +61,7 @@ impl RestStore {
         answer.map(|_| ()).map_err(|failure| self.error(failure))
     }
 
-    pub(super) async fn send(&self, batch: Batch) -> Result<(), StoreError> {
+    pub(super) async fn send(&self, batch: LogBatch) -> Result<(), StoreError> {
         let Some(run) = batch.run else {
             return Ok(());
         };
@@ -99,7 +99,7 @@ impl RestStore {
         &self,
         run_id: &str,
         request: &Value,
-        refusal: Failure,
+        refusal: RequestError,
     ) -> StoreError {
         let Ok(run) = self.get_run(run_id).await.map(RunInfo::from) else {
             return self.error(refusal);
@@ -163,9 +163,12 @@ impl RestStore {
             | Record::RunAttached { .. }
             | Record::RunCreating { .. }
             | Record::RunNamed { .. }
+            // An MLflow server has no request that deletes points.
+            | Record::RunRewound { .. }
             | Record::Artifact { .. }
             | Record::ArtifactInPlace { .. }
-            | Record::ArtifactInline { .. } => Ok(()),
+            | Record::ArtifactInline { .. }
+            | Record::ArtifactsDeleted { .. } => Ok(()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rows in the binary form of PostgreSQL's COPY, the fastest way into a table.
+//! CopyRows in the binary form of PostgreSQL's COPY, the fastest way into a table.
 //!
 //! Format: PostgreSQL's documentation of COPY, "Binary Format".
 
@@ -7,14 +7,14 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const NOTHING: [u8; 8] = [0; 8];
 const END: i16 = -1;
 
-/// Rows, encoded one after the other.
+/// CopyRows, encoded one after the other.
 #[derive(Debug)]
-pub(crate) struct Rows {
+pub(crate) struct CopyRows {
     bytes: Vec<u8>,
     columns: i16,
 }
 
-impl Rows {
+impl CopyRows {
     pub(crate) fn new(columns: i16) -> Self {
         Self {
             bytes: [SIGNATURE, &NOTHING].concat(),
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_row_is_its_fields_with_their_lengths() {
-        let mut rows = Rows::new(2);
+        let mut rows = CopyRows::new(2);
         rows.row().text("é").bool(true);
         let bytes = rows.finish();
         assert_eq!(&bytes[..11], SIGNATURE);

@@ -142,7 +142,7 @@ impl Database {
             // IMMEDIATE, as another writer could come between the first read and the first write of a transaction.
             Self::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
             Self::Postgres(pool) => {
-                let mut session = Session::new(pool.acquire().await?);
+                let mut session = PostgresSession::new(pool.acquire().await?);
                 session.run("BEGIN").await?;
                 Transaction::Postgres(session)
             }
@@ -153,7 +153,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => Ok(pool.execute(statement.sqlite()).await?.rows_affected()),
             Self::Postgres(pool) => {
-                let mut session = Session::new(pool.acquire().await?);
+                let mut session = PostgresSession::new(pool.acquire().await?);
                 let executed = session.execute(statement).await?;
                 session.release();
                 Ok(executed)
@@ -176,7 +176,7 @@ impl Database {
                 }
             }
             Self::Postgres(pool) => {
-                let mut session = Session::new(pool.acquire().await?);
+                let mut session = PostgresSession::new(pool.acquire().await?);
                 session
                     .fetch(statement, |row| {
                         found.push(of_row(&row)?);
@@ -191,11 +191,11 @@ impl Database {
 }
 
 /// A connection to PostgreSQL for some statements. The connection is closed where the server is silent for too long,
-/// and where the session ends before its [release](Session::release): the server rolls back then.
+/// and where the session ends before its [release](PostgresSession::release): the server rolls back then.
 #[derive(Debug)]
-pub(crate) struct Session(Option<PoolConnection<Postgres>>);
+pub(crate) struct PostgresSession(Option<PoolConnection<Postgres>>);
 
-impl Session {
+impl PostgresSession {
     fn new(connection: PoolConnection<Postgres>) -> Self {
         Self(Some(connection))
     }
@@ -232,7 +232,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for PostgresSession {
     fn drop(&mut self) {
         // The connection is not returned to the pool: its next user would wait for the answer that this session has
         // not read.
@@ -259,7 +259,7 @@ async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
 #[derive(Debug)]
 pub(crate) enum Transaction {
     Sqlite(sqlx::Transaction<'static, Sqlite>),
-    Postgres(Session),
+    Postgres(PostgresSession),
 }
 
 impl Transaction {
@@ -303,7 +303,7 @@ impl Transaction {
     }
 
     /// Copies rows into a table of PostgreSQL. Returns false, and copies nothing, where one of the rows exists already.
-    pub(crate) async fn copy(&mut self, copy: &str, rows: copy::Rows) -> Result<bool> {
+    pub(crate) async fn copy(&mut self, copy: &str, rows: copy::CopyRows) -> Result<bool> {
         let Self::Postgres(session) = self else {
             return Ok(false);
         };

@@ -29,7 +29,7 @@ uri, root = sys.stdin.read().splitlines()\n\
 SqlAlchemyStore(uri, root)\n";
 
 /// Longest time that another process may take to create the tables, in seconds.
-const PATIENCE_S: u32 = 60;
+const TABLES_TIMEOUT_S: u32 = 60;
 
 /// Creates the tables and experiment 0. Where several processes find the same database fresh, one of them does so.
 pub(crate) async fn create(
@@ -113,7 +113,7 @@ async fn by_mlflow(
         Err(error) => error.to_string(),
     };
     // Another process may have begun first and be creating the tables now.
-    for _ in 0..PATIENCE_S {
+    for _ in 0..TABLES_TIMEOUT_S {
         let layout = Layout::read(database).await;
         let layout = layout.map_err(|error| opening(destination, error))?;
         if layout.is_fresh(database.dialect()) {

@@ -13,6 +13,7 @@ pub(crate) mod layout;
 pub(crate) mod locks;
 pub(crate) mod points;
 pub(crate) mod registry;
+pub(crate) mod rewind;
 pub(crate) mod rows;
 pub(crate) mod schema;
 pub(crate) mod search;

@@ -1,9 +1,9 @@
-//! Points of metrics: all of them, and the latest of each metric.
+//! PointRows of metrics: all of them, and the latest of each metric.
 
 use std::collections::BTreeMap;
 
 use super::{
-    copy::Rows, database::Transaction, schema::Dialect, statement::Statement, store::SqlStore,
+    copy::CopyRows, database::Transaction, schema::Dialect, statement::Statement, store::SqlStore,
     write::column,
 };
 use crate::{
@@ -20,7 +20,7 @@ const COPIED: usize = 200;
 /// A point as the tables store it: MLflow stores NaN as 0 with a flag and infinities as the largest floats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
-    step: i64,
+    pub step: i64,
     timestamp: i64,
     value: f64,
     is_nan: bool,
@@ -48,13 +48,14 @@ impl Point {
     }
 }
 
-pub(crate) type Points<'a> = Vec<(RunId, &'a Key, Point)>;
+/// Rows of the tables of points: the run, the key of the metric and the point.
+pub(crate) type PointRows<'a> = Vec<(RunId, &'a Key, Point)>;
 
 impl SqlStore {
     pub(crate) async fn write_points(
         &self,
         tx: &mut Transaction,
-        mut points: Points<'_>,
+        mut points: PointRows<'_>,
     ) -> Result<(), StoreError> {
         if points.is_empty() {
             return Ok(());
@@ -72,7 +73,7 @@ impl SqlStore {
                 })
                 .or_insert(*point);
         }
-        // Points are sorted by the key of the table, so that they are next to each other in its index.
+        // PointRows are sorted by the key of the table, so that they are next to each other in its index.
         points.sort_by(|(run_a, a, x), (run_b, b, y)| {
             (*a, x.timestamp, x.step, *run_a)
                 .cmp(&(*b, y.timestamp, y.step, *run_b))
@@ -84,7 +85,7 @@ impl SqlStore {
             self.insert_points(tx, "metrics", &points, "DO NOTHING")
                 .await?;
         }
-        let latest: Points<'_> = latest
+        let latest: PointRows<'_> = latest
             .into_iter()
             .map(|((run, key), point)| (run, key, point))
             .collect();
@@ -110,7 +111,7 @@ impl SqlStore {
         if tx.dialect() != Dialect::Postgres || points.len() < COPIED {
             return Ok(false);
         }
-        let mut rows = Rows::new(6);
+        let mut rows = CopyRows::new(6);
         for (run, key, point) in points {
             rows.row()
                 .text(key.as_str())

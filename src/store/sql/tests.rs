@@ -7,6 +7,7 @@ use crate::{
     mlflow::{
         key::Key,
         model::{Stage, TagValue},
+        rewind::Rewind,
         run::{LifecycleStage, RunId, RunStatus},
     },
     store::{
@@ -185,21 +186,21 @@ fn opening_twice_at_once_makes_one_database() {
 }
 
 #[test]
-fn a_run_whose_process_died_fails_unless_it_had_ended() {
+fn a_run_whose_process_died_fails_whatever_others_have_set() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir).await;
-        let (open_run, ended) = (RunId::random(), RunId::random());
+        let (open_run, set_by_others) = (RunId::random(), RunId::random());
         let end = Record::RunEnded {
-            run: ended,
+            run: set_by_others,
             status: RunStatus::Finished,
             end_time: 9,
         };
         store
-            .write(&[&start(open_run), &start(ended), &end])
+            .write(&[&start(open_run), &start(set_by_others), &end])
             .await
             .unwrap();
-        for run in [open_run, ended] {
+        for run in [open_run, set_by_others] {
             store.fail_run(&run.to_string(), 7).await.unwrap();
         }
         let status = async |run: RunId| {
@@ -207,7 +208,7 @@ fn a_run_whose_process_died_fails_unless_it_had_ended() {
             (info.status, info.end_time)
         };
         assert_eq!(status(open_run).await, ("FAILED".into(), Some(7)));
-        assert_eq!(status(ended).await, ("FINISHED".into(), Some(9)));
+        assert_eq!(status(set_by_others).await, ("FAILED".into(), Some(7)));
     });
 }
 
@@ -270,6 +271,51 @@ fn a_file_that_is_no_mlflow_database_is_refused_and_left_alone() {
             std::fs::read_to_string(path)
                 .unwrap()
                 .starts_with("not a database")
+        );
+    });
+}
+
+#[test]
+fn a_rewind_deletes_what_was_before_it_once() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let run = RunId::random();
+        let rewind = Rewind {
+            id: 7,
+            step: 2,
+            at: 0,
+        };
+        let rewound = Record::RunRewound { run, rewind };
+        let steps = async || {
+            let history = store.metric_history(&run.to_string(), "val/loss").await;
+            let mut steps: Vec<i64> = history.unwrap().iter().map(|point| point.step).collect();
+            steps.sort_unstable();
+            steps
+        };
+        // Points of the same batch that come before it are deleted as well.
+        let (before, after) = (metric(run, 2, 0.1), metric(run, 3, 0.2));
+        let first = metric(run, 1, 0.5);
+        let batch = [&start(run), &first, &before, &rewound, &after];
+        store.write(&batch).await.unwrap();
+        assert_eq!(steps().await, [1, 3]);
+        // Another process has recorded this one; the delivery then repeats the batch.
+        store.write(&[&metric(run, 4, 0.3)]).await.unwrap();
+        store.write(&batch).await.unwrap();
+        assert_eq!(steps().await, [1, 3, 4]);
+        let applied = store.applied_rewinds(&run.to_string()).await.unwrap();
+        assert!(applied.has(&rewind));
+        assert_eq!(
+            store.run(&run.to_string()).await.unwrap().metrics["val/loss"],
+            0.3
+        );
+        let again = Rewind { id: 8, ..rewind };
+        let again = Record::RunRewound { run, rewind: again };
+        store.write(&[&again]).await.unwrap();
+        assert_eq!(steps().await, [1]);
+        assert_eq!(
+            store.run(&run.to_string()).await.unwrap().metrics["val/loss"],
+            0.5
         );
     });
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 
 use super::{
+    rewind::rewinds_of,
     rows::{EXPERIMENT, RUN_COLUMNS, deleted_time, experiment, in_view, input, number, run, texts},
     schema::Dialect,
     search::{self, Scope},
@@ -15,6 +16,7 @@ use crate::{
     journal::record::{Record, RunStart},
     mlflow::{
         key::Key,
+        rewind::AppliedRewinds,
         run::{LifecycleStage, MetricPoint, RunId, RunInfo, ViewType},
         search::runs::RunQuery,
     },
@@ -218,6 +220,17 @@ impl TrackingStore for SqlStore {
         _experiment_ids: &[String],
     ) -> Result<Vec<LoggedModelFiles>, StoreError> {
         self.files_of_logged_models().await
+    }
+
+    fn can_rewind(&self) -> bool {
+        true
+    }
+
+    async fn applied_rewinds(&self, run_id: &str) -> Result<AppliedRewinds, StoreError> {
+        let tags = self.ask(rewinds_of(run_id), |row| row.string(0)).await?;
+        Ok(AppliedRewinds::parse(
+            tags.first().map_or("", String::as_str),
+        ))
     }
 
     fn can_purge(&self) -> bool {

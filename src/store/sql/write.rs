@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     database::Transaction,
-    points::{Point, Points, ROWS},
+    points::{Point, PointRows, ROWS},
     statement::Statement,
     store::SqlStore,
 };
@@ -47,16 +47,23 @@ impl SqlStore {
             .map(|record| record.run())
             .collect();
         self.check_writable(tx, &runs).await?;
-        let mut points: Points<'_> = Vec::new();
+        let mut points: PointRows<'_> = Vec::new();
         for record in records {
             match record {
+                Record::RunRewound { run, rewind } => {
+                    points.retain(|(of, key, point)| {
+                        of != run || !rewind.covers(key.as_str(), point.step)
+                    });
+                    self.rewind(tx, *run, *rewind).await?;
+                }
                 Record::RunStarted(_)
                 | Record::RunAttached { .. }
                 | Record::RunCreating { .. }
                 | Record::RunNamed { .. }
                 | Record::Artifact { .. }
                 | Record::ArtifactInPlace { .. }
-                | Record::ArtifactInline { .. } => {}
+                | Record::ArtifactInline { .. }
+                | Record::ArtifactsDeleted { .. } => {}
                 Record::Metrics {
                     run,
                     step,
@@ -106,11 +113,10 @@ impl SqlStore {
         run_id: &str,
         end_time: i64,
     ) -> Result<(), StoreError> {
-        let fail = Statement::new(
-            "UPDATE runs SET status = 'FAILED', end_time = $1 WHERE run_uuid = $2 AND status = 'RUNNING'",
-        )
-        .bind(end_time)
-        .bind(run_id);
+        let fail =
+            Statement::new("UPDATE runs SET status = 'FAILED', end_time = $1 WHERE run_uuid = $2")
+                .bind(end_time)
+                .bind(run_id);
         self.database
             .execute(fail)
             .await

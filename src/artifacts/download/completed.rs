@@ -10,38 +10,39 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::part_file::{self, Begun, NOFOLLOW};
+use super::part_file::{self, NOFOLLOW, RemoteVersion};
 use crate::mlflow::artifact_path::ArtifactPath;
 
 /// The long files of a folder that are at their targets, with a line for each. Another process that downloads the same
 /// folder to the same place at the same time adds lines or removes them; then there is more to fetch.
-pub(crate) struct Finished {
+pub(crate) struct CompletedFiles {
     note: PathBuf,
-    found: HashMap<String, File>,
+    found: HashMap<String, CompletedFile>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct File {
-    begun: Begun,
+struct CompletedFile {
+    #[serde(rename = "begun")]
+    remote: RemoteVersion,
     /// Inode number; it and the time of change (in nanoseconds) differ once somebody has changed or replaced the file.
     inode: u64,
     modified: i128,
 }
 
-impl File {
-    fn at(target: &Path, begun: Begun) -> Option<Self> {
+impl CompletedFile {
+    fn at(target: &Path, remote: RemoteVersion) -> Option<Self> {
         let there = fs::symlink_metadata(target).ok()?;
-        (there.is_file() && there.len() == begun.size).then(|| Self {
-            begun,
+        (there.is_file() && there.len() == remote.size).then(|| Self {
+            remote,
             inode: there.ino(),
             modified: i128::from(there.mtime()) * 1_000_000_000 + i128::from(there.mtime_nsec()),
         })
     }
 }
 
-impl Finished {
+impl CompletedFiles {
     /// Returns the note that an interrupted download of the folder to the same place has left.
-    pub(crate) fn of(root: &Path, folder: &ArtifactPath) -> Self {
+    pub(crate) fn load(root: &Path, folder: &ArtifactPath) -> Self {
         let note = root.join(part_file::name_of(folder, "-done"));
         let mut options = OpenOptions::new();
         let text = options
@@ -52,7 +53,7 @@ impl Finished {
         let found = text
             .unwrap_or_default()
             .lines()
-            .filter_map(|line| serde_json::from_str::<HashMap<String, File>>(line).ok())
+            .filter_map(|line| serde_json::from_str::<HashMap<String, CompletedFile>>(line).ok())
             .flatten()
             .collect();
         Self { note, found }
@@ -63,13 +64,13 @@ impl Finished {
         let Some(noted) = self.found.get(path.as_str()) else {
             return false;
         };
-        let begun = Begun::new(noted.begun.size, version, false);
-        File::at(target, begun).as_ref() == Some(noted)
+        let remote = RemoteVersion::new(noted.remote.size, version, false);
+        CompletedFile::at(target, remote).as_ref() == Some(noted)
     }
 
     /// Notes that a version of a file is at its target. A file without a note is fetched again.
     pub(crate) fn add(&self, path: &ArtifactPath, size: u64, version: &str, target: &Path) {
-        let Some(file) = File::at(target, Begun::new(size, version, false)) else {
+        let Some(file) = CompletedFile::at(target, RemoteVersion::new(size, version, false)) else {
             return;
         };
         let Ok(line) = serde_json::to_string(&HashMap::from([(path.as_str(), file)])) else {
@@ -81,8 +82,8 @@ impl Finished {
         let _ = note.and_then(|mut note| note.write_all(format!("{line}\n").as_bytes()));
     }
 
-    /// Ends the download: the whole folder is there, so the note is removed.
-    pub(crate) fn end(self) {
+    /// Removes the note, because the whole folder has arrived.
+    pub(crate) fn remove(self) {
         let _ = fs::remove_file(self.note);
     }
 }
@@ -100,7 +101,7 @@ mod tests {
         let targets = ["long", "other"].map(|it| dir.path().join(it));
         fs::write(&targets[0], "12345").unwrap();
         fs::write(&targets[1], "67890").unwrap();
-        let first = Finished::of(dir.path(), &folder);
+        let first = CompletedFiles::load(dir.path(), &folder);
         assert!(!first.has(&long, "1", &targets[0]));
         first.add(&long, 5, "1", &targets[0]);
         // One file has another length than the store says, and the other file does not exist.
@@ -111,7 +112,7 @@ mod tests {
         let mut note = note.append(true).open(&first.note).unwrap();
         note.write_all(br#"{"model/other":{"#).unwrap();
         drop(first);
-        let next = Finished::of(dir.path(), &folder);
+        let next = CompletedFiles::load(dir.path(), &folder);
         assert!(next.has(&long, "1", &targets[0]));
         assert!(!next.has(&long, "2", &targets[0]), "another version");
         assert!(!next.has(&long, "1", &targets[1]), "another place");
@@ -121,11 +122,11 @@ mod tests {
             .set_modified(std::time::SystemTime::UNIX_EPOCH)
             .unwrap();
         assert!(!next.has(&long, "1", &targets[0]), "changed since");
-        next.end();
+        next.remove();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
         // A link in the place of the note is not followed.
         let outside = tempfile::NamedTempFile::new().unwrap();
-        let next = Finished::of(dir.path(), &folder);
+        let next = CompletedFiles::load(dir.path(), &folder);
         std::os::unix::fs::symlink(outside.path(), &next.note).unwrap();
         next.add(&long, 5, "1", &targets[0]);
         assert_eq!(fs::read(outside.path()).unwrap(), b"");

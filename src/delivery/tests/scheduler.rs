@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::model::{Event as Happening, Fate, Promised, Rows, file_of, histories};
+use super::model::{
+    Fate, HistoryEvent, Promised, StoreContent, file_of, histories, is_rewound, is_target,
+};
 use crate::{
-    delivery::uploads::{Action, Event, Uploads},
+    delivery::scheduler::{Action, Event, Scheduler},
     journal::{
         position::Position,
         reader::Placed,
@@ -24,24 +26,38 @@ struct Died;
 
 /// The journal of one process, as it survives the process.
 #[derive(Debug, Default)]
-struct Kept {
+struct SavedJournal {
     records: Vec<Record>,
     /// Number of entries whose position is saved.
     saved: usize,
 }
 
-impl Kept {
+impl SavedJournal {
     fn placed(&self, from: usize) -> Vec<Placed> {
         let placed = |(number, record): (usize, &Record)| Placed {
             number: number as u64,
             behind: Position::START,
             entry: Entry {
                 at: 0,
-                record: record.clone(),
+                record: self.without_rewound(number, record),
             },
         };
         let all = self.records.iter().enumerate();
         all.skip(from).map(placed).collect()
+    }
+
+    /// Returns a record without the points that a later record of the journal deletes, as the delivery of a dead
+    /// process' journal leaves them out.
+    fn without_rewound(&self, number: usize, record: &Record) -> Record {
+        let mut record = record.clone();
+        if let Record::Metrics {
+            run, step, values, ..
+        } = &mut record
+        {
+            let later: Vec<&Record> = self.records[number..].iter().collect();
+            values.retain(|(key, _)| !is_rewound(*run, key.as_str(), *step, &later));
+        }
+        record
     }
 
     /// Returns the runs that had started and not ended before the saved position.
@@ -67,15 +83,15 @@ impl Kept {
 
 /// The memory of a process: the machine, and the running uploads.
 struct Process {
-    uploads: Uploads,
+    scheduler: Scheduler,
     running: Vec<Placed>,
     read: usize,
 }
 
 impl Process {
-    fn new(journal: &Kept) -> Self {
+    fn new(journal: &SavedJournal) -> Self {
         Self {
-            uploads: Uploads::new(size),
+            scheduler: Scheduler::new(size),
             running: Vec::new(),
             read: journal.saved,
         }
@@ -84,30 +100,27 @@ impl Process {
     /// Delivers until nothing is left to read. Running uploads may continue, unless `to_the_end` is set.
     fn deliver(
         &mut self,
-        journal: &mut Kept,
-        rows: &mut Rows,
+        journal: &mut SavedJournal,
+        content: &mut StoreContent,
         fates: &mut Vec<Fate>,
         to_the_end: bool,
     ) -> Result<(), Died> {
-        self.uploads.handle(Event::Read(journal.placed(self.read)));
+        self.scheduler
+            .handle(Event::Read(journal.placed(self.read)));
         self.read = journal.records.len();
         loop {
-            match self.uploads.next() {
+            match self.scheduler.next() {
                 Action::Write(entries) => {
                     let records: Vec<_> =
                         entries.iter().map(|it| it.entry.record.clone()).collect();
-                    attempt(fates, false, || rows.apply(&records))?;
-                    self.uploads.handle(Event::Written);
+                    attempt(fates, false, || content.apply(&records))?;
+                    self.scheduler.handle(Event::Written);
                 }
                 Action::Upload(placed) => {
-                    let place = |placed: &Placed| {
-                        let file = file_of(&placed.entry.record).unwrap();
-                        (file.0, file.1)
-                    };
                     assert!(self.running.len() < MAX_UPLOADS);
                     let mut running = self.running.iter();
                     assert!(
-                        running.all(|it| place(it) != place(&placed)),
+                        running.all(|it| !overlap(it, &placed)),
                         "one at a time to a path"
                     );
                     self.running.push(placed);
@@ -117,9 +130,9 @@ impl Process {
                     assert_eq!(journal.saved, entries[0].number as usize, "without a gap");
                     journal.saved = end;
                 }
-                Action::WaitForUpload => self.finish_one(rows, fates)?,
+                Action::WaitForUpload => self.finish_one(journal, content, fates)?,
                 Action::Read if to_the_end && !self.running.is_empty() => {
-                    self.finish_one(rows, fates)?;
+                    self.finish_one(journal, content, fates)?;
                 }
                 Action::Read => return Ok(()),
             }
@@ -127,19 +140,50 @@ impl Process {
     }
 
     /// Finishes one of the running uploads: any of them may be the first.
-    fn finish_one(&mut self, rows: &mut Rows, fates: &mut Vec<Fate>) -> Result<(), Died> {
+    fn finish_one(
+        &mut self,
+        journal: &SavedJournal,
+        content: &mut StoreContent,
+        fates: &mut Vec<Fate>,
+    ) -> Result<(), Died> {
         assert!(!self.running.is_empty(), "something to wait for");
         let which = fates.len() % self.running.len();
         let placed = self.running.remove(which);
         let record = &placed.entry.record;
-        match attempt(fates, true, || rows.put(record)) {
+        if let Record::ArtifactsDeleted { run, path } = record {
+            let later = &journal.records[placed.number as usize..];
+            let mut later = later.iter().filter_map(file_of);
+            assert!(
+                !later.any(|file| is_target(*run, path, &file) && content.has(&file)),
+                "a deletion never deletes a later file"
+            );
+            attempt(fates, false, || content.delete(*run, path))?;
+            self.scheduler.handle(Event::Finished(placed.number));
+            return Ok(());
+        }
+        match attempt(fates, true, || content.put(record)) {
             Ok(true) => {}
-            Ok(false) => rows.park(record),
+            Ok(false) => content.park(record),
             Err(died) => return Err(died),
         }
-        self.uploads.handle(Event::Finished(placed.number));
+        self.scheduler.handle(Event::Finished(placed.number));
         Ok(())
     }
+}
+
+/// Returns true for uploads to the same path, and for a deletion and what is at or below its path.
+fn overlap(a: &Placed, b: &Placed) -> bool {
+    let (a, b) = (&a.entry.record, &b.entry.record);
+    let (Some(of_a), Some(of_b)) = (a.artifact_path(), b.artifact_path()) else {
+        return false;
+    };
+    let is_below = of_a.is_within(of_b) || of_b.is_within(of_a);
+    let conflicts = if a.is_deletion() || b.is_deletion() {
+        is_below
+    } else {
+        of_a == of_b
+    };
+    a.run() == b.run() && conflicts
 }
 
 /// Makes attempts until one succeeds. Returns false where the store refuses.
@@ -175,14 +219,14 @@ fn size(record: &Record) -> u64 {
 }
 
 /// Lets another process deliver the journal of a dead one, again and again if it dies meanwhile.
-fn recover(journal: &mut Kept, rows: &mut Rows, fates: &mut Vec<Fate>) {
+fn recover(journal: &mut SavedJournal, content: &mut StoreContent, fates: &mut Vec<Fate>) {
     while Process::new(journal)
-        .deliver(journal, rows, fates, true)
+        .deliver(journal, content, fates, true)
         .is_err()
     {}
     assert_eq!(journal.saved, journal.records.len(), "nothing is left");
     for run in journal.open_runs() {
-        rows.fail(run);
+        content.fail(run);
     }
 }
 
@@ -190,28 +234,28 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12_000, ..ProptestConfig::default() })]
     #[test]
     fn what_was_promised_arrives_in_order_whatever_dies_when(history in histories(40)) {
-        let (mut promised, mut rows) = (Promised::default(), Rows::default());
-        let mut journal = Kept::default();
+        let (mut promised, mut content) = (Promised::default(), StoreContent::default());
+        let mut journal = SavedJournal::default();
         let mut process = Process::new(&journal);
-        for happening in history.into_iter().chain([Happening::Crash(0, Vec::new())]) {
-            let records = promised.record(&happening);
-            records.iter().for_each(|record| rows.expect(record));
+        for event in history.into_iter().chain([HistoryEvent::Crash(0, Vec::new())]) {
+            let records = promised.record(&event);
+            records.iter().for_each(|record| content.expect(record));
             journal.records.extend(records);
-            let mut fates = match happening {
-                Happening::Deliver(mut fates) => {
-                    if process.deliver(&mut journal, &mut rows, &mut fates, false).is_ok() {
+            let mut fates = match event {
+                HistoryEvent::Deliver(mut fates) => {
+                    if process.deliver(&mut journal, &mut content, &mut fates, false).is_ok() {
                         continue;
                     }
                     fates
                 }
-                Happening::Crash(_, fates) => fates,
+                HistoryEvent::Crash(_, fates) => fates,
                 _ => continue,
             };
             promised.die();
-            recover(&mut journal, &mut rows, &mut fates);
-            journal = Kept::default();
+            recover(&mut journal, &mut content, &mut fates);
+            journal = SavedJournal::default();
             process = Process::new(&journal);
         }
-        promised.check(&rows)?;
+        promised.check(&content)?;
     }
 }

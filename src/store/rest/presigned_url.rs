@@ -1,4 +1,4 @@
-//! Signed addresses, by which a server lets us upload the parts of a file to the store behind it.
+//! Presigned URLs, by which a server lets us upload the parts of a file to the store behind it.
 
 use std::collections::BTreeMap;
 
@@ -8,58 +8,63 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::client::Failure;
+use super::client::RequestError;
 use crate::store::error::{Cause, StoreError};
 
-/// Headers that the server must not set on our request to the signed address.
+/// Headers that the server must not set on our request to the presigned URL.
 const FORBIDDEN_HEADERS: [HeaderName; 4] = [CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE];
 
+/// The server's permission to upload one part, in MLflow's word.
 #[derive(Deserialize)]
-pub(crate) struct Credential {
+pub(crate) struct MultipartUploadCredential {
     url: String,
     part_number: u64,
     #[serde(default)]
     headers: BTreeMap<String, String>,
 }
 
-/// The address of a part.
-pub(crate) struct Place {
+/// The presigned URL of a part.
+pub(crate) struct PresignedUrl {
+    /// Number of the part, from 1.
     pub(crate) number: u64,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
 }
 
-/// Returns the addresses of the parts, sorted by part number; the error says what is wrong with the server's answer.
-pub(crate) fn places(credentials: Vec<Credential>, count: u64) -> Result<Vec<Place>, String> {
+/// Returns the presigned URLs of the parts, sorted by part number; the error says what is wrong with the server's answer.
+pub(crate) fn presigned_urls(
+    credentials: Vec<MultipartUploadCredential>,
+    count: u64,
+) -> Result<Vec<PresignedUrl>, String> {
     if credentials.len() as u64 != count {
         return Err(format!(
             "it has {} addresses for {count} parts",
             credentials.len()
         ));
     }
-    let mut places = BTreeMap::new();
+    let mut urls = BTreeMap::new();
     for credential in credentials {
         let number = credential.part_number;
         if !(1..=count).contains(&number) {
             return Err(format!("it has an address for part {number} of {count}"));
         }
-        let place = credential.place()?;
-        if places.insert(number, place).is_some() {
+        let url = credential.presigned_url()?;
+        if urls.insert(number, url).is_some() {
             return Err(format!("it has two addresses for part {number}"));
         }
     }
-    Ok(places.into_values().collect())
+    Ok(urls.into_values().collect())
 }
 
-impl Credential {
-    fn place(self) -> Result<Place, String> {
+impl MultipartUploadCredential {
+    fn presigned_url(self) -> Result<PresignedUrl, String> {
         let number = self.part_number;
         let url = Url::parse(&self.url);
         let url = url.map_err(|error| format!("the address of part {number} is none: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
             let scheme = url.scheme();
             return Err(format!(
-                "the address of part {number} begins with {scheme}:, where http or https is to stand"
+                "the address of part {number} begins with {scheme}:, and must begin with http: or https:"
             ));
         }
         let mut headers = HeaderMap::new();
@@ -72,7 +77,7 @@ impl Credential {
                 _ => return Err(format!("header {name:?} cannot be sent with part {number}")),
             };
         }
-        Ok(Place {
+        Ok(PresignedUrl {
             number,
             url,
             headers,
@@ -80,41 +85,41 @@ impl Credential {
     }
 }
 
-/// Masks signed addresses in an error: a server may quote the request, which contains them.
-pub(crate) fn without_addresses(failure: Failure) -> Failure {
+/// Masks presigned URLs in an error: a server may quote the request, which contains them.
+pub(crate) fn without_presigned_urls(failure: RequestError) -> RequestError {
     let cut = |cause: Cause| without_queries(&cause.to_string()).into();
     match failure {
-        Failure::Api { code, message } => Failure::Api {
+        RequestError::Api { code, message } => RequestError::Api {
             code,
             message: without_queries(&message),
         },
-        Failure::Store(StoreError::Unavailable {
+        RequestError::Store(StoreError::Unavailable {
             destination,
             source,
             retry_after,
-        }) => Failure::Store(StoreError::Unavailable {
+        }) => RequestError::Store(StoreError::Unavailable {
             destination,
             source: cut(source),
             retry_after,
         }),
-        Failure::Store(StoreError::Refused {
+        RequestError::Store(StoreError::Refused {
             destination,
             source,
-        }) => Failure::Store(StoreError::Refused {
+        }) => RequestError::Store(StoreError::Refused {
             destination,
             source: cut(source),
         }),
-        Failure::Store(StoreError::Forbidden {
+        RequestError::Store(StoreError::Forbidden {
             destination,
             reason,
-        }) => Failure::Store(StoreError::Forbidden {
+        }) => RequestError::Store(StoreError::Forbidden {
             destination,
             reason: without_queries(&reason),
         }),
-        Failure::Store(StoreError::Unauthenticated {
+        RequestError::Store(StoreError::Unauthenticated {
             destination,
             reason,
-        }) => Failure::Store(StoreError::Unauthenticated {
+        }) => RequestError::Store(StoreError::Unauthenticated {
             destination,
             reason: without_queries(&reason),
         }),
@@ -145,8 +150,8 @@ fn without_queries(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn credential(number: u64, url: &str) -> Credential {
-        Credential {
+    fn credential(number: u64, url: &str) -> MultipartUploadCredential {
+        MultipartUploadCredential {
             url: url.to_owned(),
             part_number: number,
             headers: BTreeMap::new(),
@@ -154,22 +159,22 @@ mod tests {
     }
 
     #[test]
-    fn places_are_one_for_each_part_in_their_order() {
-        let found = places(
+    fn urls_are_one_for_each_part_in_their_order() {
+        let found = presigned_urls(
             vec![
                 credential(2, "https://s3/a?n=2"),
                 credential(1, "http://s3/a?n=1"),
             ],
             2,
         );
-        let found: Vec<u64> = found.unwrap().iter().map(|place| place.number).collect();
+        let found: Vec<u64> = found.unwrap().iter().map(|url| url.number).collect();
         assert_eq!(found, [1, 2]);
     }
 
     #[test]
-    fn what_cannot_be_a_place_is_refused_without_its_address() {
+    fn what_cannot_be_a_presigned_url_is_refused_without_it() {
         let http = "http://s3/a?X-Amz-Signature=hush";
-        let with = |name: &str, value: &str| Credential {
+        let with = |name: &str, value: &str| MultipartUploadCredential {
             headers: BTreeMap::from([(name.to_owned(), value.to_owned())]),
             ..credential(1, http)
         };
@@ -206,7 +211,7 @@ mod tests {
             (vec![with("x\r\ny", "hush")], 1, "cannot be sent"),
             (vec![with("x", "hush\r\n")], 1, "cannot be sent"),
         ] {
-            let error = places(credentials, count).map(drop).unwrap_err();
+            let error = presigned_urls(credentials, count).map(drop).unwrap_err();
             assert!(error.contains(reason), "{error}");
             assert!(!error.contains("hush"), "{error}");
         }

@@ -1,4 +1,4 @@
-//! Attempts at one destination: repeated for as long as necessary, with one message to the user per outage.
+//! Attempts to reach one destination: repeated for as long as necessary, with one message to the user per outage.
 
 use std::{
     fs,
@@ -22,22 +22,23 @@ use crate::{
 };
 
 /// Length of an outage after which the user is told.
-pub(crate) const QUIET: Duration = Duration::from_secs(2);
+pub(crate) const REPORT_AFTER: Duration = Duration::from_secs(2);
 
-/// The process ends before everything is delivered: the remaining records stay in the journal.
+/// The time for attempts is over, and the destination has not answered: at the deadline, when the process ends, or at
+/// the retry limit of the attempts. The remaining records stay in the journal.
 #[derive(Debug)]
 pub(crate) struct DeadlineReached;
 
-/// An error of the destination.
+/// An error of one attempt at the destination.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum DeliveryError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
 }
 
-impl Failure {
+impl DeliveryError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
@@ -69,7 +70,7 @@ pub(crate) struct Attempts {
     deadline: watch::Sender<bool>,
     traffic: Traffic,
     /// Longest time that a failing attempt is repeated; `None` repeats it until the deadline.
-    limit: Option<Duration>,
+    retry_limit: Option<Duration>,
 }
 
 impl Attempts {
@@ -86,15 +87,15 @@ impl Attempts {
             notices,
             deadline,
             traffic: Traffic::Records,
-            limit: None,
+            retry_limit: None,
         }
     }
 
     /// Returns attempts for the artifact store of the same destination.
-    pub(crate) fn for_artifacts(&self, limit: Option<Duration>) -> Self {
+    pub(crate) fn for_artifacts(&self, retry_limit: Option<Duration>) -> Self {
         Self {
             traffic: Traffic::Artifacts,
-            limit,
+            retry_limit,
             ..self.clone()
         }
     }
@@ -105,28 +106,30 @@ impl Attempts {
     }
 
     /// Waits for `pause`. Returns true as soon as there is no time left for delivery.
-    pub(crate) async fn wait_to_close(&self, pause: Duration) -> bool {
+    pub(crate) async fn reaches_deadline_within(&self, pause: Duration) -> bool {
         let mut deadline = self.deadline.subscribe();
         tokio::time::timeout(pause, deadline.wait_for(|over| *over))
             .await
             .is_ok()
     }
 
-    /// Repeats an attempt until it succeeds or can never succeed. While it fails, the file `note` has the reason, for
-    /// later readers of the journal.
+    /// Repeats an attempt until it succeeds or can never succeed. The inner error is the destination's final refusal;
+    /// the outer error means that there was no more time. While the attempt fails, the file `outage_file` has the
+    /// reason, for later readers of the journal.
     pub(crate) async fn make<T, F>(
         &self,
-        note: Option<&Path>,
+        outage_file: Option<&Path>,
         attempt: impl FnMut() -> F,
-    ) -> Result<Result<T, Failure>, DeadlineReached>
+    ) -> Result<Result<T, DeliveryError>, DeadlineReached>
     where
-        F: Future<Output = Result<T, Failure>>,
+        F: Future<Output = Result<T, DeliveryError>>,
     {
-        let mut trouble = Trouble::default();
+        let mut failures = FailedAttempts::default();
         let mut deadline = self.deadline.subscribe();
         let outcome = {
             let over = pin!(deadline.wait_for(|over| *over));
-            let pause = |failure: &Failure| self.wait_out(&mut trouble, failure, note);
+            let pause =
+                |failure: &DeliveryError| self.note_failure(&mut failures, failure, outage_file);
             match select(pin!(retry(attempt, pause)), over).await {
                 Either::Left((outcome, _)) => Some(outcome),
                 // An attempt that is cancelled here is made again by the process that delivers the rest.
@@ -134,34 +137,35 @@ impl Attempts {
             }
         };
         let Some(outcome) = outcome else {
-            trouble.note(note);
+            failures.write_reason(outage_file);
             return Err(DeadlineReached);
         };
-        if outcome.as_ref().is_err_and(Failure::is_transient) {
-            trouble.note(note);
+        // A transient error ends the attempts only at their retry limit.
+        if outcome.as_ref().is_err_and(DeliveryError::is_transient) {
+            failures.write_reason(outage_file);
             return Err(DeadlineReached);
         }
-        self.end(&trouble, note);
+        self.end_outage(&failures, outage_file);
         Ok(outcome)
     }
 
     /// Notes a failed attempt. Returns the pause before the next attempt; `None` where there is no next attempt.
-    fn wait_out(
+    fn note_failure(
         &self,
-        trouble: &mut Trouble,
-        failure: &Failure,
-        note: Option<&Path>,
+        failures: &mut FailedAttempts,
+        failure: &DeliveryError,
+        outage_file: Option<&Path>,
     ) -> Option<Duration> {
         if !failure.is_transient() {
             return None;
         }
-        let since = *trouble.since.get_or_insert_with(Instant::now);
-        trouble.error = failure.to_string();
-        let error = trouble.error.clone();
+        let since = *failures.since.get_or_insert_with(Instant::now);
+        failures.error = failure.to_string();
+        let error = failures.error.clone();
         self.destination.note_outage(self.traffic, error);
-        if !trouble.is_noted && since.elapsed() >= QUIET {
-            trouble.is_noted = true;
-            trouble.note(note);
+        if !failures.is_noted && since.elapsed() >= REPORT_AFTER {
+            failures.is_noted = true;
+            failures.write_reason(outage_file);
             // The user is told once per outage, although every attempt notices the outage again.
             if self.destination.tell_outage(self.traffic) {
                 self.notices.tell(format!(
@@ -171,14 +175,16 @@ impl Attempts {
                 ));
             }
         }
-        let is_enough = self.limit.is_some_and(|limit| since.elapsed() >= limit);
-        (!is_enough).then(|| trouble.backoff.pause().max(failure.retry_after()))
+        let is_enough = self
+            .retry_limit
+            .is_some_and(|limit| since.elapsed() >= limit);
+        (!is_enough).then(|| failures.backoff.pause().max(failure.retry_after()))
     }
 
     /// Ends the outage: the destination has answered.
-    fn end(&self, trouble: &Trouble, note: Option<&Path>) {
-        if trouble.is_noted
-            && let Some(path) = note
+    fn end_outage(&self, failures: &FailedAttempts, outage_file: Option<&Path>) {
+        if failures.is_noted
+            && let Some(path) = outage_file
         {
             let _ = fs::remove_file(path);
         }
@@ -192,20 +198,22 @@ impl Attempts {
     }
 }
 
-/// The failed attempts at one action.
+/// The failed attempts since the last answer.
 #[derive(Debug, Default)]
-struct Trouble {
+struct FailedAttempts {
+    /// Time of the first failed attempt.
     since: Option<Instant>,
     /// The last error.
     error: String,
+    /// True once the error is in the outage file and the user has been told.
     is_noted: bool,
     backoff: Backoff,
 }
 
-impl Trouble {
+impl FailedAttempts {
     /// Writes the last error into a file.
-    fn note(&self, note: Option<&Path>) {
-        if let Some(path) = note.filter(|_| self.since.is_some()) {
+    fn write_reason(&self, outage_file: Option<&Path>) {
+        if let Some(path) = outage_file.filter(|_| self.since.is_some()) {
             let _ = fs::write(path, &self.error);
         }
     }

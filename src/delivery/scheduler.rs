@@ -6,13 +6,18 @@
 //! once all of its earlier uploads have finished. Records that the run logs after its end wait as well; other runs do
 //! not wait.
 //!
-//! The sender passes in [`Event`]s and performs the [`Action`]s that [`Uploads::next`] returns.
+//! A deletion of files is handled like an upload, and waits for earlier uploads below its path; those that have not begun
+//! are left out. Later uploads below its path wait until its position is saved: a deletion that is repeated after the
+//! death of the process cannot delete them.
+//!
+//! The sender passes in [`Event`]s and performs the [`Action`]s that [`Scheduler::next`] returns.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
+use super::targets::{TakenTargets, Target};
 use crate::{
     journal::{reader::Placed, record::Record},
-    mlflow::{artifact_path::ArtifactPath, run::RunId},
+    mlflow::run::RunId,
 };
 
 /// Most uploads at a time.
@@ -20,10 +25,10 @@ const MAX_UPLOADS: usize = 16;
 /// Most bytes that the uploads hold in memory at a time.
 const MAX_MEMORY: u64 = 40 << 20;
 /// Bytes that a long upload holds in memory: the parts that are being sent.
-const MEMORY_OF_ONE: u64 = 32 << 20;
+const MAX_MEMORY_OF_ONE: u64 = 32 << 20;
 /// Most bytes of entries that wait for an earlier upload. A dead process leaves at most this many bytes to be written
 /// again.
-const MAX_UNSAVED: usize = 16 << 20;
+const MAX_UNSAVED_BYTES: usize = 16 << 20;
 
 /// An event that changes the possible actions.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ pub(crate) enum Event {
 pub(crate) enum Action<'a> {
     /// Write these records in one transaction, then pass in [`Event::Written`].
     Write(&'a [Placed]),
-    /// Start the upload of this artifact; pass in [`Event::Finished`] once it has finished.
+    /// Start the upload of this artifact, or this deletion; pass in [`Event::Finished`] once it has finished.
     Upload(Placed),
     /// Save the position behind these entries: they and all earlier entries are delivered.
     Save(Vec<Placed>),
@@ -51,44 +56,46 @@ pub(crate) enum Action<'a> {
     Read,
 }
 
-/// Entries of a journal that are not delivered yet, or whose position is not saved yet.
+/// Decides the next action from the entries of one journal that are not delivered, or whose position is not saved.
 #[derive(Debug)]
-pub(crate) struct Uploads {
+pub(crate) struct Scheduler {
     /// Function that returns the length of an artifact in bytes.
     size: fn(&Record) -> u64,
     /// All entries that were passed in and whose position is not saved.
     unsaved: VecDeque<Placed>,
     unsaved_bytes: usize,
-    /// Number of the first entry that no action has handled yet.
-    unread: u64,
-    /// Number of the first entry of the group that is being written.
+    /// Number of the first entry that is neither written, nor being written, nor in a queue.
+    unhandled: u64,
+    /// Number of the first record that is being written.
     writing: Option<u64>,
-    /// Artifacts that wait for room, or for an earlier upload to the same path.
+    /// Uploads and deletions that wait for room, or for earlier ones to the same path.
     queue: VecDeque<u64>,
     running: BTreeMap<u64, Running>,
-    /// Ends of runs that wait for earlier uploads.
+    /// Deletions that have finished, and whose position is not saved.
+    unsaved_deletions: BTreeMap<u64, Target>,
+    /// Ends of runs that wait for earlier uploads of the same run.
     ends: VecDeque<u64>,
 }
 
 /// A running upload.
 #[derive(Debug)]
 struct Running {
-    run: RunId,
-    path: Option<ArtifactPath>,
+    target: Target,
     memory: u64,
 }
 
-impl Uploads {
-    /// Returns a machine without entries; `size` returns the length of an artifact in bytes.
+impl Scheduler {
+    /// Returns a scheduler without entries; `size` returns the length of an artifact in bytes.
     pub(crate) fn new(size: fn(&Record) -> u64) -> Self {
         Self {
             size,
             unsaved: VecDeque::new(),
             unsaved_bytes: 0,
-            unread: 0,
+            unhandled: 0,
             writing: None,
             queue: VecDeque::new(),
             running: BTreeMap::new(),
+            unsaved_deletions: BTreeMap::new(),
             ends: VecDeque::new(),
         }
     }
@@ -97,17 +104,20 @@ impl Uploads {
     pub(crate) fn handle(&mut self, event: Event) {
         match event {
             Event::Read(entries) => {
-                if self.all_taken_up()
+                if self.all_handled()
                     && let Some(first) = entries.first()
                 {
-                    self.unread = first.number;
+                    self.unhandled = first.number;
                 }
-                self.unsaved_bytes += entries.iter().map(held).sum::<usize>();
+                self.unsaved_bytes += entries.iter().map(size_in_memory).sum::<usize>();
                 self.unsaved.extend(entries);
             }
             Event::Written => self.writing = None,
             Event::Finished(number) => {
-                self.running.remove(&number);
+                let finished = self.running.remove(&number).map(|it| it.target);
+                if let Some(deletion) = finished.filter(|target| target.is_deletion) {
+                    self.unsaved_deletions.insert(number, deletion);
+                }
             }
         }
     }
@@ -124,21 +134,23 @@ impl Uploads {
             if let Some(upload) = self.next_upload() {
                 return Action::Upload(upload);
             }
-            match self.next_group() {
-                Group::Records(from, to) => {
+            match self.handle_next() {
+                NextEntries::Records(from, to) => {
                     return Action::Write(&self.unsaved.make_contiguous()[from..to]);
                 }
-                Group::Waiting => {}
-                Group::Blocked | Group::None => break,
+                NextEntries::Queued => {}
+                NextEntries::Blocked | NextEntries::None => break,
             }
         }
-        let delivered = self.delivered();
+        let delivered = self.count_delivered();
         if delivered > 0 {
             let entries: Vec<_> = self.unsaved.drain(..delivered).collect();
-            self.unsaved_bytes -= entries.iter().map(held).sum::<usize>();
+            self.unsaved_bytes -= entries.iter().map(size_in_memory).sum::<usize>();
+            let saved = entries.last().map_or(0, |last| last.number + 1);
+            self.unsaved_deletions = self.unsaved_deletions.split_off(&saved);
             return Action::Save(entries);
         }
-        if self.all_taken_up() {
+        if self.all_handled() {
             Action::Read
         } else {
             Action::WaitForUpload
@@ -146,22 +158,27 @@ impl Uploads {
     }
 
     /// Returns true while uploads run or wait, or ends of runs wait for them.
-    pub(crate) fn are_outstanding(&self) -> bool {
+    pub(crate) fn has_outstanding_uploads(&self) -> bool {
         !self.running.is_empty() || !self.queue.is_empty() || !self.ends.is_empty()
     }
 
-    /// Returns the number of the first entry that is neither written nor being uploaded.
-    pub(crate) fn first_unwritten(&self) -> Option<u64> {
-        let unread = (!self.all_taken_up()).then_some(self.unread);
-        [self.ends.front().copied(), self.writing, unread]
-            .into_iter()
-            .flatten()
-            .min()
+    /// Returns the number of the first entry that is neither written nor in a queue nor being uploaded.
+    pub(crate) fn first_unhandled(&self) -> Option<u64> {
+        let unhandled = (!self.all_handled()).then_some(self.unhandled);
+        self.writing.into_iter().chain(unhandled).min()
     }
 
-    fn all_taken_up(&self) -> bool {
+    /// Returns the ends of runs that wait for uploads of these runs: their numbers and their runs, in order.
+    pub(crate) fn waiting_ends(&self) -> Vec<(u64, RunId)> {
+        let ends = self.ends.iter();
+        ends.filter_map(|number| Some((*number, self.record(*number)?.run())))
+            .collect()
+    }
+
+    /// Returns true where every entry is written, being written or in a queue.
+    fn all_handled(&self) -> bool {
         let last = self.unsaved.back();
-        last.is_none_or(|last| last.number < self.unread)
+        last.is_none_or(|last| last.number < self.unhandled)
     }
 
     /// Returns the index of the first entry with at least this number.
@@ -169,12 +186,13 @@ impl Uploads {
         self.unsaved.partition_point(|it| it.number < number)
     }
 
+    /// Returns the record of an entry whose position is not saved.
     fn record(&self, number: u64) -> Option<&Record> {
         let placed = self.unsaved.get(self.index(number))?;
         (placed.number == number).then_some(&placed.entry.record)
     }
 
-    /// Takes the first end of a run whose earlier uploads have all finished.
+    /// Removes and returns the first queued end of a run whose earlier uploads have all finished.
     fn next_end(&mut self) -> Option<u64> {
         let is_free = |end: &u64| {
             let run = self.record(*end).map(Record::run);
@@ -188,114 +206,128 @@ impl Uploads {
     fn has_uploads(&self, run: RunId, before: u64) -> bool {
         let mut queued = self.queue.iter().take_while(|number| **number < before);
         let mut running = self.running.range(..before);
-        running.any(|(_, upload)| upload.run == run)
+        running.any(|(_, upload)| upload.target.run == run)
             || queued.any(|number| self.record(*number).is_some_and(|it| it.run() == run))
     }
 
-    /// Takes the first artifact that there is room for.
+    /// Removes and returns the first queued artifact that may be uploaded now.
     fn next_upload(&mut self) -> Option<Placed> {
         if self.running.len() >= MAX_UPLOADS || self.queue.is_empty() {
             return None;
         }
         // The later of two uploads to the same path must also arrive later.
-        let running = self.running.values();
-        let mut taken: HashSet<_> = running.map(|it| (it.run, it.path.as_ref())).collect();
-        let mut paths = self.queue.iter().map(|number| {
-            let record = self.record(*number)?;
-            Some((record.run(), record.artifact_path()))
-        });
-        let at = paths.position(|path| path.is_none_or(|path| taken.insert(path)))?;
+        let mut taken = TakenTargets::default();
+        let running = self.running.values().map(|running| &running.target);
+        for target in running.chain(self.unsaved_deletions.values()) {
+            taken.take(target.clone());
+        }
+        let mut queued = self.queue.iter();
+        let at = queued.position(|number| self.target(*number).is_some_and(|it| taken.take(it)))?;
         let number = self.queue[at];
         let placed = self.unsaved.get(self.index(number))?.clone();
         let record = &placed.entry.record;
-        let memory = (self.size)(record).min(MEMORY_OF_ONE);
+        let memory = (self.size)(record).min(MAX_MEMORY_OF_ONE);
         let held: u64 = self.running.values().map(|it| it.memory).sum();
         if !self.running.is_empty() && held + memory > MAX_MEMORY {
             return None;
         }
-        let running = Running {
-            run: record.run(),
-            path: record.artifact_path().cloned(),
-            memory,
-        };
-        self.running.insert(number, running);
+        let target = Target::of(record)?;
+        self.running.insert(number, Running { target, memory });
         self.queue.remove(at);
         Some(placed)
     }
 
-    /// Handles the next entries: queues an artifact, lets the end of a run wait, or returns records to write.
-    fn next_group(&mut self) -> Group {
-        let from = self.index(self.unread);
+    /// Handles the next entries: queues an artifact, queues the end of a run that has uploads, or returns records to
+    /// write.
+    fn handle_next(&mut self) -> NextEntries {
+        let from = self.index(self.unhandled);
         let Some(first) = self.unsaved.get(from) else {
-            return Group::None;
+            return NextEntries::None;
         };
-        let is_full = self.are_outstanding() && self.unsaved_bytes >= MAX_UNSAVED;
+        let is_full = self.has_outstanding_uploads() && self.unsaved_bytes >= MAX_UNSAVED_BYTES;
         let record = &first.entry.record;
-        if is_full || self.is_ending(record.run()) {
-            return Group::Blocked;
+        if is_full || self.waits_to_end(record.run()) {
+            return NextEntries::Blocked;
         }
         let number = first.number;
-        let waits = match record {
+        let is_queued = match record {
             Record::RunEnded { run, .. } => self.has_uploads(*run, number),
             record => record.is_artifact(),
         };
-        if waits {
+        if is_queued {
             let is_artifact = record.is_artifact();
-            self.unread = number + 1;
+            let deletion = Target::of(record).filter(|target| target.is_deletion);
+            self.unhandled = number + 1;
+            if let Some(deletion) = deletion {
+                self.leave_out_uploads(&deletion);
+            }
             let queue = if is_artifact {
                 &mut self.queue
             } else {
                 &mut self.ends
             };
             queue.push_back(number);
-            return Group::Waiting;
+            return NextEntries::Queued;
         }
         let goes_along = |placed: &&Placed| {
             let record = &placed.entry.record;
             !record.is_artifact()
                 && !matches!(record, Record::RunEnded { .. })
-                && !self.is_ending(record.run())
+                && !self.waits_to_end(record.run())
         };
         let others = self.unsaved.range(from + 1..).take_while(goes_along);
         let to = from + 1 + others.count();
         self.writing = Some(number);
-        self.unread = self.unsaved[to - 1].number + 1;
-        Group::Records(from, to)
+        self.unhandled = self.unsaved[to - 1].number + 1;
+        NextEntries::Records(from, to)
+    }
+
+    /// Removes the queued uploads that a deletion would delete.
+    fn leave_out_uploads(&mut self, deletion: &Target) {
+        let queue = std::mem::take(&mut self.queue);
+        let is_left = |number: &u64| !self.target(*number).is_some_and(|it| deletion.deletes(&it));
+        self.queue = queue.into_iter().filter(is_left).collect();
+    }
+
+    /// Returns the target of an upload or deletion whose position is not saved.
+    fn target(&self, number: u64) -> Option<Target> {
+        self.record(number).and_then(Target::of)
     }
 
     /// Returns true where the end of a run waits for its uploads.
-    fn is_ending(&self, run: RunId) -> bool {
+    fn waits_to_end(&self, run: RunId) -> bool {
         let mut ends = self.ends.iter();
         ends.any(|number| self.record(*number).is_some_and(|it| it.run() == run))
     }
 
     /// Returns the number of entries before the first outstanding entry.
-    fn delivered(&self) -> usize {
+    fn count_delivered(&self) -> usize {
         let outstanding = [
             self.running.keys().next().copied(),
             self.queue.front().copied(),
             self.ends.front().copied(),
             self.writing,
-            Some(self.unread),
+            Some(self.unhandled),
         ];
         let first = outstanding.into_iter().flatten().min();
         first.map_or(0, |first| self.index(first))
     }
 }
 
-/// The next entries of a journal.
-enum Group {
+/// The result of handling the next entries of a journal.
+enum NextEntries {
     /// Records to write, from one index to another.
     Records(usize, usize),
-    /// An entry that waits.
-    Waiting,
+    /// An entry that is now in a queue.
+    Queued,
     /// Entries that must wait for an upload.
     Blocked,
+    /// All entries are handled.
     None,
 }
 
 /// Returns the approximate number of bytes that an entry occupies.
-fn held(placed: &Placed) -> usize {
+fn size_in_memory(placed: &Placed) -> usize {
     let content = match &placed.entry.record {
         Record::ArtifactInline { content, .. } => content.len(),
         _ => 0,
