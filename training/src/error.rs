@@ -43,6 +43,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file is not of the format that it must be.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Description of the mistake, with the value and what it must be.
+        reason: String,
+    },
+
     /// The dataset has no split of that name.
     #[error("{} has no split {name:?}; it has: {}", path.display(), known.join(", "))]
     UnknownSplit {
@@ -66,7 +75,7 @@ pub enum Error {
     Configuration {
         /// The setting as the user spells it.
         name: &'static str,
-        /// Its value.
+        /// The value.
         value: String,
         /// Description of a valid value.
         reason: String,
@@ -85,7 +94,7 @@ pub enum Error {
 
     /// Training diverged.
     #[error(
-        "{what} is {value} in epoch {epoch} at step {step}: training has diverged; a smaller lr, a longer \
+        "{what} is {value} in epoch {epoch} at step {step}, batch {batch}: training has diverged; a smaller lr, a longer \
          warm-up or gradient clipping usually helps"
     )]
     NonFinite {
@@ -95,6 +104,8 @@ pub enum Error {
         value: f64,
         /// Epoch, from 0.
         epoch: usize,
+        /// Batch of the epoch, from 0: the one with this loss, or the one before the validation.
+        batch: usize,
         /// Number of optimiser steps before.
         step: usize,
     },
@@ -123,6 +134,14 @@ impl Error {
         Self::Malformed {
             path: path.to_owned(),
             line,
+            reason: reason.into(),
+        }
+    }
+
+    /// Returns an [`Error::File`].
+    pub(crate) fn file(path: &Path, reason: impl Into<String>) -> Self {
+        Self::File {
+            path: path.to_owned(),
             reason: reason.into(),
         }
     }

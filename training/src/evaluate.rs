@@ -1,11 +1,11 @@
 //! Evaluation of a network on examples.
 
 use crate::{
-    batch::Examples,
     error::Result,
     loss::gaussian_nll,
     metrics::{Metrics, Prediction, Tally},
     model::RssLocalizationNet,
+    rss_batches::Examples,
 };
 
 /// Predicts all examples at once, without dropout and with the collected batch statistics.

@@ -2,66 +2,74 @@
 
 use serde::Serialize;
 
-use crate::{
-    batch::Augmentation,
-    error::{Error, Result},
-    schedule::WarmupCosine,
-};
+use crate::error::{Error, Result};
 
 /// Settings of the loop.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FitConfig {
     /// Most epochs: passes over the training rows.
     pub max_epochs: usize,
-    /// Rows in a batch.
-    pub batch_size: usize,
-    /// Highest learning rate.
-    pub lr: f64,
-    /// Last learning rate of the cosine.
-    pub min_lr: f64,
-    /// Steps in which the learning rate rises; `None` means a twentieth of all steps.
-    pub warmup_steps: Option<usize>,
-    /// Weight decay; see [`AdamWConfig::weight_decay`](crate::optim::AdamWConfig::weight_decay).
-    pub weight_decay: f64,
+    /// Batches whose gradients are averaged for one step.
+    pub accumulate_grad_batches: usize,
     /// Bound on the norm of the gradient of all parameters together; `None` means no bound.
     pub gradient_clip_val: Option<f64>,
-    /// Random changes to training rows.
-    #[serde(flatten)]
-    pub augmentation: Augmentation,
-    /// Seed of the order of rows, of dropout and of augmentation.
-    pub seed: u64,
-    /// Threads that share one operation. Operations of a network of this size are usually too short to be shared.
+    /// Seed of dropout and of augmentation; `None` leaves libtorch's generator as it is.
+    pub seed: Option<u64>,
+    /// Threads that share one operation.
     pub num_threads: usize,
+    /// Batches of an epoch after each of which the network is validated; `None` validates at the end of each epoch.
+    #[serde(skip)]
+    pub val_check_interval: Option<usize>,
+    /// Steps from one measured norm of the gradient to the next; 0 measures none but those that clipping needs.
+    #[serde(skip)]
+    pub grad_norm_every: usize,
+    /// Place from which an earlier training goes on.
+    #[serde(skip)]
+    pub first: Position,
+}
+
+/// A place in a training.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Position {
+    /// Epochs that are done.
+    pub epoch: usize,
+    /// Optimiser steps that are done.
+    pub step: usize,
+    /// Batches of the next epoch that are done; the source leaves them out.
+    pub batch: usize,
 }
 
 impl Default for FitConfig {
     fn default() -> Self {
         Self {
             max_epochs: 40,
-            batch_size: 128,
-            lr: 2e-3,
-            min_lr: 0.0,
-            warmup_steps: None,
-            weight_decay: 0.01,
+            accumulate_grad_batches: 1,
             gradient_clip_val: Some(1.0),
-            augmentation: Augmentation {
-                drop_receivers: 0.03,
-                noise_db: 0.0,
-                gain_db: 0.0,
-            },
-            seed: 0,
+            seed: Some(0),
             num_threads: 1,
+            val_check_interval: None,
+            grad_norm_every: 0,
+            first: Position::default(),
         }
     }
 }
 
 impl FitConfig {
     pub(crate) fn validate(&self) -> Result<()> {
-        if self.max_epochs == 0 {
+        let at_least_one = [
+            ("max_epochs", self.max_epochs),
+            ("accumulate_grad_batches", self.accumulate_grad_batches),
+        ];
+        for (name, value) in at_least_one {
+            if value == 0 {
+                return Err(Error::configuration(name, 0, "it must be at least 1"));
+            }
+        }
+        if self.val_check_interval == Some(0) {
             return Err(Error::configuration(
-                "max_epochs",
+                "val_check_interval",
                 0,
-                "training needs at least 1 epoch",
+                "it must be at least 1",
             ));
         }
         if !(1..=1024).contains(&self.num_threads) {
@@ -71,27 +79,18 @@ impl FitConfig {
                 "it must be a number from 1 to 1024",
             ));
         }
-        let not_negative = [
-            ("weight_decay", Some(self.weight_decay)),
-            ("gradient_clip_val", self.gradient_clip_val),
-            ("drop_receivers", Some(self.augmentation.drop_receivers)),
-            ("noise_db", Some(self.augmentation.noise_db)),
-            ("gain_db", Some(self.augmentation.gain_db)),
-        ];
-        for (name, value) in not_negative {
-            if let Some(value) = value.filter(|value| !(*value >= 0.0 && value.is_finite())) {
-                return Err(Error::configuration(
-                    name,
-                    value,
-                    "it must be a number from 0 on",
-                ));
-            }
-        }
-        Ok(())
+        not_negative("gradient_clip_val", self.gradient_clip_val)
     }
+}
 
-    pub(crate) fn schedule(&self, total_steps: usize) -> Result<WarmupCosine> {
-        let warmup = self.warmup_steps.unwrap_or(total_steps / 20);
-        WarmupCosine::new(self.lr, self.min_lr, warmup, total_steps)
+/// Checks a setting that must be a finite number from 0 on, where it is set.
+pub(crate) fn not_negative(name: &'static str, value: Option<f64>) -> Result<()> {
+    match value.filter(|value| !(*value >= 0.0 && value.is_finite())) {
+        Some(value) => Err(Error::configuration(
+            name,
+            value,
+            "it must be a number from 0 on",
+        )),
+        None => Ok(()),
     }
 }

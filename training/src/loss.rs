@@ -1,8 +1,11 @@
-//! The loss of the training: the negative log-likelihood of the truth under the predicted Gaussian.
+//! Losses: the negative log-likelihood of the truth under the predicted Gaussian, and those of PyTorch by name.
 
 use tch::{Kind, Tensor};
 
-use crate::error::Result;
+use crate::{
+    error::{Error, Result},
+    learner::Loss,
+};
 
 /// Returns the mean over rows and both axes of `(y − µ)² / 2σ² + ln σ`, without the constant `½ ln 2π`.
 ///
@@ -27,6 +30,75 @@ pub fn positive_sigma(raw: &Tensor, floor: f64) -> Result<Tensor> {
 /// Returns the `raw` for which [`positive_sigma`] is `sigma`.
 pub fn raw_for_sigma(sigma: f64, floor: f64) -> f64 {
     (sigma - floor).exp_m1().ln()
+}
+
+/// Losses by the names that PyTorch's functions have, each the mean over all elements or rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum NamedLoss {
+    /// `mse_loss`.
+    Mse,
+    /// `l1_loss`.
+    L1,
+    /// `huber_loss`, with its delta.
+    Huber(f64),
+    /// `cross_entropy` of logits and classes.
+    CrossEntropy,
+    /// `binary_cross_entropy_with_logits`.
+    BinaryCrossEntropy,
+}
+
+impl Loss for NamedLoss {
+    fn loss(&self, outputs: &[Tensor], targets: &[Tensor]) -> Result<Tensor> {
+        let (output, target) = (&outputs[0], &targets[0]);
+        let mean = tch::Reduction::Mean;
+        // PyTorch only warns of this, and computes something else than was meant.
+        if !matches!(self, Self::CrossEntropy) && output.size() != target.size() {
+            return Err(Error::Shape {
+                what: "the targets",
+                expected: format!("{:?}, as the outputs", output.size()),
+                found: format!("{:?}", target.size()),
+            });
+        }
+        Ok(match self {
+            Self::Mse => output.f_mse_loss(target, mean)?,
+            Self::L1 => output.f_l1_loss(target, mean)?,
+            Self::Huber(delta) => output.f_huber_loss(target, mean, *delta)?,
+            Self::CrossEntropy => {
+                output.f_cross_entropy_loss(target, None::<Tensor>, mean, -100, 0.0)?
+            }
+            Self::BinaryCrossEntropy => output.f_binary_cross_entropy_with_logits(
+                target,
+                None::<Tensor>,
+                None::<Tensor>,
+                mean,
+            )?,
+        })
+    }
+}
+
+/// Returns the loss of one batch for a check of its kind: it must be one floating-point number.
+pub(crate) fn check_loss(loss: &Tensor) -> Result<()> {
+    let is_float = matches!(
+        loss.kind(),
+        Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16
+    );
+    if loss.numel() == 1 && is_float && loss.requires_grad() {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        what: "the loss",
+        expected: "one floating-point number that depends on parameters".to_owned(),
+        found: format!(
+            "a tensor of {:?}, {:?}, {}",
+            loss.kind(),
+            loss.size(),
+            if loss.requires_grad() {
+                "which does"
+            } else {
+                "which does not"
+            }
+        ),
+    })
 }
 
 #[cfg(test)]
@@ -94,6 +166,18 @@ mod tests {
             ) - 0.3)
                 .abs()
                 < 1e-6
+        );
+    }
+
+    #[test]
+    fn targets_of_another_shape_are_refused() {
+        let zeros = |size: &[i64]| [Tensor::zeros(size, (Kind::Float, tch::Device::Cpu))];
+        let error = NamedLoss::Mse
+            .loss(&zeros(&[4, 1]), &zeros(&[4]))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the targets must be [4, 1], as the outputs, not [4]"
         );
     }
 }

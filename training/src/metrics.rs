@@ -1,6 +1,12 @@
 //! Measures of the quality of predictions.
 
-use crate::geo::{EastNorth, LatLon};
+use tch::{Kind, Tensor};
+
+use crate::{
+    error::Result,
+    geo::{EastNorth, LatLon, LocalFrame},
+    learner::Metric,
+};
 
 /// The predicted position of a transmitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,6 +62,102 @@ impl Metrics {
             ("within_1_sigma", self.within_1_sigma),
             ("within_2_sigma", self.within_2_sigma),
         ]
+    }
+}
+
+/// The map that a network's outputs are on, and their scale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OutputScale {
+    /// Map of the outputs.
+    pub frame: LocalFrame,
+    /// Metres that correspond to an output of 1.
+    pub position_scale_m: f64,
+}
+
+impl OutputScale {
+    /// Converts outputs to degrees and metres: `mean` and `sigma` east and north, `[rows, 2]`.
+    pub fn predictions(&self, mean: &Tensor, sigma: &Tensor) -> Result<Vec<Prediction>> {
+        let (mean, sigma) = (numbers(mean)?, numbers(sigma)?);
+        let metres = |pair: &[f64]| EastNorth {
+            east: pair[0] * self.position_scale_m,
+            north: pair[1] * self.position_scale_m,
+        };
+        let rows = mean.chunks_exact(2).zip(sigma.chunks_exact(2));
+        Ok(rows
+            .map(|(mean, sigma)| {
+                let local = metres(mean);
+                Prediction {
+                    position: self.frame.to_lat_lon(local),
+                    local,
+                    sigma: metres(sigma),
+                }
+            })
+            .collect())
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
+    let flat = tensor
+        .f_detach()?
+        .f_to_kind(Kind::Double)?
+        .f_contiguous()?
+        .f_view([-1])?;
+    Ok(Vec::try_from(flat)?)
+}
+
+/// The metrics of positions over an epoch. Outputs are mean and sigma, the second target is the truth in degrees.
+#[derive(Debug)]
+pub struct LocalizationMetrics {
+    scale: OutputScale,
+    /// Mean, sigma and truth of each batch. They are looked at once, at the end of the epoch.
+    batches: Vec<[Tensor; 3]>,
+}
+
+impl LocalizationMetrics {
+    /// Returns the metrics of a network with outputs of this scale.
+    pub fn new(scale: OutputScale) -> Self {
+        Self {
+            scale,
+            batches: Vec::new(),
+        }
+    }
+}
+
+impl Metric for LocalizationMetrics {
+    fn update(&mut self, outputs: &[Tensor], targets: &[Tensor]) -> Result<()> {
+        let [mean, sigma] = [&outputs[0], &outputs[1]];
+        let batch = [
+            mean.f_detach()?,
+            sigma.f_detach()?,
+            targets[1].shallow_clone(),
+        ];
+        self.batches.push(batch);
+        Ok(())
+    }
+
+    fn compute(&mut self) -> Result<Vec<(String, f64)>> {
+        let mut tally = Tally::default();
+        for [mean, sigma, degrees] in self.batches.drain(..) {
+            let predictions = self.scale.predictions(&mean, &sigma)?;
+            let truth: Vec<Truth> = numbers(&degrees)?
+                .chunks_exact(2)
+                .map(|pair| LatLon {
+                    lat: pair[0],
+                    lon: pair[1],
+                })
+                .map(|position| Truth {
+                    position,
+                    local: self.scale.frame.to_local(position),
+                })
+                .collect();
+            tally.add(0.0, &predictions, &truth);
+        }
+        let named = tally.metrics().named().into_iter();
+        // The loop measures the loss itself.
+        let named = named.filter(|(name, _)| *name != "loss");
+        Ok(named
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect())
     }
 }
 

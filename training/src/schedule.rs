@@ -1,6 +1,22 @@
-//! The learning rate of each step: a linear warm-up, then half a cosine.
+//! The learning rate of each step.
 
 use crate::error::{Error, Result};
+
+/// A learning rate for each step.
+pub trait Schedule {
+    /// Returns the learning rate of step `step` (from 0).
+    fn lr(&self, step: usize) -> f64;
+}
+
+/// The same learning rate for all steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Constant(pub f64);
+
+impl Schedule for Constant {
+    fn lr(&self, _step: usize) -> f64 {
+        self.0
+    }
+}
 
 /// Learning rate by step: rises linearly to `peak` over `warmup_steps`, then falls along half a cosine to
 /// `floor` at `total_steps` and stays there.
@@ -33,7 +49,7 @@ impl WarmupCosine {
             return Err(Error::configuration(
                 "min_lr",
                 floor,
-                format!("it lies between 0 and lr ({peak})"),
+                format!("it must be between 0 and lr ({peak})"),
             ));
         }
         if warmup_steps > total_steps {
@@ -47,9 +63,10 @@ impl WarmupCosine {
             total_steps,
         })
     }
+}
 
-    /// Returns the learning rate of step `step` (from 0).
-    pub fn lr(&self, step: usize) -> f64 {
+impl Schedule for WarmupCosine {
+    fn lr(&self, step: usize) -> f64 {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }

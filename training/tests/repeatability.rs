@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use heimdall_training::{
-    batch::Augmentation,
     dataset::{RssDataset, SplitConfig},
-    fit::fit,
     fit_config::FitConfig,
     model::{RssLocalizationNet, RssNetConfig},
+    rss_batches::Augmentation,
+    rss_fit::{RssFitConfig, fit_rss},
 };
 
 #[test]
@@ -28,13 +28,16 @@ fn the_same_seed_gives_the_same_training_to_the_last_bit() {
             noise_db: 1.0,
             gain_db: 1.0,
         };
-        let config = FitConfig {
-            seed,
-            max_epochs: 2,
+        let config = RssFitConfig {
+            fit: FitConfig {
+                seed: Some(seed),
+                max_epochs: 2,
+                ..FitConfig::default()
+            },
             augmentation,
-            ..FitConfig::default()
+            ..RssFitConfig::default()
         };
-        let report = fit(&model, &dataset, &config, &mut []).unwrap();
+        let report = fit_rss(&model, &dataset, &config, &mut []).unwrap();
         let losses: Vec<_> = report
             .epochs
             .iter()

@@ -1,10 +1,11 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import Self
 
 __version__: str
 
@@ -173,6 +174,90 @@ class RssLocalizationNet:
             RuntimeError: The network is being trained.
         """
 
+class ConvNextLocalizationNet:
+    """The native part of `heimdall_training.LocalizationNet`, which documents the settings.
+
+    Args:
+        backbone: Name of a ConvNeXt of torchvision.
+        settings: A value for each setting; None is the default.
+    """
+
+    def __new__(cls, backbone: str, settings: dict[str, Any]) -> Self: ...
+    @property
+    def backbone_name(self) -> str:
+        """Name of the backbone, as torchvision has it."""
+
+    @property
+    def num_features(self) -> int:
+        """Width of the output of the backbone."""
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Latitude and longitude in degrees that east and north are counted from."""
+
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The settings."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned parameters; those of a frozen backbone are not among them."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return all tensors by name. They are those of the network: who changes one, changes it.
+
+        The tensors of the backbone have torchvision's names, below `backbone.`.
+        """
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Take over all tensors.
+
+        Args:
+            state_dict: Every tensor of the network by name, and no other.
+
+        Raises:
+            InvalidInputError: One is missing, strange or of another shape; nothing was changed.
+        """
+
+    def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
+        """Return the learned tensors with their names and their gradients, as for an optimiser of torch."""
+
+    def forward(self, spectrograms: torch.Tensor, train: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the network; gradients flow back to its parameters.
+
+        Args:
+            spectrograms: `[rows, 3, height, width]`, of single precision on the CPU.
+            train: Enables dropout, the statistics of the batch and, unless the backbone is frozen,
+                stochastic depth.
+
+        Returns:
+            Mean and standard deviation, each `[rows, 2]`, east and north in units of `position_scale_m`.
+
+        Raises:
+            InvalidInputError: The spectrograms have another shape, or there is one row in training.
+            RuntimeError: The network is being trained.
+        """
+
+    def targets(self, positions: Sequence[tuple[float, float]]) -> torch.Tensor:
+        """Return latitudes and longitudes in degrees as the mean that predicts them, `[rows, 2]`."""
+
+    def predict(
+        self, spectrograms: npt.ArrayLike | torch.Tensor
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Tell where transmitters are.
+
+        Args:
+            spectrograms: `[rows, 3, height, width]`.
+
+        Returns:
+            Latitude and longitude in degrees, `[rows, 2]`, and the standard deviation east and north in
+            metres, `[rows, 2]`.
+
+        Raises:
+            InvalidInputError: The spectrograms have another shape.
+            RuntimeError: The network is being trained.
+        """
+
 class Fitted(TypedDict):
     """The result of `fit` for the trainer."""
 
@@ -218,3 +303,156 @@ def evaluate(
 
 def baselines(dataset: RssDataset) -> list[tuple[str, float, float]]:
     """Return name, median and mean error in metres of each baseline on the test rows."""
+
+class SignalWatch:
+    """Notes Ctrl-C and SIGTERM from its making until `stop`."""
+
+    def __init__(self) -> None: ...
+    def received(self) -> int:
+        """Return the number of the noted signal, or 0."""
+
+    def stop(self) -> None:
+        """Give the program its handlers back."""
+
+def fit_module(job: Mapping[str, Any], /) -> dict[str, Any]:
+    """Run the loop around a module of PyTorch. Called by the trainer."""
+
+def position_metrics(
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    origin: tuple[float, float],
+    position_scale_m: float,
+    /,
+) -> dict[str, float]:
+    """Measure positions: mean and sigma of each batch, and the truth in degrees, each `[rows, 2]`."""
+
+Normalisation = Literal["per_channel", "joint", "none"]
+
+class RecordingDataset:
+    """Recordings of a split as features, for a `DataLoader` of torch.
+
+    The files are `<root>/<split>/<session>_iq.npy` (`(channels, samples)`, or one row of samples that
+    stands for every channel), `<session>_label.npy` (`[latitude, longitude]` in degrees) and, where there
+    is one, `<session>_meta.json`. Pickled metadata can run code and is refused.
+
+    Args:
+        root: The folder.
+        split: Name of the split, a folder in it.
+        sample_rate: Samples per second of the recordings whose metadata has no `sample_rate`.
+        channels: Number of receivers.
+        cache_dir: Folder that keeps the features, for any number of workers. Default: none.
+        **settings: `n_fft`, `hop`, `bands`, `frames`, `normalisation` and `skip_empty_bands`, as those of
+            `mel_spectrogram`.
+
+    Raises:
+        DatasetNotFoundError: The folder or a label does not exist.
+        DatasetError: The folder has no recording, or pickled metadata.
+        ConfigurationError: A setting is out of its range or unknown.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        sample_rate: float | None = None,
+        channels: int = 3,
+        cache_dir: str | Path | None = None,
+        **settings: int | str | bool,
+    ) -> None: ...
+    @property
+    def sessions(self) -> list[str]:
+        """Names of the recordings, sorted."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Read one recording.
+
+        Returns:
+            Features `[channels, bands, frames]` and label `[latitude, longitude]`, both float32, and the
+            metadata with `session` and `sample_rate`.
+
+        Raises:
+            IndexError: There is no such recording.
+            DatasetError: A file breaks its format; the message names it.
+        """
+
+def mel_spectrogram(
+    iq: npt.ArrayLike | torch.Tensor,
+    sample_rate: float,
+    *,
+    n_fft: int = 2048,
+    hop: int = 512,
+    bands: int = 128,
+    frames: int = 32,
+    normalisation: Normalisation = "per_channel",
+    skip_empty_bands: bool = False,
+) -> torch.Tensor:
+    """Compute the mel spectrogram of the magnitude of each channel.
+
+    Args:
+        iq: Samples, `(channels, samples)`, complex or real.
+        sample_rate: Samples per second.
+        n_fft: Points of the Fourier transform, an even number.
+        hop: Samples between two frames.
+        bands: Number of mel bands from 0 to half the sample rate.
+        frames: Number of frames of the result: the middle, or a reflection of a shorter recording.
+        normalisation: `"per_channel"` removes the level of each receiver, `"joint"` keeps the differences,
+            `"none"` returns decibels.
+        skip_empty_bands: Make bands that contain no frequency of the transform 0 and leave them out of the
+            normalisation. They are constant, -90 dB; 4 of 128 at 192 kHz.
+
+    Returns:
+        Float32, `[channels, bands, frames]`.
+
+    Raises:
+        InvalidInputError: A recording is shorter than `n_fft` or has a value that is not finite.
+        ConfigurationError: A setting is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from heimdall_training import mel_spectrogram
+        >>> iq = np.random.default_rng(0).normal(size=(3, 15_872, 2)).view(complex)[..., 0]
+        >>> tuple(mel_spectrogram(iq, 12_000).shape)
+        (3, 128, 32)
+    """
+
+def levels(iq: npt.ArrayLike | torch.Tensor, *, n_fft: int = 1024) -> list[tuple[float, float]]:
+    """Measure level and signal-to-noise ratio of each channel, in decibels.
+
+    The level is 10·log10(mean |x|²). The noise is taken for white, with the density of the median bin of
+    the averaged periodograms of `n_fft` points, so the signal must be narrower than half the recorded band,
+    and the receiver's filter must pass more than half of it: otherwise the ratio is too large. It is at
+    least -30.
+
+    Raises:
+        InvalidInputError: A recording is shorter than `n_fft` or has a value that is not finite.
+    """
+
+def delays(
+    iq: npt.ArrayLike | torch.Tensor,
+    sample_rate: float,
+    *,
+    max_delay_s: float,
+    band_hz: tuple[float, float] | None = None,
+    weighting: Literal["none", "phat"] = "none",
+) -> list[tuple[int, int, float, float, float]]:
+    """Measure the delay between each pair of channels by generalised cross-correlation.
+
+    Args:
+        iq: Samples on one time base, `(channels, samples)`, complex or real.
+        sample_rate: Samples per second.
+        max_delay_s: The longest possible delay: distance of the receivers divided by the speed of light.
+        band_hz: Frequencies that count, as distances from the middle of the recorded band. A lower bound
+            above 0 leaves a carrier out, which has no delay that can be measured. Default: all.
+        weighting: `"phat"` gives each frequency the same weight. It separates echoes, and suits only a
+            band that the signal fills.
+
+    Returns:
+        For each pair: number of the first and of the second channel, time of arrival at the second less
+        that at the first in seconds, phase of the second less that of the first at that delay in radians,
+        and the magnitude of the correlation, 0 to 1.
+
+    Raises:
+        InvalidInputError: There are fewer than two channels, or a value is not finite.
+        ConfigurationError: A setting is out of its range.
+    """

@@ -15,6 +15,7 @@ __all__ = [
     "DatasetNotFoundError",
     "HeimdallError",
     "InvalidInputError",
+    "PretrainedWeightsNotFoundError",
     "TrainingError",
 ]
 
@@ -33,3 +34,7 @@ class DatasetNotFoundError(DatasetError, FileNotFoundError):
 
 class CheckpointNotFoundError(ArtifactNotFoundError):
     """A checkpoint does not exist or cannot be read."""
+
+
+class PretrainedWeightsNotFoundError(ArtifactNotFoundError):
+    """ImageNet weights are not in torch's cache; the message has their URL and their place."""

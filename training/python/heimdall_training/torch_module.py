@@ -27,6 +27,7 @@ class RssLocalizationModule(nn.Module):
 
     # Names of the outputs, in order.
     output_names = ("positions", "uncertainties")
+    input_name = "rss"
 
     def __init__(self, model: RssLocalizationNet) -> None:
         super().__init__()
@@ -54,8 +55,8 @@ class RssLocalizationModule(nn.Module):
             layers += [nn.GELU(), nn.Dropout(settings["dropout"])]
             width = following
         self.trunk = nn.Sequential(*layers)
-        self.position_head = _head(width, *settings["head_dropout"])
-        self.uncertainty_head = _head(width, *settings["head_dropout"])
+        self.position_head = head(width, *settings["head_dropout"])
+        self.uncertainty_head = head(width, *settings["head_dropout"])
         self.load_state_dict(model.state_dict())
         self.eval()
 
@@ -103,28 +104,8 @@ class RssLocalizationModule(nn.Module):
         return power / power.sum(1, keepdim=True).clamp(min=SMALLEST_POWER)
 
 
-def as_module(model: RssLocalizationNet) -> RssLocalizationModule:
-    """Make a module of torch of a network, for TorchScript, ONNX and whatever else knows modules.
-
-    Args:
-        model: The network; the module does not get later updates of it.
-
-    Returns:
-        The module in evaluation mode. It predicts the same as the network.
-
-    Example:
-        >>> import torch
-        >>> from heimdall_training import RssDataset, RssLocalizationNet, as_module
-        >>> dataset = RssDataset.load("examples/powder_rss_462mhz")
-        >>> module = as_module(RssLocalizationNet(dataset.receivers))
-        >>> positions, sigmas = module(torch.as_tensor(dataset.rss("test")))
-        >>> positions.shape[1]
-        2
-    """
-    return RssLocalizationModule(model)
-
-
-def _head(width: int, first: float, second: float) -> nn.Sequential:
+def head(width: int, first: float, second: float) -> nn.Sequential:
+    """Make a head with the layers and names of the native one."""
     return nn.Sequential(
         *(nn.Linear(width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(first)),
         *(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(second)),

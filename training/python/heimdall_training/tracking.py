@@ -63,10 +63,14 @@ class Recorder:
         try:
             call(self._tracker)
         except Exception as error:
-            if not self._failed:
-                logger.warning(
-                    "the tracker failed and training goes on; further failures are not reported: %s: %s",
-                    type(error).__name__,
-                    error,
-                )
-            self._failed = True
+            self.report(error)
+
+    def report(self, error: Exception) -> None:
+        """Report the first failure of the tracker."""
+        if not self._failed:
+            logger.warning(
+                "the tracker failed and training goes on; further failures are not reported: %s: %s",
+                type(error).__name__,
+                error,
+            )
+        self._failed = True

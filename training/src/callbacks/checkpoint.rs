@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use tch::Tensor;
 
-use super::{Callback, Epoch, Flow, Learner, MONITOR};
+use super::{Callback, Epoch, Flow, MONITOR, Snapshot};
 use crate::error::{Error, Result};
 
 /// The content of a checkpoint.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Checkpoint<'a> {
     /// The epoch of the checkpoint.
     pub epoch: &'a Epoch,
     /// The network in training.
-    pub learner: Learner<'a>,
+    pub snapshot: Snapshot<'a>,
 }
 
 /// The format of checkpoint files.
@@ -70,11 +70,11 @@ impl<S: CheckpointStore> ModelCheckpoint<S> {
 }
 
 impl<S: CheckpointStore> Callback for ModelCheckpoint<S> {
-    fn on_epoch_end(&mut self, epoch: &mut Epoch, learner: &Learner<'_>) -> Result<Flow> {
+    fn on_epoch_end(&mut self, epoch: &mut Epoch, snapshot: &Snapshot<'_>) -> Result<Flow> {
         let epoch = &*epoch;
         let checkpoint = Checkpoint {
             epoch,
-            learner: *learner,
+            snapshot: *snapshot,
         };
         if self.best.is_empty() {
             std::fs::create_dir_all(&self.folder).map_err(|source| Error::Io {

@@ -1,6 +1,6 @@
 //! Ends a training that no longer improves.
 
-use super::{Callback, Epoch, Flow, Learner, MONITOR};
+use super::{Callback, Epoch, Flow, MONITOR, Snapshot};
 use crate::error::{Error, Result};
 
 /// Stops after `patience` epochs in a row without a better validation loss.
@@ -27,7 +27,7 @@ impl EarlyStopping {
 }
 
 impl Callback for EarlyStopping {
-    fn on_epoch_end(&mut self, epoch: &mut Epoch, _learner: &Learner<'_>) -> Result<Flow> {
+    fn on_epoch_end(&mut self, epoch: &mut Epoch, _snapshot: &Snapshot<'_>) -> Result<Flow> {
         let value = epoch.metric(MONITOR).unwrap_or(f64::NAN);
         if value < self.best {
             (self.best, self.waited) = (value, 0);

@@ -1,6 +1,6 @@
 //! Logs the metrics of each epoch to the tracker.
 
-use super::{Callback, Epoch, Flow, Learner};
+use super::{Callback, Epoch, Flow, Snapshot};
 use crate::error::Result;
 
 /// Receiver of metrics.
@@ -15,7 +15,7 @@ pub trait Logger {
 pub struct MetricsLogger<L>(pub L);
 
 impl<L: Logger> Callback for MetricsLogger<L> {
-    fn on_epoch_end(&mut self, epoch: &mut Epoch, _learner: &Learner<'_>) -> Result<Flow> {
+    fn on_epoch_end(&mut self, epoch: &mut Epoch, _snapshot: &Snapshot<'_>) -> Result<Flow> {
         epoch.log("epoch", epoch.index as f64);
         self.0.log_metrics(&epoch.metrics, epoch.step)?;
         Ok(Flow::Continue)

@@ -14,9 +14,9 @@ pub use logger::{Logger, MetricsLogger};
 pub use lr_monitor::LearningRateMonitor;
 pub use progress::{Printer, Progress};
 
-use crate::{
-    error::Result, fit_config::FitConfig, metrics::Metrics, model::RssLocalizationNet, optim::AdamW,
-};
+use serde_json::Value;
+
+use crate::{error::Result, learner::StateDict, optim::Optimizer};
 
 /// The metric that decides which checkpoint is best and when to stop; lower is better.
 pub const MONITOR: &str = "val/loss";
@@ -26,8 +26,8 @@ pub const MONITOR: &str = "val/loss";
 pub struct Plan {
     /// Most epochs.
     pub epochs: usize,
-    /// Optimiser steps in each epoch.
-    pub steps_per_epoch: usize,
+    /// Batches in each epoch; `None` where that is not known before.
+    pub batches_per_epoch: Option<usize>,
 }
 
 /// Results of an epoch.
@@ -59,13 +59,6 @@ impl Epoch {
         self.metrics.push((name.into(), value));
     }
 
-    /// Logs the metrics of a set of rows as `train/…` or `val/…`.
-    pub fn log_all(&mut self, rows: &str, metrics: &Metrics) {
-        for (name, value) in metrics.named() {
-            self.log(format!("{rows}/{name}"), value);
-        }
-    }
-
     /// Returns the value of a metric, if it was logged.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics
@@ -76,14 +69,29 @@ impl Epoch {
 }
 
 /// The state of the training, for callbacks to read.
-#[derive(Debug, Clone, Copy)]
-pub struct Learner<'a> {
+#[derive(Clone, Copy)]
+pub struct Snapshot<'a> {
     /// The network.
-    pub model: &'a RssLocalizationNet,
-    /// Its optimiser.
-    pub optimizer: &'a AdamW,
-    /// The settings of the loop.
-    pub config: &'a FitConfig,
+    pub network: &'a dyn StateDict,
+    /// The optimiser of the network.
+    pub optimizer: &'a dyn Optimizer,
+    /// The settings that checkpoints keep.
+    pub hyper_parameters: &'a Value,
+}
+
+/// End of a batch of the training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchEnd {
+    /// Number of the epoch, from 0.
+    pub epoch: usize,
+    /// Batches of this epoch that are done.
+    pub batches: usize,
+    /// Optimiser steps done since the training began.
+    pub step: usize,
+    /// True where the optimiser has moved the parameters after this batch, and no gradient waits.
+    pub has_stepped: bool,
+    /// Norm of the whole gradient before clipping, where it was measured.
+    pub grad_norm: Option<f64>,
 }
 
 /// Decision to continue or to end the loop.
@@ -102,13 +110,23 @@ pub trait Callback {
         Ok(())
     }
 
-    /// Runs after each step.
-    fn on_train_batch_end(&mut self) -> Result<()> {
+    /// Runs when the gradients of a step are complete, before they are clipped.
+    fn on_before_optimizer_step(&mut self) -> Result<()> {
         Ok(())
     }
 
+    /// Runs after each batch.
+    fn on_train_batch_end(&mut self, _batch: &BatchEnd, _snapshot: &Snapshot<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs after a validation inside of an epoch. The epoch is that far.
+    fn on_validation_end(&mut self, _epoch: &mut Epoch, _snapshot: &Snapshot<'_>) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
     /// Runs after each epoch and its validation.
-    fn on_epoch_end(&mut self, _epoch: &mut Epoch, _learner: &Learner<'_>) -> Result<Flow> {
+    fn on_epoch_end(&mut self, _epoch: &mut Epoch, _snapshot: &Snapshot<'_>) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -121,34 +139,31 @@ pub trait Callback {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{model::rss_net::tests::small, optim::AdamWConfig};
+    use crate::{
+        model::rss_net::tests::small,
+        optim::{AdamW, AdamWConfig},
+    };
 
     /// Ends epochs with these validation losses, one after the other, and returns the epoch after which the callback
     /// stops.
     pub(crate) fn run(callback: &mut dyn Callback, losses: &[f64]) -> Option<usize> {
         let model = small(0);
-        let config = FitConfig::default();
-        let adamw = AdamWConfig {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.0,
-        };
-        let optimizer = AdamW::new(model.state().parameters(), adamw).unwrap();
-        let learner = Learner {
-            model: &model,
+        let optimizer = AdamW::new(model.state().parameters(), AdamWConfig::default());
+        let snapshot = Snapshot {
+            network: &model,
             optimizer: &optimizer,
-            config: &config,
+            hyper_parameters: &Value::Null,
         };
         callback
             .on_fit_start(&Plan {
                 epochs: losses.len(),
-                steps_per_epoch: 10,
+                batches_per_epoch: Some(10),
             })
             .unwrap();
         for (index, &loss) in losses.iter().enumerate() {
             let mut epoch = Epoch::new(index, 10 * (index + 1), 1e-3);
             epoch.log(MONITOR, loss);
-            if callback.on_epoch_end(&mut epoch, &learner).unwrap() != Flow::Continue {
+            if callback.on_epoch_end(&mut epoch, &snapshot).unwrap() != Flow::Continue {
                 return Some(index);
             }
         }

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Callback, Epoch, Flow, Learner, MONITOR, Plan};
+use super::{BatchEnd, Callback, Epoch, Flow, MONITOR, Plan, Snapshot};
 use crate::error::Result;
 
 /// Receiver of the lines.
@@ -35,8 +35,9 @@ impl<P: Printer> Progress<P> {
 impl<P: Printer> Callback for Progress<P> {
     fn on_fit_start(&mut self, plan: &Plan) -> Result<()> {
         self.epochs = plan.epochs;
+        let batches = plan.batches_per_epoch;
         self.bar = ProgressBar::with_draw_target(
-            Some((plan.epochs * plan.steps_per_epoch) as u64),
+            batches.map(|batches| (plan.epochs * batches) as u64),
             ProgressDrawTarget::stderr_with_hz(10),
         );
         if let Ok(style) =
@@ -47,12 +48,12 @@ impl<P: Printer> Callback for Progress<P> {
         Ok(())
     }
 
-    fn on_train_batch_end(&mut self) -> Result<()> {
+    fn on_train_batch_end(&mut self, _batch: &BatchEnd, _snapshot: &Snapshot<'_>) -> Result<()> {
         self.bar.inc(1);
         Ok(())
     }
 
-    fn on_epoch_end(&mut self, epoch: &mut Epoch, _learner: &Learner<'_>) -> Result<Flow> {
+    fn on_epoch_end(&mut self, epoch: &mut Epoch, _snapshot: &Snapshot<'_>) -> Result<Flow> {
         let metric = |name: &str| epoch.metric(name).unwrap_or(f64::NAN);
         let loss = metric(MONITOR);
         let better = loss < self.best;

@@ -8,6 +8,10 @@ use tch::{Device, Kind, Tensor};
 use super::state::Scope;
 use crate::error::Result;
 
+/// Standard deviation of ConvNeXt's first weights. torchvision cuts the distribution off at −2 and 2, which are 100
+/// standard deviations and never reached.
+const NARROW: f64 = 0.02;
+
 /// `torch.nn.Linear`.
 #[derive(Debug)]
 pub(crate) struct Linear {
@@ -26,6 +30,15 @@ impl Linear {
         })
     }
 
+    /// Makes a layer with the first weights that ConvNeXt has in torchvision.
+    pub(crate) fn narrow(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self> {
+        let weight = scope.normal("weight", &[outputs, inputs], NARROW)?;
+        Ok(Self {
+            weight,
+            bias: scope.constant("bias", &[outputs], 0.0)?,
+        })
+    }
+
     pub(crate) fn forward(&self, input: &Tensor) -> Result<Tensor> {
         Ok(input.f_linear(&self.weight, Some(&self.bias))?)
     }
@@ -36,14 +49,20 @@ impl Linear {
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
+    eps: f64,
 }
 
 impl LayerNorm {
-    pub(crate) fn new(mut scope: Scope<'_>, features: i64) -> Result<Self> {
+    pub(crate) fn new(scope: Scope<'_>, features: i64) -> Result<Self> {
+        Self::with_eps(scope, features, 1e-5)
+    }
+
+    pub(crate) fn with_eps(mut scope: Scope<'_>, features: i64, eps: f64) -> Result<Self> {
         let weight = scope.constant("weight", &[features], 1.0)?;
         Ok(Self {
             weight,
             bias: scope.constant("bias", &[features], 0.0)?,
+            eps,
         })
     }
 
@@ -52,8 +71,61 @@ impl LayerNorm {
             self.weight.size(),
             Some(&self.weight),
             Some(&self.bias),
-            1e-5,
+            self.eps,
             true,
+        )?)
+    }
+}
+
+/// `torch.nn.Conv2d` with as many groups as it says, and the first weights that ConvNeXt has in torchvision.
+#[derive(Debug)]
+pub(crate) struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    geometry: Geometry,
+}
+
+/// Sizes of a [`Conv2d`], the same in both directions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Geometry {
+    pub(crate) kernel: i64,
+    pub(crate) stride: i64,
+    pub(crate) padding: i64,
+    pub(crate) groups: i64,
+}
+
+impl Conv2d {
+    pub(crate) fn new(
+        mut scope: Scope<'_>,
+        inputs: i64,
+        outputs: i64,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        let Geometry { kernel, groups, .. } = geometry;
+        let shape = [outputs, inputs / groups, kernel, kernel];
+        let weight = scope.normal("weight", &shape, NARROW)?;
+        Ok(Self {
+            weight,
+            bias: scope.constant("bias", &[outputs], 0.0)?,
+            geometry,
+        })
+    }
+
+    pub(crate) fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        let Geometry {
+            stride,
+            padding,
+            groups,
+            ..
+        } = self.geometry;
+        let bias = Some(&self.bias);
+        Ok(input.f_conv2d(
+            &self.weight,
+            bias,
+            [stride; 2],
+            [padding; 2],
+            [1; 2],
+            groups,
         )?)
     }
 }

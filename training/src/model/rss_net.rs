@@ -4,16 +4,16 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{
-    heads::Head,
+    heads::{HeadSettings, Heads, Output, positive, probability, targets},
     layers::{LayerNorm, Linear},
     state::{Scope, State},
 };
 use crate::{
     dataset::{NOT_HEARD_DBM, Receiver, rss::local_frame},
     error::{Error, Result},
-    geo::{EastNorth, LatLon, LocalFrame},
-    loss::{positive_sigma, raw_for_sigma},
-    metrics::Prediction,
+    geo::{LatLon, LocalFrame},
+    learner::{Network, StateDict},
+    metrics::{OutputScale, Prediction},
 };
 
 /// All settings of an [`RssLocalizationNet`], without its weights.
@@ -55,58 +55,29 @@ impl RssNetConfig {
         }
     }
 
+    fn heads(&self) -> HeadSettings {
+        HeadSettings {
+            dropout: self.head_dropout,
+            position_scale_m: self.position_scale_m,
+            sigma_floor_m: self.sigma_floor_m,
+            sigma_init_m: self.sigma_init_m,
+        }
+    }
+
     fn validate(&self) -> Result<()> {
-        let positive = |name, value: f64| {
-            if value > 0.0 && value.is_finite() {
-                return Ok(());
-            }
-            let reason = "it must be a number above 0";
-            Err(Error::configuration(name, value, reason))
-        };
         positive("rss_scale_db", self.rss_scale_db)?;
-        positive("position_scale_m", self.position_scale_m)?;
-        positive("sigma_floor_m", self.sigma_floor_m)?;
-        if !(self.sigma_init_m > self.sigma_floor_m && self.sigma_init_m.is_finite()) {
-            let reason = format!(
-                "it must be a length in metres above sigma_floor_m ({})",
-                self.sigma_floor_m
-            );
-            return Err(Error::configuration(
-                "sigma_init_m",
-                self.sigma_init_m,
-                reason,
-            ));
-        }
-        let [first, second] = self.head_dropout;
-        for (name, dropout) in [
-            ("dropout", self.dropout),
-            ("head_dropout", first),
-            ("head_dropout", second),
-        ] {
-            if !(0.0..1.0).contains(&dropout) {
-                let reason = "it must be a probability below 1";
-                return Err(Error::configuration(name, dropout, reason));
-            }
-        }
+        probability("dropout", self.dropout)?;
+        self.heads().validate()?;
         if self.hidden.is_empty() || self.hidden.iter().any(|&width| width < 1) {
             let hidden = format!("{:?}", self.hidden);
             return Err(Error::configuration(
                 "hidden",
                 hidden,
-                "it lists the width of at least one layer",
+                "it must list the width of at least one layer",
             ));
         }
         Ok(())
     }
-}
-
-/// Output of the network for a batch, in units of `position_scale_m`.
-#[derive(Debug)]
-pub struct Output {
-    /// East and north, `[rows, 2]`.
-    pub mean: Tensor,
-    /// Standard deviation of each, `[rows, 2]`.
-    pub sigma: Tensor,
 }
 
 /// Factor that scales the receivers' shares of the power, which sum to 1, to the size of the other inputs.
@@ -119,13 +90,11 @@ const SHARE_SCALE: f64 = 3.0;
 #[derive(Debug)]
 pub struct RssLocalizationNet {
     config: RssNetConfig,
-    frame: LocalFrame,
     /// Positions of the receivers, `[receivers, 2]`, in the unit of the output.
     receivers: Tensor,
     state: State,
     trunk: Vec<(Linear, LayerNorm)>,
-    position: Head,
-    uncertainty: Head,
+    heads: Heads,
 }
 
 impl RssLocalizationNet {
@@ -137,7 +106,7 @@ impl RssLocalizationNet {
             return Err(Error::configuration(
                 "receivers",
                 "[]",
-                "a network needs at least one receiver",
+                "a network must have at least one receiver",
             ));
         };
         tch::manual_seed(config.seed as i64);
@@ -154,18 +123,7 @@ impl RssLocalizationNet {
             ));
             features = width;
         }
-        let position = Head::new(scope.child("position_head"), features, config.head_dropout)?;
-        let uncertainty = Head::new(
-            scope.child("uncertainty_head"),
-            features,
-            config.head_dropout,
-        )?;
-        {
-            let _no_grad = tch::no_grad_guard();
-            let scaled = |metres: f64| metres / config.position_scale_m;
-            let raw = raw_for_sigma(scaled(config.sigma_init_m), scaled(config.sigma_floor_m));
-            let _ = uncertainty.last.bias.shallow_clone().f_fill_(raw)?;
-        }
+        let heads = Heads::new(&mut scope, features, config.heads(), frame)?;
         let positions: Vec<_> = config
             .receivers
             .iter()
@@ -174,11 +132,9 @@ impl RssLocalizationNet {
         Ok(Self {
             receivers: targets(&positions, frame, config.position_scale_m)?,
             config,
-            frame,
             state,
             trunk,
-            position,
-            uncertainty,
+            heads,
         })
     }
 
@@ -189,7 +145,7 @@ impl RssLocalizationNet {
 
     /// Returns the map that positions are computed on.
     pub fn frame(&self) -> LocalFrame {
-        self.frame
+        self.heads.frame()
     }
 
     /// Returns the tensors by name.
@@ -215,10 +171,7 @@ impl RssLocalizationNet {
                 .f_gelu("none")?
                 .f_dropout(self.config.dropout, train)?;
         }
-        let mean = self.position.forward(&hidden, train)?;
-        let floor = self.config.sigma_floor_m / self.config.position_scale_m;
-        let sigma = positive_sigma(&self.uncertainty.forward(&hidden, train)?, floor)?;
-        Ok(Output { mean, sigma })
+        self.heads.forward(&hidden, train)
     }
 
     /// Returns the inputs of the trunk for powers in dBm. For each receiver these are its level above the mean of the
@@ -262,48 +215,31 @@ impl RssLocalizationNet {
 
     /// Converts an output to degrees and metres.
     pub fn predictions(&self, output: &Output) -> Result<Vec<Prediction>> {
-        let scale = self.config.position_scale_m;
-        let numbers = |tensor: &Tensor| -> Result<Vec<f64>> {
-            let flat = tensor
-                .f_detach()?
-                .f_contiguous()?
-                .f_view([-1])?
-                .f_to_kind(Kind::Double)?;
-            Ok(Vec::try_from(flat)?)
-        };
-        let (mean, sigma) = (numbers(&output.mean)?, numbers(&output.sigma)?);
-        let rows = mean.chunks_exact(2).zip(sigma.chunks_exact(2));
-        Ok(rows
-            .map(|(mean, sigma)| {
-                let local = EastNorth {
-                    east: mean[0] * scale,
-                    north: mean[1] * scale,
-                };
-                Prediction {
-                    position: self.frame.to_lat_lon(local),
-                    local,
-                    sigma: EastNorth {
-                        east: sigma[0] * scale,
-                        north: sigma[1] * scale,
-                    },
-                }
-            })
-            .collect())
+        self.heads.predictions(output)
+    }
+
+    /// Returns the map and the scale of the outputs.
+    pub fn scale(&self) -> OutputScale {
+        self.heads.scale()
     }
 
     /// Returns positions as targets of the network: `[rows, 2]`, in units of `position_scale_m`.
     pub fn targets(&self, positions: &[LatLon]) -> Result<Tensor> {
-        targets(positions, self.frame, self.config.position_scale_m)
+        self.heads.targets(positions)
     }
 }
 
-fn targets(positions: &[LatLon], frame: LocalFrame, scale_m: f64) -> Result<Tensor> {
-    let values: Vec<f32> = positions
-        .iter()
-        .map(|&position| frame.to_local(position))
-        .flat_map(|at| [(at.east / scale_m) as f32, (at.north / scale_m) as f32])
-        .collect();
-    Ok(Tensor::f_from_slice(&values)?.f_view([-1, 2])?)
+impl Network for RssLocalizationNet {
+    fn forward(&self, inputs: &[Tensor], train: bool) -> Result<Vec<Tensor>> {
+        let Output { mean, sigma } = RssLocalizationNet::forward(self, &inputs[0], train)?;
+        Ok(vec![mean, sigma])
+    }
+}
+
+impl StateDict for RssLocalizationNet {
+    fn state_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.state.named())
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub struct Entry {
     pub name: String,
     /// The tensor; a layer holds the same one.
     pub tensor: Tensor,
-    /// True where the tensor is learned; false for others, such as BatchNorm's running mean.
+    /// True where the tensor is learned; false for others, such as BatchNorm's running mean and frozen weights.
     pub learned: bool,
 }
 
@@ -34,6 +34,25 @@ impl State {
             .filter(|entry| entry.learned)
             .map(|entry| entry.tensor.shallow_clone())
             .collect()
+    }
+
+    /// Returns all tensors with their names.
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        let entries = self.entries.iter();
+        entries
+            .map(|entry| (entry.name.clone(), entry.tensor.shallow_clone()))
+            .collect()
+    }
+
+    /// Marks the tensors below a prefix as not learned: they get no gradient, and no optimiser finds them.
+    pub(crate) fn freeze(&mut self, prefix: &str) -> Result<()> {
+        for entry in &mut self.entries {
+            if entry.name.starts_with(prefix) {
+                entry.tensor = entry.tensor.f_set_requires_grad(false)?;
+                entry.learned = false;
+            }
+        }
+        Ok(())
     }
 
     /// Returns copies of all tensors, independent of the network.
@@ -130,6 +149,12 @@ impl<'a> Scope<'a> {
     pub(crate) fn uniform(&mut self, name: &str, shape: &[i64], bound: f64) -> Result<Tensor> {
         let tensor =
             Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
+        Ok(self.add(name, tensor.f_set_requires_grad(true)?, true))
+    }
+
+    /// Adds a learned tensor drawn from the normal distribution around 0.
+    pub(crate) fn normal(&mut self, name: &str, shape: &[i64], std: f64) -> Result<Tensor> {
+        let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_normal_(0.0, std)?;
         Ok(self.add(name, tensor.f_set_requires_grad(true)?, true))
     }
 

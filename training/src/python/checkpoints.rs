@@ -12,14 +12,14 @@ use pyo3::{
 use tch::Tensor;
 
 use super::{
-    errors::from_python,
-    model::json,
+    errors::{from_python, to_python},
+    settings::as_dict,
     tensors::{unwrap, wrap},
 };
 use crate::{
     callbacks::{Checkpoint, CheckpointStore},
     error::{Error, Result},
-    optim::AdamW,
+    optim::{Optimizer, OptimizerGroup, ParameterState, Setting},
 };
 
 /// The version of Lightning whose layout the files have; its loaders require a version.
@@ -80,17 +80,16 @@ impl CheckpointStore for TorchFiles {
 }
 
 fn contents<'py>(py: Python<'py>, checkpoint: &Checkpoint<'_>) -> PyResult<Bound<'py, PyDict>> {
-    let Checkpoint { epoch, learner } = checkpoint;
+    let Checkpoint { epoch, snapshot } = checkpoint;
     let state_dict = PyDict::new(py);
-    for entry in learner.model.state().entries() {
-        state_dict.set_item(
-            &entry.name,
-            wrap(py, &entry.tensor)?.call_method0("detach")?,
-        )?;
+    for (name, tensor) in snapshot
+        .network
+        .state_dict()
+        .map_err(|it| to_python(py, it))?
+    {
+        state_dict.set_item(name, wrap(py, &tensor)?.call_method0("detach")?)?;
     }
-    let hyper_parameters = PyDict::new(py);
-    hyper_parameters.set_item("model", json(py, learner.model.config())?)?;
-    hyper_parameters.set_item("trainer", json(py, learner.config)?)?;
+    let hyper_parameters = as_dict(py, snapshot.hyper_parameters)?;
     let metrics = PyDict::new(py);
     for (name, value) in &epoch.metrics {
         metrics.set_item(name, value)?;
@@ -102,7 +101,7 @@ fn contents<'py>(py: Python<'py>, checkpoint: &Checkpoint<'_>) -> PyResult<Bound
     contents.set_item("state_dict", state_dict)?;
     contents.set_item(
         "optimizer_states",
-        [optimizer_state(py, learner.optimizer, epoch.lr)?],
+        [optimizer_state(py, snapshot.optimizer, epoch.lr)?],
     )?;
     contents.set_item("lr_schedulers", PyList::empty(py))?;
     contents.set_item("hyper_parameters", hyper_parameters)?;
@@ -110,48 +109,42 @@ fn contents<'py>(py: Python<'py>, checkpoint: &Checkpoint<'_>) -> PyResult<Bound
     Ok(contents)
 }
 
-/// Returns the result of `torch.optim.AdamW.state_dict()` for two groups: first the parameters that decay, then the
-/// others.
+/// Returns the result of `torch.optim.Optimizer.state_dict()`.
 fn optimizer_state<'py>(
     py: Python<'py>,
-    optimizer: &AdamW,
+    optimizer: &dyn Optimizer,
     lr: f64,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let torch = py.import("torch")?;
-    let config = optimizer.config();
+    let found = optimizer.state().map_err(|error| to_python(py, error))?;
     let state = PyDict::new(py);
     let groups = PyList::empty(py);
     let mut index = 0;
-    for decays in [true, false] {
+    for OptimizerGroup {
+        settings,
+        parameters,
+    } in found.groups
+    {
         let members = PyList::empty(py);
-        for (parameter, moments) in optimizer.parameters().iter().zip(optimizer.moments()) {
-            if AdamW::decays(parameter) != decays {
-                continue;
+        for parameter in parameters {
+            if let Some(entry) = parameter_state(py, &parameter)? {
+                state.set_item(index, entry)?;
             }
-            let entry = PyDict::new(py);
-            entry.set_item(
-                "step",
-                torch.call_method1("tensor", (optimizer.steps() as f64,))?,
-            )?;
-            entry.set_item("exp_avg", wrap(py, &moments.exp_avg)?)?;
-            entry.set_item("exp_avg_sq", wrap(py, &moments.exp_avg_sq)?)?;
-            state.set_item(index, entry)?;
             members.append(index)?;
             index += 1;
         }
         let group = PyDict::new(py);
         group.set_item("lr", lr)?;
-        group.set_item("betas", (config.betas[0], config.betas[1]))?;
-        group.set_item("eps", config.eps)?;
-        group.set_item(
-            "weight_decay",
-            if decays { config.weight_decay } else { 0.0 },
-        )?;
-        group.set_item("amsgrad", false)?;
-        group.set_item("maximize", false)?;
+        for (name, value) in settings {
+            match value {
+                Setting::Number(value) => group.set_item(name, value)?,
+                Setting::Pair([first, second]) => group.set_item(name, (first, second))?,
+                Setting::Switch(value) => group.set_item(name, value)?,
+            }
+        }
+        for name in ["amsgrad", "maximize", "capturable", "differentiable"] {
+            group.set_item(name, false)?;
+        }
         group.set_item("foreach", py.None())?;
-        group.set_item("capturable", false)?;
-        group.set_item("differentiable", false)?;
         group.set_item("fused", py.None())?;
         group.set_item("decoupled_weight_decay", true)?;
         group.set_item("params", members)?;
@@ -161,4 +154,23 @@ fn optimizer_state<'py>(
     whole.set_item("state", state)?;
     whole.set_item("param_groups", groups)?;
     Ok(whole)
+}
+
+/// Returns the state of one parameter; `None` before its first step.
+fn parameter_state<'py>(
+    py: Python<'py>,
+    parameter: &ParameterState,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    if parameter.tensors.is_empty() {
+        return Ok(None);
+    }
+    let entry = PyDict::new(py);
+    if let Some(step) = parameter.step {
+        let torch = py.import("torch")?;
+        entry.set_item("step", torch.call_method1("tensor", (step as f64,))?)?;
+    }
+    for (name, tensor) in &parameter.tensors {
+        entry.set_item(*name, wrap(py, tensor)?)?;
+    }
+    Ok(Some(entry))
 }

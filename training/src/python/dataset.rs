@@ -6,13 +6,13 @@ use pyo3::prelude::*;
 
 use super::{
     errors::to_python,
-    model::{ReceiverTuple, tuples},
+    positions::{ReceiverTuple, degrees, receiver_tuples},
+    settings::as_dict,
     tensors::wrap,
 };
 use crate::{
     dataset::{self, SplitConfig},
     error::{Error, Result},
-    geo::LatLon,
 };
 
 #[pyclass(frozen, module = "heimdall_training")]
@@ -31,15 +31,6 @@ impl RssDataset {
             }),
         }
     }
-}
-
-/// Returns positions as a tensor of degrees, `[n, 2]`.
-pub(crate) fn degrees(positions: &[LatLon]) -> Result<tch::Tensor> {
-    let values: Vec<f64> = positions
-        .iter()
-        .flat_map(|position| [position.lat, position.lon])
-        .collect();
-    Ok(tch::Tensor::f_from_slice(&values)?.f_view([-1, 2])?)
 }
 
 #[pymethods]
@@ -71,12 +62,12 @@ impl RssDataset {
 
     #[getter]
     fn receivers(&self) -> Vec<ReceiverTuple> {
-        tuples(&self.0.receivers)
+        receiver_tuples(&self.0.receivers)
     }
 
     #[getter]
     fn hyper_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        super::model::json(py, &self.0.split_config)
+        as_dict(py, &self.0.split_config)
     }
 
     #[pyo3(name = "rows")]

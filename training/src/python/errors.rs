@@ -35,9 +35,10 @@ pub(crate) fn from_python(error: PyErr) -> Error {
 fn class(error: &Error) -> &'static str {
     match error {
         Error::Missing { .. } => "DatasetNotFoundError",
-        Error::Malformed { .. } | Error::UnknownSplit { .. } | Error::Split { .. } => {
-            "DatasetError"
-        }
+        Error::File { .. }
+        | Error::Malformed { .. }
+        | Error::UnknownSplit { .. }
+        | Error::Split { .. } => "DatasetError",
         Error::Configuration { .. } => "ConfigurationError",
         Error::Shape { .. } => "InvalidInputError",
         Error::Checkpoint { .. } => "CheckpointNotFoundError",

@@ -15,7 +15,6 @@ use super::{
     outlets::{PythonLogger, PythonPrinter, Signals},
 };
 use crate::{
-    batch::{Augmentation, Examples},
     callbacks::{
         Callback, CheckpointStore, EarlyStopping, LearningRateMonitor, MetricsLogger,
         ModelCheckpoint, Progress,
@@ -23,6 +22,8 @@ use crate::{
     error::Result,
     fit::FitReport,
     fit_config::FitConfig,
+    rss_batches::{Augmentation, Examples},
+    rss_fit::{RssFitConfig, fit_rss},
 };
 
 /// Checkpoints and results of a fitted network.
@@ -60,21 +61,25 @@ pub(crate) fn fit<'py>(
     log_metrics: Py<PyAny>,
     print_line: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let config = FitConfig {
-        max_epochs,
+    let config = RssFitConfig {
+        fit: FitConfig {
+            max_epochs,
+            accumulate_grad_batches: 1,
+            gradient_clip_val,
+            seed: Some(seed),
+            num_threads,
+            ..FitConfig::default()
+        },
         batch_size,
         lr,
         min_lr,
         warmup_steps,
         weight_decay,
-        gradient_clip_val,
         augmentation: Augmentation {
             drop_receivers,
             noise_db,
             gain_db,
         },
-        seed,
-        num_threads,
     };
     let _training = model.begin_training()?;
     let fitted = py.detach(|| {
@@ -97,7 +102,7 @@ pub(crate) fn fit<'py>(
                 .as_mut()
                 .map(|callback| callback as &mut dyn Callback),
         );
-        let report = crate::fit::fit(&model.lock(), &dataset.0, &config, &mut callbacks)?;
+        let report = fit_rss(&model.lock(), &dataset.0, &config, &mut callbacks)?;
         let best = checkpoints
             .best()
             .iter()

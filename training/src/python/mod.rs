@@ -6,9 +6,20 @@
 mod checkpoints;
 mod dataset;
 mod errors;
+mod features;
 mod fit;
+mod guarded;
+mod interrupts;
+mod localization_net;
+mod measures;
 mod model;
+mod module_fit;
+mod optimizers;
 mod outlets;
+mod positions;
+mod recordings;
+mod sequential;
+mod settings;
 mod tensors;
 
 use pyo3::prelude::*;
@@ -18,8 +29,14 @@ mod _native {
     #[pymodule_export]
     use super::{
         dataset::{RssDataset, baselines},
+        features::{delays, levels, mel_spectrogram},
         fit::{evaluate, fit},
+        interrupts::SignalWatch,
+        localization_net::ConvNextLocalizationNet,
+        measures::position_metrics,
         model::RssLocalizationNet,
+        module_fit::fit_module,
+        recordings::RecordingDataset,
     };
 
     #[pymodule_init]

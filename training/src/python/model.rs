@@ -1,113 +1,53 @@
 //! The Python class `RssLocalizationNet`.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::MutexGuard;
 
 use pyo3::{
-    exceptions::PyRuntimeError,
     prelude::*,
     types::{PyDict, PyTuple},
 };
-use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::{
-    dataset::degrees,
     errors::to_python,
-    tensors::{unwrap, wrap},
+    guarded::{Guarded, Training},
+    positions::{ReceiverTuple, degrees, receiver_tuples, receivers_of},
+    settings::as_dict,
+    tensors::{float, named, wrap},
 };
 use crate::{
-    dataset::Receiver,
-    error::{Error, Result},
+    error::Result,
     geo::LatLon,
     metrics::Prediction,
     model::{self, RssNetConfig},
     optim::count,
 };
 
-/// A receiver in Python: id, latitude, longitude.
-pub(crate) type ReceiverTuple = (String, f64, f64);
-
-pub(crate) fn tuples(receivers: &[Receiver]) -> Vec<ReceiverTuple> {
-    receivers
-        .iter()
-        .map(|rx| (rx.id.clone(), rx.position.lat, rx.position.lon))
-        .collect()
-}
-
-fn receivers(tuples: Vec<ReceiverTuple>) -> Result<Vec<Receiver>> {
-    let parse = |(id, lat, lon)| match LatLon::new(lat, lon) {
-        Some(position) => Ok(Receiver { id, position }),
-        None => {
-            let value = format!("{id:?} at ({lat}, {lon})");
-            Err(Error::configuration(
-                "receivers",
-                value,
-                "a position is a latitude and a longitude in degrees",
-            ))
-        }
-    };
-    tuples.into_iter().map(parse).collect()
-}
-
-/// Returns settings as a dictionary.
-pub(crate) fn json<'py>(py: Python<'py>, settings: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
-    let text = serde_json::to_string(settings)
-        .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-    py.import("json")?.call_method1("loads", (text,))
-}
-
 #[pyclass(frozen, module = "heimdall_training")]
 pub(super) struct RssLocalizationNet {
-    net: Mutex<model::RssLocalizationNet>,
+    net: Guarded<model::RssLocalizationNet>,
     config: RssNetConfig,
-    training: AtomicBool,
-}
-
-/// Marks a network as being trained, until this value is dropped.
-pub(super) struct Training<'a>(&'a RssLocalizationNet);
-
-impl Drop for Training<'_> {
-    fn drop(&mut self) {
-        self.0.training.store(false, Ordering::Release);
-    }
 }
 
 impl RssLocalizationNet {
-    /// Marks the network as being trained. Other uses are refused meanwhile: a callback that waited for the network
-    /// would wait for itself.
+    /// Marks the network as being trained; see [`Guarded::begin_training`].
     pub(super) fn begin_training(&self) -> PyResult<Training<'_>> {
-        if self.training.swap(true, Ordering::AcqRel) {
-            Err(busy())
-        } else {
-            Ok(Training(self))
-        }
+        self.net.begin_training()
     }
 
-    /// Locks the network. Call this only while detached from the interpreter: the owner of the lock may be waiting for
-    /// the interpreter.
+    /// Locks the network; see [`Guarded::lock`].
     pub(super) fn lock(&self) -> MutexGuard<'_, model::RssLocalizationNet> {
-        self.net.lock().unwrap_or_else(PoisonError::into_inner)
+        self.net.lock()
     }
 
-    /// Runs `use_it` on the network without holding the interpreter.
+    /// Runs `use_it` on the network; see [`Guarded::with`].
     pub(super) fn with<T: Send>(
         &self,
         py: Python<'_>,
         use_it: impl Send + FnOnce(&model::RssLocalizationNet) -> Result<T>,
     ) -> PyResult<T> {
-        if self.training.load(Ordering::Acquire) {
-            return Err(busy());
-        }
-        py.detach(|| use_it(&self.lock()))
-            .map_err(|error| to_python(py, error))
+        self.net.with(py, use_it)
     }
-}
-
-fn busy() -> PyErr {
-    PyRuntimeError::new_err("the model is being trained: use it after fit() has returned")
 }
 
 /// Returns positions in degrees and sigmas in metres as two arrays, `[n, 2]`.
@@ -158,7 +98,7 @@ impl RssLocalizationNet {
         seed: Option<u64>,
     ) -> PyResult<Self> {
         let make = || {
-            let default = RssNetConfig::new(self::receivers(receivers)?);
+            let default = RssNetConfig::new(receivers_of(receivers)?);
             let config = RssNetConfig {
                 hidden: hidden.unwrap_or(default.hidden),
                 dropout: dropout.unwrap_or(default.dropout),
@@ -170,19 +110,15 @@ impl RssLocalizationNet {
                 seed: seed.unwrap_or(default.seed),
                 receivers: default.receivers,
             };
-            let net = Mutex::new(model::RssLocalizationNet::new(config.clone())?);
-            Ok(Self {
-                net,
-                config,
-                training: AtomicBool::new(false),
-            })
+            let net = Guarded::new(model::RssLocalizationNet::new(config.clone())?);
+            Ok(Self { net, config })
         };
         make().map_err(|error| to_python(py, error))
     }
 
     #[getter]
     fn receivers(&self) -> Vec<ReceiverTuple> {
-        tuples(&self.config.receivers)
+        receiver_tuples(&self.config.receivers)
     }
 
     #[getter]
@@ -194,7 +130,7 @@ impl RssLocalizationNet {
 
     #[getter]
     fn hyper_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let settings = json(py, &self.config)?;
+        let settings = as_dict(py, &self.config)?;
         settings.del_item("receivers")?;
         Ok(settings)
     }
@@ -214,10 +150,7 @@ impl RssLocalizationNet {
     }
 
     fn load_state_dict(&self, py: Python<'_>, state_dict: &Bound<'_, PyDict>) -> PyResult<()> {
-        let mut tensors = Vec::new();
-        for (name, tensor) in state_dict {
-            tensors.push((name.extract::<String>()?, unwrap(&tensor)?));
-        }
+        let tensors = named(state_dict)?;
         self.with(py, move |net| net.state().load(&tensors))
     }
 
@@ -226,10 +159,7 @@ impl RssLocalizationNet {
         py: Python<'py>,
         rss: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let torch = py.import("torch")?;
-        let options = PyDict::new(py);
-        options.set_item("dtype", torch.getattr("float32")?)?;
-        let rss = unwrap(&torch.call_method("as_tensor", (rss,), Some(&options))?)?;
+        let rss = float(rss)?;
         let predictions = self.with(py, move |net| {
             // NaN means not heard, too, so it becomes a value below all others.
             let rss = rss.f_nan_to_num(f64::NEG_INFINITY, f64::INFINITY, f64::NEG_INFINITY)?;

@@ -6,7 +6,7 @@ use pyo3::{prelude::*, types::PyDict};
 
 use super::errors::from_python;
 use crate::{
-    callbacks::{Callback, Logger, Printer},
+    callbacks::{BatchEnd, Callback, Logger, Printer, Snapshot},
     error::Result,
 };
 
@@ -26,7 +26,7 @@ impl Signals {
 }
 
 impl Callback for Signals {
-    fn on_train_batch_end(&mut self) -> Result<()> {
+    fn on_train_batch_end(&mut self, _batch: &BatchEnd, _snapshot: &Snapshot<'_>) -> Result<()> {
         if self.asked.elapsed() < SIGNALS_EVERY {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Exchange of tensors with Python: both sides use one libtorch tensor, and nothing is copied.
 #![allow(unsafe_code, reason = "tch passes Python objects as raw pointers")]
 
-use pyo3::{exceptions::PyTypeError, prelude::*};
+use pyo3::{exceptions::PyTypeError, prelude::*, types::PyDict};
 use tch::Tensor;
 
 use super::errors::to_python;
@@ -29,4 +29,20 @@ pub(crate) fn unwrap(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
             object.get_type().name()?
         ))),
     }
+}
+
+/// Returns the tensors of a dictionary by name.
+pub(crate) fn named(state_dict: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Tensor)>> {
+    let items = state_dict.iter();
+    items
+        .map(|(name, tensor)| Ok((name.extract::<String>()?, unwrap(&tensor)?)))
+        .collect()
+}
+
+/// Returns an array, a list or a tensor as a tensor of single precision.
+pub(crate) fn float(numbers: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+    let torch = numbers.py().import("torch")?;
+    let options = PyDict::new(numbers.py());
+    options.set_item("dtype", torch.getattr("float32")?)?;
+    unwrap(&torch.call_method("as_tensor", (numbers,), Some(&options))?)
 }

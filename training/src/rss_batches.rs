@@ -1,14 +1,14 @@
-//! Preparation of rows for the network.
+//! Rows of received powers, prepared for the network.
 
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use crate::{
+    batches::{Batch, Batches, Order, ShuffledRows, TensorBatches},
     dataset::{NOT_HEARD_DBM, RssDataset},
     error::{Error, Result},
     metrics::Truth,
     model::RssLocalizationNet,
-    rng::Rng,
 };
 
 /// Rows as tensors and as positions.
@@ -44,62 +44,62 @@ impl Examples {
         })
     }
 
-    /// Returns some of the rows.
-    pub fn select(&self, rows: &[usize]) -> Result<Self> {
-        let index = Tensor::f_from_slice(&rows.iter().map(|&row| row as i64).collect::<Vec<_>>())?;
+    /// Returns the rows as batches, with two targets: the outputs that the network should have, and degrees.
+    pub fn batches(&self, order: Order) -> Result<TensorBatches> {
+        let truth = self.truth.iter();
+        let degrees: Vec<f64> = truth
+            .flat_map(|truth| [truth.position.lat, truth.position.lon])
+            .collect();
+        let degrees = Tensor::f_from_slice(&degrees)?.f_view([-1, 2])?;
+        let targets = vec![self.targets.shallow_clone(), degrees];
+        Ok(TensorBatches::new(
+            vec![self.rss.shallow_clone()],
+            targets,
+            order,
+        ))
+    }
+}
+
+/// Training batches of a dataset, whose powers are changed anew each time.
+#[derive(Debug)]
+pub struct RssBatches {
+    rows: TensorBatches,
+    augmentation: Augmentation,
+}
+
+impl RssBatches {
+    /// Makes shuffled batches of `batch_size` rows.
+    pub fn new(
+        examples: &Examples,
+        batch_size: usize,
+        seed: u64,
+        augmentation: Augmentation,
+    ) -> Result<Self> {
+        let rows = ShuffledRows::new(examples.truth.len(), batch_size)?;
         Ok(Self {
-            rss: self.rss.f_index_select(0, &index)?,
-            targets: self.targets.f_index_select(0, &index)?,
-            truth: rows.iter().map(|&row| self.truth[row]).collect(),
+            rows: examples.batches(Order::Shuffled { rows, seed })?,
+            augmentation,
         })
     }
 }
 
-/// The order of the rows of an epoch, in batches of equal length.
-///
-/// The rows that are left after the last whole batch are not used in this epoch; the order is drawn anew each time, so
-/// that the next epoch leaves out other rows. A short last batch would give BatchNorm statistics of few rows, and a
-/// batch of one row none at all. If there are fewer rows than one batch, all of them are one batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Batches {
-    rows: usize,
-    size: usize,
-}
-
-impl Batches {
-    /// Makes batches of `size` rows out of `rows` rows.
-    pub fn new(rows: usize, size: usize) -> Result<Self> {
-        if size < 2 {
-            return Err(Error::configuration(
-                "batch_size",
-                size,
-                "BatchNorm needs at least 2 rows",
-            ));
-        }
-        if rows < 2 {
-            return Err(Error::Split {
-                reason: format!("{rows} training rows, at least 2 are needed"),
-            });
-        }
-        Ok(Self {
-            rows,
-            size: size.min(rows),
-        })
+impl Batches<Batch> for RssBatches {
+    fn per_epoch(&self) -> Option<usize> {
+        self.rows.per_epoch()
     }
 
-    /// Returns the number of batches in an epoch.
-    pub fn per_epoch(self) -> usize {
-        self.rows / self.size
+    fn begin(&mut self, epoch: usize) -> Result<()> {
+        self.rows.begin(epoch)
     }
 
-    /// Returns the batches of one epoch; the seed and the number of the epoch determine them.
-    pub fn epoch(self, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
-        let mut order: Vec<usize> = (0..self.rows).collect();
-        Rng::new(seed, epoch as u64).shuffle(&mut order);
-        order
-            .chunks_exact(self.size)
-            .map(<[usize]>::to_vec)
-            .collect()
+    fn next(&mut self) -> Result<Option<Batch>> {
+        let Some(mut batch) = self.rows.next()? else {
+            return Ok(None);
+        };
+        for rss in &mut batch.inputs {
+            *rss = self.augmentation.apply(rss)?;
+        }
+        Ok(Some(batch))
     }
 }
 
@@ -152,8 +152,6 @@ impl Augmentation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn rows() -> Tensor {
         let heard = Tensor::full([50, 20], -80.0, (Kind::Float, tch::Device::Cpu));
@@ -203,18 +201,5 @@ mod tests {
             .min()
             .int64_value(&[]);
         assert!(fewest >= 4, "{fewest}");
-    }
-
-    proptest! {
-        #[test]
-        fn an_epoch_has_no_row_twice_and_no_short_batch(n in 2usize..300, size in 2usize..70, seed: u64) {
-            let batches = Batches::new(n, size).unwrap();
-            let epoch = batches.epoch(seed, 3);
-            prop_assert_eq!(epoch.len(), batches.per_epoch());
-            prop_assert!(epoch.iter().all(|batch| batch.len() == size.min(n)));
-            let rows: BTreeSet<usize> = epoch.iter().flatten().copied().collect();
-            prop_assert_eq!(rows.len(), epoch.len() * size.min(n));
-            prop_assert!(rows.into_iter().all(|row| row < n));
-        }
     }
 }
