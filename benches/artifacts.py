@@ -1,4 +1,4 @@
-"""How fast files go to the stores and come back, beside boto3 and the stock client, in turns.
+"""Measure how fast files go to the stores and come back, beside boto3 and the stock client, in turns.
 
 Run it with `make bench`, or `python benches/artifacts.py [large|tls|local|many|proxy|ranges|files|fetch]…
 [--mib 1024] [--files 2000] [--bytes 20000] [--rounds 5] [--quick]` in an environment that has all of them and
@@ -36,16 +36,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["HEIMDALL_BRIDGE"] = "0"  # the stock client is the peer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support import s3
 from support.helpers import clean_environment, free_port
-from support.stock import serving
+from support.stock import server_command, serving
 
 CASES = ["large", "tls", "local", "many", "proxy", "ranges", "files", "fetch"]
 
 
-# What a process of its own does.
+# Functions that a process of its own runs.
 
 
 def peak() -> float:
@@ -57,7 +58,7 @@ def peak() -> float:
 
 
 class Measured:
-    """What some work took, from `begin` on."""
+    """Measures some work from `begin` on."""
 
     def begin(self) -> None:
         # The high-water mark is that of what comes from here on.
@@ -166,7 +167,7 @@ PEERS: dict[str, Callable[[str, dict[str, str], Measured], None]] = {
 
 
 def place_of_stores(mib: int) -> Path | None:
-    """Where an S3 server keeps its files: in memory if that has room for some large ones."""
+    """Return where an S3 server keeps its files: in memory if that has room for some large ones."""
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > 6 * mib << 20
     return memory if has_room else None
@@ -188,7 +189,7 @@ class Bench:
             (self.many / f"{number:05}.bin").write_bytes(os.urandom(self.options.bytes))
 
     def measure(self, peer: str, work: str, **task: object) -> dict[str, float]:
-        """What a fresh process measures."""
+        """Return what a fresh process measures."""
         # A journal of its own, which goes with it.
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             told = {name: str(value) for name, value in task.items()}
@@ -251,7 +252,7 @@ class Bench:
             return found
 
     def check(self, bucket: str, sizes: list[int]) -> None:
-        """That everything has arrived: a fast upload of nothing is none."""
+        """Assert that everything has arrived: a fast upload of nothing is none."""
         pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
         items = [it for page in pages for it in page["Contents"] if not it["Key"].endswith("warm.txt")]
         assert sorted(it["Size"] for it in items) == sorted(sizes)
@@ -315,9 +316,8 @@ class Bench:
     def proxy(self, name: str) -> Iterator[tuple[str, Path]]:
         """The URL of a `mlflow server` with an artifact proxy, and the folder that it keeps artifacts in."""
         port, served = free_port(), self.folder / name
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--workers", "2", "--backend-store-uri", self.database(name), "--serve-artifacts"]
-        command += ["--artifacts-destination", str(served)]
+        options = ["--serve-artifacts", "--artifacts-destination", str(served)]
+        command = server_command(port, self.database(name), *options, workers=2)
         url = f"http://127.0.0.1:{port}"
         with serving(command, url, self.folder / f"{name}.log"):
             yield url, served
@@ -355,7 +355,7 @@ class Bench:
         return run.run_id
 
     def download(self, peer: str, source: Path, **task: object) -> dict[str, float]:
-        """What it takes to have back what `source` is."""
+        """Measure the download of files that are the same as `source`."""
         target = Path(tempfile.mkdtemp(dir=self.folder)) / "downloaded"
         found = self.measure(peer, "download", artifacts="", target=target, **task)
         sizes = [path.stat().st_size for path in ([source] if source.is_file() else source.iterdir())]

@@ -1,7 +1,7 @@
-"""What one logging call costs the training, beside a call that does nothing and the stock client's.
+"""Measure the cost of one logging call to the training, beside an empty call and the stock client's.
 
-Run it with `make bench`, or `python benches/calls.py [calls] [loop] [memory] [--quick]` where both are
-installed.
+Run it with `make bench`, or `python benches/calls.py [calls] [loop] [memory] [doors] [--quick]` where
+both are installed.
 
 * calls: microseconds around each call, journal on, default durability, SQLite, while delivery runs as fast as
   it can. "floor" is a function of ours that takes the same dict and does nothing; "empty" is what reading the
@@ -10,6 +10,7 @@ installed.
 * loop: steps per second of a training loop on one thread with ten metrics a step, with and without the
   tracker, in turns.
 * memory: what the process has resident after a million and after ten million points.
+* doors: the same call through stock MLflow with and without the bridge, and through Lightning's logger.
 
 HEIMDALL_BENCH_CALLS says how many calls there are of the first kind; the others follow from it.
 """
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["HEIMDALL_BRIDGE"] = "0"  # the stock client is the peer
 logging.disable(logging.WARNING)  # the stock client's migrations
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -50,7 +52,7 @@ MEMORY_POINTS = (10_000, 20_000) if QUICK else (1_000_000, 10_000_000)
 
 
 def nanoseconds(call: Callable[..., object], arguments: Iterable[tuple]) -> array[int]:
-    """How long each call took."""
+    """Return the time that each call took."""
     now, taken = time.perf_counter_ns, array("q")
     note = taken.append
     for each in arguments:
@@ -138,7 +140,7 @@ class Fluent:
 
 def calls(folder: Path) -> None:
     from support.helpers import free_port
-    from support.stock import serving
+    from support.stock import server_command, serving
 
     heads = f"{'median':>10} {'99 %':>10} {'99.9 %':>10} {'max':>12} {'over ours':>10}"
     print(f"{'µs per call':50} {'calls':>9} {heads}")
@@ -162,8 +164,7 @@ def calls(folder: Path) -> None:
         print(f"    the rest is delivered after another {time.perf_counter() - begun:.1f} s", flush=True)
 
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'served.db'}"]
+    command = server_command(port, f"sqlite:///{folder / 'served.db'}")
     server, database = f"http://127.0.0.1:{port}", f"sqlite:///{folder / 'theirs.db'}"
     with serving(command, server, folder / "log"):
         for name, uri, synchronous, count in (
@@ -213,7 +214,7 @@ def loop(folder: Path, rounds: int = LOOP_ROUNDS, steps: int = LOOP_STEPS) -> No
     without: list[tuple[float, float]] = []
     with_tracker: list[tuple[float, float]] = []
     for turn in range(rounds):
-        # Who goes first changes, so that a machine that warms up or slows down favours neither.
+        # The order changes, so that a machine that warms up or slows down favours neither.
         if turn % 2:
             with_tracker.append(train(tracker.log_metrics))
             without.append(train(nothing))
@@ -270,8 +271,22 @@ def memory(folder: Path) -> None:
     subprocess.run(command, check=True, cwd=folder)
 
 
+def doors(folder: Path) -> None:
+    import doors as of_each
+
+    # What the stock client has set for processes like these, such as its experiment, is not theirs.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    print(f"{'median':60} {'µs':>12}", flush=True)
+    for name, bridge in of_each.DOORS.items():
+        place = folder / name
+        place.mkdir()
+        command = [sys.executable, of_each.__file__, name, str(place), *(["--quick"] if QUICK else [])]
+        subprocess.run(command, check=True, cwd=place, env={**kept, "HEIMDALL_BRIDGE": bridge})
+
+
 def main() -> None:
-    for name in [it for it in sys.argv[1:] if it != "--quick"] or ("calls", "loop", "memory"):
+    chosen = [it for it in sys.argv[1:] if it != "--quick"]
+    for name in chosen or ("calls", "loop", "memory", "doors"):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             os.chdir(place)
             os.environ["HEIMDALL_DIR"] = str(Path(place) / "heimdall")

@@ -1,4 +1,4 @@
-"""How long `import heimdall_tracking` takes over a bare interpreter, beside the stock client.
+"""Measure the time of `import heimdall_tracking` over a bare interpreter, beside the stock client.
 
 Run it with `make bench`, or `python benches/import_time.py [--quick]` in an environment that has both.
 """

@@ -1,4 +1,4 @@
-"""How fast the stores take and answer, beside the stock client on the same store, in turns.
+"""Measure how fast the stores take and answer, beside the stock client on the same store, in turns.
 
 Run it with `make bench`, or `python benches/stores.py [sqlite|postgresql|server]… [--quick]` in an
 environment that has both clients and PostgreSQL. Written down are medians and ranges.
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["HEIMDALL_BRIDGE"] = "0"  # the stock client is the peer
 logging.disable(logging.WARNING)  # the stock client's migrations
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -41,7 +42,7 @@ from mlflow.entities import Metric  # noqa: E402
 from heimdall_tracking import MLflowTracker  # noqa: E402
 from support import postgres  # noqa: E402
 from support.helpers import free_port  # noqa: E402
-from support.stock import serving  # noqa: E402
+from support.stock import server_command, serving  # noqa: E402
 
 QUICK, KEYS = "--quick" in sys.argv, 20
 ROUNDS, RUNS, HISTORY = (1, 50, 1_000) if QUICK else (5, 10_000, 100_000)
@@ -278,10 +279,9 @@ def database(kind: str) -> Iterator[str]:
 
 
 def serve(open_servers: contextlib.ExitStack, folder: Path) -> str:
-    url = f"http://127.0.0.1:{free_port()}"
-    port = url.rpartition(":")[2]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
-    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = server_command(port, f"sqlite:///{folder}/mlflow.db", workers=2)
     open_servers.enter_context(serving(command, url, folder / "log"))
     return url
 

@@ -16,9 +16,16 @@ import pytest
 
 from heimdall_tracking import MLflowTracker
 from support import postgres, s3
-from support.helpers import HEARS_CTRL_C, PATIENCE_S, TRACKING_VARIABLES, clean_environment, free_port
+from support.helpers import (
+    HEARS_CTRL_C,
+    PATIENCE_S,
+    TRACKING_VARIABLES,
+    clean_environment,
+    free_port,
+    run_program,
+)
 from support.s3_proxy import S3Proxy
-from support.stock import serving
+from support.stock import server_command, serving
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -31,6 +38,8 @@ def pytest_unconfigure() -> None:
 # Files of few tests that take minutes: one that began last would have the machine for itself.
 LONG = (
     "test_models.py",
+    "test_model_sources.py",
+    "test_model_stock.py",
     "test_onnx_files.py",
     "test_onnx_sources.py",
     "test_s3_faults.py",
@@ -38,10 +47,31 @@ LONG = (
     "test_durability.py",
 )
 
+# Folders and files whose tests use the bridge to stock MLflow.
+BRIDGED = {"bridge", "libraries", "lightning_logger", "test_client.py"}
+# Tests that take seconds without a server: the stock client asks hundreds of times, or stock MLflow starts.
+SLOW = {
+    "test_an_mlflow_whose_schema_is_not_shipped_makes_its_tables_itself",
+    "test_any_keys_and_values_are_found_as_the_stock_client_finds_them",
+    "test_models_are_found_as_the_stock_client_finds_them",
+    "test_numbers_are_given_once_where_mlflow_registers_at_once",
+    "test_params_that_fill_several_segments_of_the_journal_arrive",
+    "test_purged_runs_are_gone_for_good_and_mlflow_gc_has_nothing_left_to_do",
+    "test_the_first_of_many_runs_are_those_of_the_stock_client",
+    "test_versions_are_found_as_the_stock_client_finds_them",
+}
 
-# What a test waits for is told by where it is, what it uses and what it is parametrized by; a file that
-# starts a server itself has a `pytestmark`.
-FOLDERS = ("compat", "faults", "training")
+
+# The marks of a test follow from its folder, its fixtures and its parameters; a file that starts a server
+# itself has a `pytestmark`.
+FOLDERS = {
+    "compat": "compat",
+    "exports": "training",
+    "faults": "faults",
+    "libraries": "training",
+    "models": "training",
+    "training": "training",
+}
 FIXTURES = {
     "mlflow_server": "server",
     "tracking_server": "server",
@@ -49,12 +79,16 @@ FIXTURES = {
     "s3_server": "s3",
     "moto_server": "s3",
 }
+# Stages are deprecated in MLflow, TorchScript is in torch; both work.
+DEPRECATED = ("exports", "models", "registry")
 PARAMETERS = {"server": "server", "postgresql": "postgres", "postgres": "postgres", "s3": "s3"}
 
 
 def marks(item: pytest.Item) -> set[str]:
     folder = item.path.parent.name
-    found = {folder} if folder in FOLDERS else set()
+    found = {FOLDERS[folder]} if folder in FOLDERS else set()
+    if getattr(item, "originalname", item.name) in SLOW:
+        found.add("slow")
     found |= {FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES}
     if callspec := getattr(item, "callspec", None):
         told = [
@@ -70,6 +104,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in marks(item):
             item.add_marker(name)
+        if item.path.parent.name in DEPRECATED:
+            for category in ("DeprecationWarning", "FutureWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:.*deprecated.*:{category}"))
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
@@ -96,7 +133,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def heimdall_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def heimdall_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """Journals of this test alone; what the developer has set elsewhere does not leak in."""
     for name in os.environ:
         if name.startswith(TRACKING_VARIABLES) and name != "MLFLOW_DISABLE_TELEMETRY":
@@ -106,7 +143,26 @@ def heimdall_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if stock := sys.modules.get(f"mlflow.tracking.{module}.utils"):
             monkeypatch.setattr(stock, place, None)
     monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))
+    # Elsewhere the stock client is an outsider, who sees what is in the store and no more.
+    is_bridged = {request.path.name, request.path.parent.name} & BRIDGED
+    if not is_bridged and not request.node.get_closest_marker("bridge"):
+        monkeypatch.setenv("HEIMDALL_BRIDGE", "0")
+    if request.node.get_closest_marker("strict"):
+        monkeypatch.setenv("HEIMDALL_STRICT", "1")
+    # As if this process had started there: relative URIs of a test stay in its folder.
+    monkeypatch.setattr("heimdall_tracking._start.FOLDER", str(tmp_path))
     return tmp_path / "heimdall"
+
+
+@pytest.fixture(autouse=True)
+def stock_databases_are_closed() -> Iterator[None]:
+    """Close the databases of stock clients after the test: MLflow keeps an engine for each URI, for ever."""
+    yield
+    for stores in ("tracking", "model_registry"):
+        if module := sys.modules.get(f"mlflow.store.{stores}.sqlalchemy_store"):
+            engines = module.SqlAlchemyStore._engine_map
+            while engines:
+                engines.popitem()[1].dispose()
 
 
 @pytest.fixture
@@ -201,14 +257,8 @@ def heimdall(tmp_path: Path):
     """Run the command; its exit code, output and errors."""
 
     def run(*arguments: object, **variables: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name("heimdall"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            cwd=tmp_path,
-            env=clean_environment(**variables),
-        )
+        command = [Path(sys.executable).with_name("heimdall"), *arguments]
+        return run_program(command, cwd=tmp_path, **variables)
 
     return run
 
@@ -251,10 +301,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNa
         patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
         MLflowTracker(f"sqlite:///{db}", experiment_name="served")
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{db}"]
     url = f"http://127.0.0.1:{port}"
-    with serving(command, url, log):
+    with serving(server_command(port, f"sqlite:///{db}"), url, log):
         yield SimpleNamespace(url=url, db=db, uri=f"sqlite:///{db}", log=log)
 
 
@@ -308,7 +356,7 @@ def s3_bucket(bucket: str, s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def proxy(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
-    """What lies between a tracker and the S3 server, and can strike."""
+    """A proxy between a tracker and the S3 server, which causes faults."""
     with S3Proxy(s3_server.port) as proxy:
         yield proxy
 
@@ -338,8 +386,7 @@ def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A stock `mlflow server`, with a database and artifacts of its own."""
     folder = tmp_path_factory.mktemp("tracking_server")
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command = server_command(port, f"sqlite:///{folder / 'mlflow.db'}")
     with serving(command, f"http://127.0.0.1:{port}", folder / "server.log"):
         yield f"http://127.0.0.1:{port}"
 
@@ -354,3 +401,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return request.getfixturevalue("postgres_uri")
         case _:
             return request.getfixturevalue("tracking_server")
+
+
+@pytest.fixture
+def stock(store: str, tracker: MLflowTracker):
+    """The stock client on the store of `tracker`."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(store, store)

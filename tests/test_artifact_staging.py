@@ -1,4 +1,4 @@
-"""What arrives is what was there at the call, whatever becomes of the file until the store takes it."""
+"""The file arrives as it was at the call, whatever becomes of it until the store takes it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import pytest
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError, UndeliveredError
 from support import s3
-from support.helpers import PATIENCE_S, contents, wait_until, write
+from support.helpers import MIB, PATIENCE_S, contents, wait_until, write
 from support.s3_proxy import S3Proxy, puts
 
-MIB = 1 << 20
 # Sent by one request, and in parts.
 LENGTHS = [5, 3 * MIB, 20 * MIB]
 
@@ -58,7 +57,7 @@ def another_disk() -> str | None:
 
 
 def staged(tracker: MLflowTracker) -> list[str]:
-    """What the journal keeps of files that wait."""
+    """Return the names of the files that wait in the journal."""
     return sorted(path.name for path in (Path(tracker.status().journal) / "staging").iterdir())
 
 

@@ -61,6 +61,7 @@ def test_a_batch_may_be_longer_than_the_stock_client_takes(tracker, client):
     assert len(client.get_metric_history(run_id, "m7")) == 240
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     ("batch", "error"),
     [
@@ -91,6 +92,7 @@ def test_one_bad_thing_in_a_batch_refuses_all_of_it(tracker, batch, error):
     assert "good" not in run.tags
 
 
+@pytest.mark.strict
 def test_two_values_of_one_param_in_a_batch_are_refused(tracker):
     from mlflow.entities import Param
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
 import pytest
@@ -73,6 +75,47 @@ def test_threads_of_before_and_of_later_land_in_the_active_run(tracker):
         thread.join()
     assert tracker.get_run(run_id).metrics == {"a": 1.0, "b": 1.0, "c": 1.0}
     assert len(tracker.search_runs()) == 1
+
+
+def test_threads_and_tasks_with_runs_of_their_own_land_in_these(tracker):
+    import mlflow
+
+    def trial(number: int) -> str:
+        with tracker.run(nested=True) as run:
+            for step in range(4):
+                mlflow.log_metric("number", number, step=step)
+        return str(run.run_id)
+
+    async def task(number: int) -> str:
+        with tracker.run(nested=True) as run:
+            for step in range(4):
+                mlflow.log_metric("number", number, step=step)
+                await asyncio.sleep(0)
+        return str(run.run_id)
+
+    async def tasks() -> list[str]:
+        return await asyncio.gather(*map(task, range(6)))
+
+    _ = tracker.client
+    with tracker.run() as outer, ThreadPoolExecutor(3) as pool:
+        runs = [list(pool.map(trial, range(6))), asyncio.run(tasks())]
+        mlflow.log_metric("outer", 1.0)
+    for number, run_id in [pair for several in runs for pair in enumerate(several)]:
+        assert [point.value for point in tracker.get_metric_history(run_id, "number")] == [number] * 4
+    assert tracker.get_run(outer.run_id).metrics == {"outer": 1.0}
+
+
+def test_a_run_that_mlflow_has_ended_is_not_its_active_run_again(tracker):
+    import mlflow
+
+    with tracker.run() as run:
+        _ = tracker.client
+        mlflow.end_run()
+        assert mlflow.active_run() is None
+        with mlflow.start_run() as theirs:
+            mlflow.log_metric("theirs", 1.0)
+            assert mlflow.active_run().info.run_id == theirs.info.run_id
+    assert tracker.get_run(run.run_id).metrics == {}
 
 
 def test_a_nested_run_of_mlflow_is_nested_in_the_tracker_s_run(tracker):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,12 +10,11 @@ import pytest
 
 from heimdall_tracking import ArtifactNotFoundError, MLflowTracker
 from support import clouds
-from support.helpers import PATIENCE_S, clean_environment, contents, wait_until, write
+from support.helpers import MIB, PATIENCE_S, contents, wait_until, write
 from support.s3_proxy import S3Proxy, begins
 
 pytestmark = pytest.mark.s3
 
-MIB = 1 << 20
 NAMES = [
     ".hidden",
     "with blank.txt",
@@ -57,7 +54,7 @@ def cloud(server, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def proxy(server, cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """What lies between the tracker and the server."""
+    """A proxy between the tracker and the server."""
     with S3Proxy(server.port) as proxy:
         for name, value in server.variables_at(proxy.url).items():
             monkeypatch.setenv(name, value)
@@ -97,7 +94,7 @@ def source(tmp_path: Path) -> Path:
     for name in NAMES:
         write(source / name, name.encode())
     write(source / "empty", b"")
-    # What is in the one can be told by its name, in the other it cannot.
+    # The name of the one tells its content type, the name of the other does not.
     write(source / "large.csv", os.urandom(20 * MIB))
     write(source / "large", os.urandom(24 * MIB + 1))
     return source
@@ -160,6 +157,26 @@ def test_a_file_logged_again_replaces_the_one_before(cloud, make, bucket, tmp_pa
     assert cloud.objects(bucket, place(run_id)) == {"last.ckpt": last}
 
 
+def test_files_are_deleted_and_others_stay(cloud, make, bucket, source):
+    tracker = make(bucket)
+    with tracker.run() as run:
+        tracker.log_artifacts_dir(source, "all")
+        tracker.log_artifacts_dir(source / "deep", "all/deeper")
+        tracker.delete_artifacts("all/deep")
+        tracker.delete_artifacts("all/large")
+        tracker.delete_artifacts("all/none")
+        tracker.log_text("later", "all/large")
+        tracker.flush(PATIENCE_S)
+        there = cloud.objects(bucket, place(run.run_id))
+        left = {f"all/{name}" for name in contents(source) if not name.startswith("deep/")}
+        assert set(there) == left | {"all/deeper/er/and deeper/file.json"}
+        assert there["all/large"] == b"later"
+        tracker.delete_artifacts()
+        tracker.flush(PATIENCE_S)
+        assert cloud.objects(bucket, place(run.run_id)) == {}
+    assert tracker.status().parked == 0
+
+
 def test_an_outage_loses_nothing(cloud, make, bucket, source, caplog):
     tracker = make(bucket)
     run_id = tracker.start_run()
@@ -218,7 +235,7 @@ def test_a_bucket_that_is_missing_is_told_and_waited_for(cloud, make, tmp_path, 
         cloud.delete_bucket("missing")
 
 
-def test_artifacts_of_a_deleted_run_go_and_others_stay(cloud, make, bucket, uri, source):
+def test_artifacts_of_a_deleted_run_go_and_others_stay(cloud, make, bucket, uri, source, heimdall):
     tracker = make(bucket)
     runs = []
     for _ in range(2):
@@ -229,16 +246,9 @@ def test_artifacts_of_a_deleted_run_go_and_others_stay(cloud, make, bucket, uri,
     deleted, kept = runs
     tracker.delete_run(deleted)
     before = cloud.keys(bucket)
-    command = [Path(sys.executable).with_name("heimdall"), "gc", "--uri", uri, "--older-than", "0s"]
     for more in ([], ["--delete"]):
         assert cloud.keys(bucket) == before
-        done = subprocess.run(
-            command + more,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            env=clean_environment(**cloud.variables_at(cloud.url)),
-        )
+        done = heimdall("gc", "--uri", uri, "--older-than", "0s", *more, **cloud.variables_at(cloud.url))
         assert (done.returncode, done.stderr) == (0, "")
         assert f"deleted run {deleted} of clouds, {len(contents(source))} files" in done.stdout
     assert cloud.keys(bucket) == [key for key in before if kept in key]

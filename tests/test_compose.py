@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from support import postgres, s3
-from support.helpers import PATIENCE_S, clean_environment, free_port
-from support.stock import serving
+from support.helpers import free_port, run_program
+from support.stock import server_command, serving
 
 pytestmark = [pytest.mark.server, pytest.mark.postgres, pytest.mark.s3]
 
@@ -175,14 +175,7 @@ with tracker.run("demo") as run:
 tracker.flush()
 print(run.run_id)
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=PATIENCE_S,
-            env=clean_environment(**demo),
-        )
+        done = run_program([sys.executable, "-c", code], cwd=tmp_path, **demo)
         assert done.returncode == 0, done.stderr
         run_id = done.stdout.strip()
         assert list(s3_server.objects(bucket).values()) == [b"found"]
@@ -191,8 +184,7 @@ print(run.run_id)
 
 
 def test_mlflow_answers_by_its_name_among_the_services_and_on_this_machine_and_by_no_other(tmp_path):
-    port = str(free_port())
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
+    port = free_port()
     variables = {
         "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
         "MLFLOW_SERVER_ALLOWED_HOSTS": SERVICES["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"],
@@ -211,6 +203,6 @@ def test_mlflow_answers_by_its_name_among_the_services_and_on_this_machine_and_b
     # On this machine the port is what `MLFLOW_PORT` says, and behind 80 browsers leave it out.
     known = ["mlflow:5000", "localhost:5000", "127.0.0.1:5000", "localhost:8080", "localhost", "127.0.0.1"]
     unknown = ["elsewhere:5000", "mlflow.elsewhere:5000", "localhost.elsewhere:5000"]
-    with serving(command, url, tmp_path / "log", **variables):
+    with serving(server_command(port, None), url, tmp_path / "log", **variables):
         assert {host: answer_to(host) for host in known} == dict.fromkeys(known, 200)
         assert {host: answer_to(host) for host in unknown} == dict.fromkeys(unknown, 403)

@@ -1,4 +1,4 @@
-"""What the documents claim of the repository."""
+"""The documents claim of the repository only what is true."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def test_every_test_that_the_promises_name_exists():
         if not re.search(rf"(?:def|fn) {name}\b", (ROOT / file).read_text())
     ]
     assert missing == []
+
+
+def test_every_test_that_the_table_of_libraries_names_exists_and_has_a_line():
+    table = (ROOT / "docs" / "doors.md").read_text().partition("## Libraries")[2].partition("## ")[0]
+    named = set(re.findall(r"`(\w+\.py)::(\w+)`", table))
+    files = (ROOT / "tests" / "libraries").glob("test_*.py")
+    assert named == {
+        (file.name, name) for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+    }
 
 
 def test_every_variable_of_ours_is_in_the_readme():

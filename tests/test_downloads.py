@@ -206,7 +206,7 @@ def test_a_file_of_another_length_than_the_list_says_is_told_with_its_store(far,
 @pytest.mark.parametrize("size", [1000, RANGE + 1], ids=["whole", "in ranges"])
 def test_a_file_that_is_replaced_by_a_longer_one_meanwhile_arrives(far, tmp_path, size):
     far.put("folder/file", b"x" * size)
-    # What asks for it waits until it is another.
+    # The request for it waits until the file is another.
     held = far.proxy.strike("hold", of("file"))
     with ThreadPoolExecutor() as pool:
         there = pool.submit(far.tracker.download_artifacts, far.run_id, "folder", tmp_path / "ours")
@@ -297,7 +297,7 @@ def test_what_a_killed_process_has_of_a_file_is_not_fetched_again(far, tmp_path,
     there = tmp_path / "ours" / "file"
     assert not there.exists()
     if is_replaced:
-        # What is there of the first version is not taken for a part of the second.
+        # The bytes of the first version are not taken for a part of the second.
         content = os.urandom(RANGES * RANGE)
         far.put("file", content)
         arrived = []
@@ -345,7 +345,7 @@ def test_what_a_killed_process_has_of_a_folder_is_not_fetched_again(far, tmp_pat
     process.wait(PATIENCE_S)
     assert all(path.exists() for path in whole)
     far.proxy.heal()
-    # What is another by now is fetched: the file here, or that in the store.
+    # A file that has changed, here or in the store, is fetched.
     (there / "changed").write_bytes(bytes(RANGE + 5))
     files["replaced"] = os.urandom(RANGE + 5)
     far.put("all/replaced", files["replaced"])

@@ -1,4 +1,4 @@
-"""What a run was started with: recorded when asked for, with everything but secrets."""
+"""The environment of a run is recorded when asked for, with everything but secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from heimdall_tracking import ConfigurationError, MLflowTracker
-from support.helpers import PATIENCE_S, clean_environment, contents
+from support.helpers import contents, run_program
 
 TRAIN = """
 import sys
@@ -55,14 +55,8 @@ def train(repository, uri, heimdall_dir):
     from mlflow.artifacts import download_artifacts
 
     def run(*arguments: str, **variables: object) -> SimpleNamespace:
-        process = subprocess.run(
-            [sys.executable, "train.py", uri, *arguments],
-            cwd=repository,
-            env=clean_environment(HEIMDALL_DIR=heimdall_dir, **variables),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
+        script = [sys.executable, "train.py", uri, *arguments]
+        process = run_program(script, cwd=repository, HEIMDALL_DIR=heimdall_dir, **variables)
         assert (process.returncode, process.stderr) == (0, "")
         run_id = process.stdout.strip()
         client = MlflowClient(uri, uri)
@@ -174,7 +168,7 @@ def test_a_folder_outside_any_repository_is_no_obstacle(run_script, uri, tracker
     assert (run.code, run.err) == (0, "")
     tags = client.get_run(run.out.strip()).data.tags
     assert not any(key.startswith("heimdall.git.") for key in tags)
-    # What is given by -c may be anything.
+    # Code that is given by -c may be anything.
     assert tags["heimdall.command_line"].split(" -c ")[1] == shlex.join(["…", uri])
 
 

@@ -1,4 +1,4 @@
-"""What lies on a GPU: models, numbers, images, and the GPU's own metrics. Skipped where there is none."""
+"""Models, numbers and images on a GPU, and the GPU's own metrics. Skipped where there is none."""
 
 from __future__ import annotations
 

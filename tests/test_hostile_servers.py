@@ -6,12 +6,9 @@ import contextlib
 import json
 import socket
 import ssl
-import sys
 import urllib.parse
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -22,7 +19,8 @@ from heimdall_tracking import (
     StoreUnavailableError,
 )
 from support.helpers import certificate_in, free_port, wait_until
-from support.stock import serving
+from support.servers import Handler, HttpServer
+from support.stock import server_command, serving
 
 pytestmark = pytest.mark.server
 
@@ -36,14 +34,14 @@ EXPERIMENT = {
 }
 
 
-class Server:
+class Server(HttpServer):
     """A server that remembers requests and answers as a function says: status, headers, body."""
 
     def __init__(self, answer: Callable[[str, dict], tuple[int, dict[str, str], bytes] | None]) -> None:
         self.requests: list[tuple[str, dict[str, str], dict]] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Respondent(Handler):
             protocol_version = "HTTP/1.1"
 
             def respond(self) -> None:
@@ -58,29 +56,12 @@ class Server:
                     self.connection.close()
                     return
                 status, headers, content = answered
-                self.send_response(status)
-                for name, value in ({"Content-Length": str(len(content))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
+                self.answer(status, content, headers)
                 self.close_connection = "Content-Length" in headers
 
             do_GET = do_POST = do_PUT = respond
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+        super().__init__(Respondent)
 
 
 def ok(content: object) -> tuple[int, dict[str, str], bytes]:
@@ -357,8 +338,7 @@ def test_a_server_that_dies_and_comes_back_has_one_run_with_everything(tmp_path:
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    command = server_command(port, f"sqlite:///{tmp_path / 'mlflow.db'}")
     with serving(command, url, tmp_path / "log"):
         tracker = MLflowTracker(url, experiment_name="e")
         with tracker.run("before"):

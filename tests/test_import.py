@@ -15,7 +15,7 @@ from heimdall_tracking import _native, errors
 
 STUB = ast.parse((Path(heimdall_tracking.__file__).parent / "_native.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
-TYPES_ONLY = {"RunInfo", "BestRun", "Synced", "JournalInfo", "FoundGarbage"}
+TYPES_ONLY = {"RunInfo", "BestRun", "Synced", "JournalInfo", "FoundGarbage", "StoreCheck", "ArtifactCheck"}
 UNKNOWN = object()
 
 

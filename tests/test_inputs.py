@@ -92,6 +92,7 @@ def test_a_dataset_whose_version_cannot_be_known_is_refused():
         Dataset("x", data=object())
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     "fields",
     [{"name": "n" * 501}, {"digest": "d" * 37}, {"schema": "s" * 1_048_576}, {"name": "a\0b"}],
@@ -105,6 +106,7 @@ def test_what_mlflow_has_no_room_for_is_refused(tracker, client, fields):
     assert read(client, run_id) == []
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("tags", [{"k" * 256: 1}, {"k": "v" * 501}])
 def test_tags_that_mlflow_has_no_room_for_are_refused(tracker, tags):
     tracker.start_run()
@@ -112,6 +114,7 @@ def test_tags_that_mlflow_has_no_room_for_are_refused(tracker, tags):
         tracker.log_input(Dataset("x", digest="1"), tags=tags)
 
 
+@pytest.mark.strict
 def test_what_is_no_dataset_is_refused(tracker):
     tracker.start_run()
     with pytest.raises(WrongTypeError, match="list"):

@@ -36,12 +36,13 @@ def stock_takes(key: str) -> bool:
 
 
 def metric_key_is_taken(tracker, key: str) -> bool:
-    """Whether a key passes, without writing anything: the value is refused after it."""
+    """Return whether a key passes, without writing anything: the value is refused after it."""
     with pytest.raises((InvalidInputError, WrongTypeError)) as refused:
         tracker.log_metrics({key: None})
     return refused.type is WrongTypeError
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("keys", [TELLING, PATHS], ids=["telling", "paths"])
 def test_a_metric_key_is_taken_exactly_when_stock_mlflow_takes_it(tracker, keys):
     tracker.start_run()
@@ -49,6 +50,7 @@ def test_a_metric_key_is_taken_exactly_when_stock_mlflow_takes_it(tracker, keys)
     assert differing == []
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("what", ["params", "tags"])
 def test_params_and_tags_have_the_rules_of_metrics(tracker, what):
     def is_taken(key: str) -> bool:
@@ -69,11 +71,13 @@ def test_params_and_tags_have_the_rules_of_metrics(tracker, what):
     assert [key for key in TELLING if is_taken(key) != stock_takes(key)] == []
 
 
+@pytest.mark.strict
 def test_a_line_break_at_the_end_which_stock_mlflow_overlooks_is_refused(tracker):
     tracker.start_run()
     assert not metric_key_is_taken(tracker, "loss\n")
 
 
+@pytest.mark.strict
 def test_the_message_names_the_key(tracker):
     tracker.start_run()
     with pytest.raises(InvalidInputError, match="val//loss"):

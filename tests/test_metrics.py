@@ -126,6 +126,7 @@ def test_everything_that_is_a_whole_number_is_taken_as_step(tracker, client, ste
     assert client.get_metric_history(run_id, "m")[0].step == 7
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     "value",
     [True, np.bool_(True), np.array(True), "0.5", b"1", None, [1.0], {}, 1j, object(), np.array([1.0, 2.0])],
@@ -138,12 +139,14 @@ def test_what_is_no_number_is_refused_and_none_of_the_call_is_logged(tracker, va
     assert tracker.get_run_info(run_id)["metrics"] == {}
 
 
+@pytest.mark.strict
 def test_a_number_beyond_a_float_is_refused(tracker):
     tracker.start_run()
     with pytest.raises(InvalidInputError, match="big"):
         tracker.log_metrics({"big": 10**400})
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     ("metrics", "error"), [({"good": 1, "": 2}, InvalidInputError), ({"good": 1, 7: 2}, WrongTypeError)]
 )
@@ -207,6 +210,7 @@ def test_all_values_of_a_call_can_be_given_a_time(tracker, client):
     assert [client.get_metric_history(run_id, key)[0].timestamp for key in "ab"] == [0, 0]
 
 
+@pytest.mark.strict
 def test_a_time_before_1970_is_refused(tracker):
     tracker.start_run()
     for call in (lambda: tracker.log_metric("m", 1, 0, -1), lambda: tracker.log_metrics({"m": 1}, 0, -1)):
@@ -214,6 +218,7 @@ def test_a_time_before_1970_is_refused(tracker):
             call()
 
 
+@pytest.mark.strict
 def test_half_a_character_in_a_key_is_refused_and_named(tracker):
     tracker.start_run()
     with pytest.raises(InvalidInputError, match=r"metric.*half.*surrogate"):

@@ -79,6 +79,7 @@ def test_the_same_value_again_is_fine(tracker, value):
     assert list(tracker.get_run_info(run_id)["parameters"]) == ["a"]
 
 
+@pytest.mark.strict
 def test_another_value_is_refused_with_both_values_and_none_of_the_call_is_logged(tracker):
     run_id = tracker.start_run()
     tracker.log_params({"lr": 0.1})
@@ -95,6 +96,7 @@ def test_a_param_of_one_run_can_differ_in_the_next(tracker):
     assert tracker.get_run_info(second.run_id)["parameters"] == {"lr": "0.2"}
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     ("params", "error"),
     [
@@ -111,6 +113,7 @@ def test_a_bad_key_is_refused_and_none_of_the_call_is_logged(tracker, params, er
     assert tracker.get_run_info(run_id)["parameters"] == {"good": "free again"}
 
 
+@pytest.mark.strict
 def test_one_param_is_logged_as_one_of_many(tracker):
     run_id = tracker.start_run()
     tracker.log_param("layers", [1, 2])
@@ -120,6 +123,7 @@ def test_one_param_is_logged_as_one_of_many(tracker):
     assert tracker.get_run(run_id).params == {"layers": "[1, 2]"}
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("params", [{"nul": "a\0b"}, {"half": "a\ud83d"}, {"half\ud83d": "a"}], ids=repr)
 def test_what_no_store_keeps_is_refused_by_its_key(tracker, params):
     run_id = tracker.start_run()

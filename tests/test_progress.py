@@ -19,10 +19,9 @@ from pathlib import Path
 import pytest
 
 from support import s3
-from support.helpers import HEARS_CTRL_C, PATIENCE_S, clean_environment, write
+from support.helpers import HEARS_CTRL_C, MIB, PATIENCE_S, clean_environment, write
 from support.s3_proxy import S3Proxy, parts
 
-MIB = 1 << 20
 LOGS = """
 import sys
 from heimdall_tracking import MLflowTracker
@@ -61,7 +60,7 @@ class Terminal:
         self.shown = ""
 
     def read(self, until: str = "") -> str:
-        """What was shown up to a text that a pattern is of, else up to the end of the program."""
+        """Return what was shown up to a text that matches the pattern, else up to the end of the program."""
         give_up = time.monotonic() + PATIENCE_S
         # Unlike `select`, it takes descriptors beyond the thousandth, which a worker with many tests gets to.
         readable = select.poll()
@@ -106,7 +105,7 @@ def slow(s3_server: s3.S3Server) -> Iterator[S3Proxy]:
 
 @pytest.fixture
 def arguments(uri: str, bucket: str, tmp_path: Path) -> list[object]:
-    """What `LOGS` is called with, for a file of three parts."""
+    """The arguments of `LOGS`, for a file of three parts."""
     return [uri, f"s3://{bucket}/runs", write(tmp_path / "weights.ckpt", os.urandom(24 * MIB))]
 
 
@@ -133,7 +132,7 @@ def test_a_long_upload_shows_how_far_it_is(start_on_terminal, arguments, variabl
 
 @pytest.mark.parametrize("way", ["wait", "flush", "exit"])
 def test_a_short_wait_shows_nothing(start_on_terminal, uri, tmp_path, way):
-    # What a busy machine makes long is none; the exit has nothing to wait for.
+    # A wait that a busy machine makes long is not short; the exit has nothing to wait for.
     code = WAYS[way] or "while tracker.status().pending: pass"
     code = f"import time\nbegun = time.monotonic()\n{code}\nprint(time.monotonic() - begun, flush=True)"
     terminal = start_on_terminal(LOGS + code, uri, tmp_path / "artifacts", write(tmp_path / "small"))

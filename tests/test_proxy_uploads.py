@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +15,13 @@ import pytest
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError, ConfigurationError
 from support import s3
-from support.helpers import PATIENCE_S, free_port, memory_of_an_upload, wait_until
+from support.helpers import MIB, PATIENCE_S, free_port, memory_of_an_upload, wait_until, write_large
 from support.s3_proxy import Request, S3Proxy
-from support.stock import serving
+from support.stock import server_command, serving
 from test_hostile_servers import Server, mlflow, ok
 
 pytestmark = [pytest.mark.server, pytest.mark.s3]
 
-MIB = 1 << 20
 PART = 5 * MIB
 SIZE = 3 * PART + 17
 
@@ -33,9 +31,8 @@ def served(s3_server: s3.S3Server, tmp_path_factory: pytest.TempPathFactory) -> 
     """A stock `mlflow server` whose artifacts are in S3, and the proxies before the one and the other."""
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     bucket = s3_server.create_bucket()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--serve-artifacts", "--artifacts-destination", f"s3://{bucket}/served"]
+    options = ["--serve-artifacts", "--artifacts-destination", f"s3://{bucket}/served"]
+    command = server_command(port, f"sqlite:///{folder / 'mlflow.db'}", *options)
     with S3Proxy(s3_server.port) as store, S3Proxy(port) as server:
         variables = s3_server.variables | {"MLFLOW_S3_ENDPOINT_URL": store.url}
         with serving(command, f"http://127.0.0.1:{port}", folder / "log", **variables):
@@ -57,7 +54,7 @@ def far(
     monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", str(SIZE))
     monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", str(PART))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0.01")
-    # What is not the store's to see.
+    # A secret that the store must not see.
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hush")
     for proxy in (served.server, served.store):
         proxy.heal()
@@ -84,7 +81,7 @@ def far(
 
 
 def is_ours(request: Request) -> bool:
-    """Whether it is a part that has not come from the server."""
+    """Return whether it is a part that has not come from the server."""
     return request.part is not None and "heimdall" in request.headers.get("user-agent", "")
 
 
@@ -330,10 +327,7 @@ def test_a_variable_that_makes_no_sense_is_named(tracking_server, monkeypatch, n
 
 @pytest.mark.parametrize("chunk", [16 * MIB, 128 * MIB], ids="parts of {:,} bytes".format)
 def test_a_long_file_is_never_in_memory(far, run_script, tmp_path, chunk):
-    large = tmp_path / "large"
-    with large.open("wb") as file:
-        for _ in range(16):
-            file.write(os.urandom(16 * MIB))
+    large = write_large(tmp_path / "large")
     grown = memory_of_an_upload(
         run_script,
         far.server.url,

@@ -62,6 +62,7 @@ def test_the_snippet_records_a_whole_run_that_stock_mlflow_reads(run, tmp_path, 
     artifacts = [file.path for file in client.list_artifacts(run_id, "checkpoints")]
     assert artifacts == ["checkpoints/checkpoint.pt"]
     version = client.get_model_version("heimdall-localization", "1")
+    assert version.source == f"{found.info.artifact_uri}/checkpoints"
     assert (version.run_id, version.current_stage) == (run_id, "Production")
 
 
@@ -74,6 +75,20 @@ def test_the_snippet_of_models_registers_what_stock_mlflow_loads(tmp_path, monke
         model.name: model.latest_versions[0].current_stage for model in client.search_registered_models()
     }
     assert stages == {"heimdall-localization": "Production", "heimdall-localization-onnx": "Staging"}
+
+
+def test_the_snippet_of_a_search_records_a_run_for_each_trial(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))
+    tracker = 'from heimdall_tracking import MLflowTracker\ntracker = MLflowTracker("sqlite:///mlflow.db")\n'
+    run_as_file(tracker + snippet("ThreadPoolExecutor("), tmp_path)
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("heimdall-localization")
+    runs = client.search_runs([experiment.experiment_id])
+    trials = {run.info.run_name: run for run in runs if run.info.run_name != "search"}
+    assert sorted(trials) == ["rate 0.1", "rate 0.2", "rate 0.3"]
+    assert all(run.info.run_name == f"rate {run.data.params['rate']}" for run in trials.values())
+    assert len({run.data.tags["mlflow.parentRunId"] for run in trials.values()}) == 1
 
 
 def test_the_snippets_of_a_block_and_of_a_training_record_a_run_each(tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_a_description_or_tag_against_the_rules_leaves_no_model(tracker, client,
     ],
 )
 def test_a_transition_that_cannot_be_made_changes_nothing(tracker, client, name, version, stage, error):
-    tracker.register_model("m", "/m")
+    tracker.register_model("m", "s3://models/m")
     with pytest.raises(error):
         tracker.transition_model_stage(name, version, stage)
     assert client.get_model_version("m", "1").current_stage == "None"
@@ -148,7 +148,7 @@ def test_models_can_be_registered_in_another_database(tracker, uri, tmp_path):
     registry = f"sqlite:///{tmp_path}/registry.db"
     apart = MLflowTracker(uri, registry_uri=registry, experiment_name="tests")
     with apart.run() as run:
-        pass
+        apart.log_text("weights", "m/weights.txt")
     apart.register_model("m", f"runs:/{run.run_id}/m")
     assert apart.registry_uri == registry
     assert MlflowClient(uri, registry).get_model_version("m", "1").run_id == run.run_id

@@ -16,6 +16,7 @@ from heimdall_tracking import (
     Settings,
     initialize_mlflow,
 )
+from support.helpers import wait_until
 
 
 def now_ms() -> int:
@@ -117,6 +118,7 @@ def test_a_run_without_a_name_gets_a_random_one(tracker, client, name):
     assert run.data.tags["mlflow.runName"] == run.info.run_name
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     ("name", "tags"), [("n" * 251, None), ("ok", {"bad//key": 1}), ("ok", {"k" * 251: 1})]
 )
@@ -379,6 +381,7 @@ def test_a_description_is_the_note_that_the_stock_ui_shows(tracker, client):
         tracker.start_run(description="a", tags={"mlflow.note.content": "b"})
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("how", ["id", "name", "run_id"])
 def test_a_run_goes_on_where_it_ended(tracker, client, how):
     with tracker.run("long") as run:
@@ -408,8 +411,11 @@ def test_of_runs_of_one_name_the_latest_goes_on(tracker):
     ids = []
     for name in ("same", "same", "other"):
         with tracker.run(name) as run:
-            time.sleep(0.002)
+            pass
         ids.append(run.run_id)
+        # Runs begin in milliseconds, and the next one is to begin later.
+        ended = tracker.get_run(run.run_id).end_time
+        wait_until(lambda ended=ended: time.time_ns() // 1_000_000 > ended, "it is later")
     assert tracker.resume("same") == ids[1]
 
 
@@ -423,6 +429,7 @@ def test_a_run_of_any_name_goes_on(tracker, name):
     assert tracker.active_run_id == run.run_id or "_" not in name
 
 
+@pytest.mark.strict
 def test_a_run_of_the_stock_client_goes_on(tracker, client):
     run_id = client.create_run(tracker.experiment_id).info.run_id
     client.log_param(run_id, "lr", "0.1")
@@ -490,6 +497,7 @@ def test_a_resumed_run_whose_process_dies_is_failed(tracker, uri, start_script):
     assert tracker.get_run(run.run_id).status == "FAILED"
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
 def test_a_name_that_no_store_keeps_is_refused(tracker, name):
     with pytest.raises(InvalidInputError, match="run name"):

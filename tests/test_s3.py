@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +19,18 @@ from heimdall_tracking import ArtifactNotFoundError, InvalidInputError, MLflowTr
 from heimdall_tracking.errors import ArtifactError, ConfigurationError
 from support import s3
 from support.helpers import (
+    MIB,
     PATIENCE_S,
-    clean_environment,
     contents,
     memory_of_an_upload,
+    run_program,
     write,
+    write_large,
 )
 from support.s3_proxy import S3Proxy, begins, of, parts, puts
 
 pytestmark = pytest.mark.s3
 
-MIB = 1 << 20
 # From here on a file is sent in parts.
 WHOLE, PART = 16 * MIB, 8 * MIB
 PLAIN_NAMES = [
@@ -78,20 +78,15 @@ def run(s3_server: s3.S3Server, s3_tracker: Callable[..., MLflowTracker], bucket
 
 
 def stock_download(uri: str, target: Path, **variables: object) -> dict[str, bytes]:
-    """What stock MLflow downloads, in a process that knows only the variables it is told of."""
+    """Return what stock MLflow downloads, in a process that knows only the variables it is given."""
     target.mkdir()
     code = "import sys, mlflow; mlflow.artifacts.download_artifacts(sys.argv[1], dst_path=sys.argv[2])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, uri, str(target)],
-        capture_output=True,
-        text=True,
-        env=clean_environment(**variables),
-    )
+    done = run_program([sys.executable, "-c", code, uri, str(target)], **variables)
     assert done.returncode == 0, done.stderr
     return contents(target)
 
 
-# What arrives.
+# Content that arrives.
 
 
 @pytest.mark.parametrize(
@@ -206,6 +201,7 @@ def test_links_hidden_files_and_empty_folders_are_as_in_a_local_folder(run, tmp_
     assert run.objects() == files
 
 
+@pytest.mark.strict
 def test_a_link_that_leaves_the_folder_is_refused_and_nothing_is_sent(run, tmp_path):
     write(tmp_path / "secret")
     source = write(tmp_path / "source" / "file").parent
@@ -215,6 +211,7 @@ def test_a_link_that_leaves_the_folder_is_refused_and_nothing_is_sent(run, tmp_p
     assert run.objects() == {}
 
 
+@pytest.mark.strict
 def test_special_files_are_refused(run, tmp_path):
     source = write(tmp_path / "source" / "file").parent
     os.mkfifo(source / "pipe")
@@ -226,6 +223,7 @@ def test_special_files_are_refused(run, tmp_path):
     assert run.objects() == {}
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("folder", ["..", "../x", "a/../../x", "/etc", "a/.."])
 def test_a_folder_that_could_lead_out_of_the_run_is_refused_in_the_words_of_mlflow(run, tmp_path, folder):
     with pytest.raises(MlflowException) as stock:
@@ -255,7 +253,7 @@ def test_a_run_without_a_prefix_has_its_artifacts_at_the_top_of_the_bucket(
     assert s3_server.keys(bucket) == [f"{run_id}/artifacts/a.txt"]
 
 
-# How it is sent.
+# The way that it is sent.
 
 
 @pytest.mark.parametrize(
@@ -368,7 +366,7 @@ def test_a_bucket_of_another_account_gets_nothing_and_that_is_told(
     s3_tracker, s3_server, proxy, bucket, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_S3_EXPECTED_BUCKET_OWNER", "123456789012")
-    # What AWS answers there.
+    # AWS answers so in this case.
     proxy.strike("refuse", status=403, code="AccessDenied")
     tracker = s3_tracker(bucket, proxy)
     tracker.start_run()
@@ -379,10 +377,7 @@ def test_a_bucket_of_another_account_gets_nothing_and_that_is_told(
 
 
 def test_a_large_file_is_never_in_memory(s3_server, bucket, tmp_path, run_script):
-    large = tmp_path / "large"
-    with large.open("wb") as file:
-        for _ in range(16):
-            file.write(os.urandom(16 * MIB))
+    large = write_large(tmp_path / "large")
     grown = memory_of_an_upload(
         run_script, f"sqlite:///{tmp_path / 'mlflow.db'}", f"s3://{bucket}/runs", large, **s3_server.variables
     )

@@ -12,7 +12,7 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -25,11 +25,12 @@ from support import s3
 from support.helpers import (
     PATIENCE_S,
     certificate_in,
-    clean_environment,
+    run_program,
     wait_until,
     write,
 )
 from support.s3_proxy import S3Proxy, of
+from support.servers import Handler, HttpServer
 
 pytestmark = pytest.mark.s3
 
@@ -249,8 +250,8 @@ def test_half_a_pair_of_keys_is_an_error_that_shows_neither(s3_tracker, bucket, 
     assert s3.SECRET_KEY not in str(refused.value)
 
 
-class Metadata:
-    """What machines and containers of AWS find their keys at, with temporary keys in it."""
+class Metadata(HttpServer):
+    """A server with temporary keys, like those where machines and containers of AWS find theirs."""
 
     def __init__(self, keys: dict[str, str], token: str = "") -> None:
         self.asked: list[tuple[str, str]] = []
@@ -266,43 +267,30 @@ class Metadata:
         folder = "/latest/meta-data/iam/security-credentials/"
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self, status: int, text: str = "") -> None:
+        class Respondent(Handler):
+            def say(self, status: int, text: str = "") -> None:
                 service.asked.append((self.command, self.path))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text.encode())
+                self.answer(status, text.encode())
 
             def do_PUT(self) -> None:
                 asks_for_token = self.path == "/latest/api/token"
                 has_time = "X-aws-ec2-metadata-token-ttl-seconds" in self.headers
-                self.answer(200, "session token") if asks_for_token and has_time else self.answer(400)
+                self.say(200, "session token") if asks_for_token and has_time else self.say(400)
 
             def do_GET(self) -> None:
                 if self.path == "/container":
                     allowed = self.headers.get("Authorization", "") == token
-                    return self.answer(200, json.dumps(document)) if allowed else self.answer(401)
+                    return self.say(200, json.dumps(document)) if allowed else self.say(401)
                 if self.headers.get("X-aws-ec2-metadata-token") != "session token":
                     # The second version of the service answers nobody who has not asked for a token.
-                    return self.answer(401)
+                    return self.say(401)
                 if self.path == folder:
-                    return self.answer(200, "a-role")
+                    return self.say(200, "a-role")
                 return (
-                    self.answer(200, json.dumps(document))
-                    if self.path == folder + "a-role"
-                    else self.answer(404)
+                    self.say(200, json.dumps(document)) if self.path == folder + "a-role" else self.say(404)
                 )
 
-            def log_message(self, *_: object) -> None: ...
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+        super().__init__(Respondent)
 
 
 @pytest.fixture
@@ -384,16 +372,9 @@ def test_the_keys_of_a_machine_are_used_by_the_second_version_of_its_service(
 )
 def test_the_services_are_found_at_the_addresses_that_aws_has_given_them(tmp_path, name, path):
     """In a network of its own, where 169.254.169.254 and .170.2 are this machine."""
-    done = subprocess.run(
-        ["unshare", "--net", "--map-root-user", sys.executable, __file__, name, path],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=PATIENCE_S,
-        env=clean_environment(
-            HEIMDALL_DIR=tmp_path / "heimdall", HOME=tmp_path, PYTHONPATH=os.pathsep.join(sys.path)
-        ),
-    )
+    places = {"HOME": tmp_path, "HEIMDALL_DIR": tmp_path / "heimdall"}
+    command = ["unshare", "--net", "--map-root-user", sys.executable, __file__, name, path]
+    done = run_program(command, cwd=tmp_path, PYTHONPATH=os.pathsep.join(sys.path), **places)
     if "unshare failed" in done.stderr or "Operation not permitted" in done.stderr:
         pytest.skip("no network of our own can be made here")
     assert done.returncode == 0, done.stderr
@@ -405,20 +386,15 @@ def token_service(moto: s3.MotoServer, certificate: tuple[Path, Path]) -> Iterat
     """moto's STS by TLS; what AWS takes in the URL goes into the body, where moto looks for it."""
     asked: list[dict[str, str]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Respondent(Handler):
         def do_POST(self) -> None:
             query = self.path.partition("?")[2]
             asked.append(dict(urllib.parse.parse_qsl(query)))
             with urllib.request.urlopen(f"{moto.url}/", query.encode()) as answer:
                 text = answer.read()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+            self.answer(200, text)
 
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Respondent) as http:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         http.socket = context.wrap_socket(http.socket, server_side=True)

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heimdall_tracking import Dataset, InvalidInputError, MLflowTracker
-from support.helpers import database_for_a_module
+from support.helpers import both_clients
 
-# What filters, SQL, LIKE and JSON take for something else.
+# Characters that have a meaning in filters, SQL, LIKE or JSON.
 NASTY = "'\"`\\%_;-- ()[]{}?$1:@#*,.=<>!&|~^\t\nàÀßKéÉ日😀\u200b\u00a0\u2028"
 characters = st.one_of(
     st.sampled_from(NASTY), st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -106,16 +106,8 @@ def filters(draw: Callable, given_runs: list[dict]) -> tuple[str, list[str]]:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def store(request, tmp_path_factory) -> SimpleNamespace:
     """A database with both clients on it."""
-    from mlflow import MlflowClient
-
-    folder = tmp_path_factory.mktemp("search")
-    uri = database_for_a_module(request, folder, "searched")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
-        tracker = MLflowTracker(uri, experiment_name="first")
-    # A stock client that has not seen the database takes a second to look at it.
-    stock = MlflowClient(uri, uri)
-    return SimpleNamespace(uri=uri, stock=stock, tracker=tracker, numbers=itertools.count())
+    clients = both_clients(request, tmp_path_factory, "searched")
+    return SimpleNamespace(**vars(clients), numbers=itertools.count())
 
 
 def both(store: SimpleNamespace, experiment: str, text: str, orders: list[str], max_results: int) -> tuple:
@@ -219,7 +211,7 @@ def test_the_first_of_many_runs_are_those_of_the_stock_client(store, values):
     if store.uri.startswith("postgresql"):
         # Of so few runs the planner would rather join them all.
         no_joins = "options=-cenable_hashjoin%3Doff%20-cenable_mergejoin%3Doff"
-        tracker = MLflowTracker(f"{store.uri}?{no_joins}", experiment_name="first")
+        tracker = MLflowTracker(f"{store.uri}?{no_joins}", experiment_name="searched")
         store = SimpleNamespace(uri=store.uri, stock=store.stock, tracker=tracker)
     for text, order, count in itertools.product(["", "tags.odd = '1'"], ["ASC", "DESC"], [1, 5, 50, 80, 200]):
         orders = [f"metrics.m {order}", "tags.odd DESC"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from heimdall_tracking import MLflowTracker, PermissionDeniedError
 from support.helpers import PATIENCE_S, contents, free_port
-from support.stock import serving
+from support.stock import server_command, serving
 
 pytestmark = pytest.mark.server
 
@@ -155,9 +154,8 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     port = free_port()
     address = f"127.0.0.1:{port}/team"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--app-name", "basic-auth", "--static-prefix", "/team"]
+    options = ["--app-name", "basic-auth", "--static-prefix", "/team"]
+    command = server_command(port, f"sqlite:///{folder / 'mlflow.db'}", *options)
     variables = {"MLFLOW_AUTH_CONFIG_PATH": folder / "auth.ini", "MLFLOW_FLASK_SERVER_SECRET_KEY": "key"}
     with serving(command, f"http://{address}", folder / "server.log", **variables):
         yield address

@@ -1,4 +1,4 @@
-"""What stock MLflow and boto3 in the process read: set by a tracker where it is not set, and nothing else."""
+"""A tracker sets the variables that stock MLflow and boto3 read where they are not set, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDPOINT = {"s3_endpoint_url": "http://minio:9000"}
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing():
-    """What a tracker has set goes with the test."""
+    """Remove the variables that a tracker has set in the test."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

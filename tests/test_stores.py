@@ -31,14 +31,6 @@ def tracker(store: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return MLflowTracker(store, experiment_name=name)
 
 
-@pytest.fixture
-def stock(store: str, tracker: MLflowTracker):
-    """The stock client on the same store."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(store, store)
-
-
 def test_the_stock_client_reads_all_of_a_run(tracker, stock, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker._uris()[0])
     (tmp_path / "weights 1é.bin").write_bytes(bytes(range(256)) * 1000)
@@ -99,6 +91,7 @@ def test_we_read_of_a_run_what_the_stock_client_reads(tracker, stock):
     assert (point.value, point.timestamp, point.step) == (0.1, 5, -1)
 
 
+@pytest.mark.strict
 def test_a_param_keeps_its_first_value_and_the_other_one_is_named(tracker, stock):
     with tracker.run() as run:
         tracker.log_params({"a": 1})
@@ -436,6 +429,7 @@ def test_a_run_in_an_experiment_that_somebody_has_deleted_is_refused(tracker, st
 
 
 @pytest.mark.usefixtures("fluent")
+@pytest.mark.bridge
 def test_the_stock_client_of_the_tracker_and_the_fluent_api_write_to_the_same_store(tracker, stock):
     import mlflow
 

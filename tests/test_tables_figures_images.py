@@ -84,6 +84,7 @@ def test_a_figure_of_plotly_arrives_as_the_stock_client_writes_it(both, ending):
     assert without_ids[0] == without_ids[1]
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("file", ["loss.nope", "loss"])
 def test_a_figure_needs_an_ending_that_is_a_format(tracker, file):
     figure = pytest.importorskip("matplotlib.figure").Figure()
@@ -140,6 +141,7 @@ def test_a_tensor_with_its_channels_first_is_an_image(tracker, client, tmp_path)
     assert np.array_equal(np.asarray(pillow.open(file)), array)
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     ("image", "error"),
     [
@@ -164,6 +166,7 @@ def test_what_is_no_image_is_refused_and_nothing_is_logged(tracker, client, imag
     assert "mlflow.loggedImages" not in client.get_run(run_id).data.tags
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -217,6 +220,26 @@ def test_a_table_of_a_resumed_run_goes_on(tracker, client, fluent):
     assert '"t.json"' in client.get_run(run.run_id).data.tags["mlflow.loggedArtifacts"]
 
 
+def test_a_table_of_a_resumed_run_in_s3_goes_on_and_is_left_alone_while_it_cannot_be_read(
+    s3_tracker, bucket, proxy, caplog
+):
+    tracker = s3_tracker(bucket, s3_endpoint_url=proxy.url)
+    with tracker.run() as run:
+        tracker.log_table({"a": [1]}, "t.json")
+    # Another process goes on with the run.
+    tracker = s3_tracker(bucket, s3_endpoint_url=proxy.url)
+    with tracker.run(run_id=run.run_id):
+        proxy.strike("refuse", status=403, code="AccessDenied")
+        tracker.log_table({"a": [2]}, "t.json")
+        assert tracker.status().unrecorded == 1
+        proxy.heal()
+        tracker.log_table({"a": [3]}, "t.json")
+        tracker.log_table({"a": [4]}, "t.json")
+    assert tracker.load_dict(run.run_id, "t.json")["data"] == [[1], [3], [4]]
+    told = [record.message for record in caplog.records if "was not recorded" in record.message]
+    assert len(told) == 1
+
+
 def test_images_in_a_table_are_files_that_the_stock_ui_finds(both):
     pillow = pytest.importorskip("PIL.Image")
     table = {"name": ["a", "b"], "image": [pillow.new("L", (3, 2)), pillow.new("L", (2, 3))]}
@@ -230,6 +253,7 @@ def test_images_in_a_table_are_files_that_the_stock_ui_finds(both):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("file", ["a.csv", "a", "a:b.json", "a[0].json", "../a.json"])
 def test_a_table_in_another_file_is_refused(tracker, file):
     tracker.start_run()
@@ -237,12 +261,14 @@ def test_a_table_in_another_file_is_refused(tracker, file):
         tracker.log_table({"a": [1]}, file)
 
 
+@pytest.mark.strict
 def test_what_is_no_table_is_refused(tracker):
     tracker.start_run()
     with pytest.raises(WrongTypeError, match="list"):
         tracker.log_table([1, 2], "a.json")
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize("file", FORBIDDEN_FILES)
 @pytest.mark.parametrize(("call", "content"), [("log_text", "x"), ("log_dict", {})])
 def test_a_file_that_could_lead_out_of_the_run_is_refused(tracker, call, content, file):
@@ -251,6 +277,7 @@ def test_a_file_that_could_lead_out_of_the_run_is_refused(tracker, call, content
         getattr(tracker, call)(content, file)
 
 
+@pytest.mark.strict
 def test_half_a_character_is_refused_by_the_name_of_its_file(tracker):
     tracker.start_run()
     with pytest.raises(InvalidInputError, match=r"a\.txt"):
@@ -266,6 +293,7 @@ def test_logging_a_file_without_a_run_names_the_call_that_is_missing(tracker, ca
         getattr(tracker, call)(content, "a.json")
 
 
+@pytest.mark.strict
 def test_what_is_no_figure_is_refused(tracker):
     tracker.start_run()
     with pytest.raises(WrongTypeError, match="str"):

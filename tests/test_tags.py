@@ -49,6 +49,7 @@ def test_long_values_are_cut_at_8000_characters(tracker, client):
     assert client.get_run(run_id).data.tags["long"] == "é" * 8000
 
 
+@pytest.mark.strict
 @pytest.mark.parametrize(
     ("tags", "error"),
     [

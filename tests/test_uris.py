@@ -1,4 +1,4 @@
-"""Where runs go: URIs, settings, databases of all kinds, and what never gets into a message."""
+"""Runs go where a URI or a setting says, to databases of all kinds; no secret gets into a message."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sqlite3
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 
@@ -16,6 +17,7 @@ from heimdall_tracking import (
     Settings,
     initialize_mlflow,
 )
+from support.helpers import wait_until
 
 VARIABLES = {
     "mlflow_tracking_uri": "MLFLOW_TRACKING_URI",
@@ -26,6 +28,7 @@ VARIABLES = {
     "mlflow_s3_access_key_id": "AWS_ACCESS_KEY_ID",
     "mlflow_s3_secret_access_key": "AWS_SECRET_ACCESS_KEY",
     "mlflow_experiment_name": "MLFLOW_EXPERIMENT_NAME",
+    "mlflow_run_name_prefix": "MLFLOW_RUN_NAME_PREFIX",
 }
 
 
@@ -118,7 +121,79 @@ def test_a_database_that_does_not_exist_is_created(working_folder, form):
     assert tracker.tracking_uri == tracker.registry_uri == f"sqlite:///{path}"
 
 
-def test_a_relative_uri_is_relative_to_the_working_folder(working_folder, monkeypatch):
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_relative_uri_is_relative_to_the_folder_of_the_start(working_folder, monkeypatch, leaves):
+    if leaves:
+        (working_folder / "job").mkdir()
+        monkeypatch.chdir("job")
+    monkeypatch.delenv("HEIMDALL_DIR")
+    tracker = MLflowTracker(
+        "sqlite:///here.db", "./files", "sqlite:///here.db", "sqlite:///models.db", mirrors=["sqlite:///m.db"]
+    )
+    with tracker.run() as run:
+        tracker.log_text("text", "a.txt")
+    tracker.flush()
+    assert tracker.registry_uri == f"sqlite:///{working_folder}/models.db"
+    wait_until((working_folder / "m.db").is_file, "the mirror is there")
+    assert list(working_folder.glob(f"files/{run.run_id}/artifacts/a.txt"))
+    assert tracker.status()["journal"].startswith(f"{working_folder}/.heimdall/")
+    assert sorted(path.name for path in working_folder.rglob("*.db")) == ["here.db", "m.db", "models.db"]
+    assert list(working_folder.glob("job/*")) == []
+
+
+def test_the_mirrors_of_the_variable_are_below_the_folder_of_the_start(working_folder, monkeypatch):
+    (working_folder / "job").mkdir()
+    monkeypatch.chdir("job")
+    monkeypatch.setenv("MLFLOW_MIRROR_URIS", "sqlite:///one.db, sqlite:///two.db")
+    tracker = MLflowTracker("sqlite:///here.db")
+    with tracker.run():
+        pass
+    for name in ("one.db", "two.db"):
+        wait_until((working_folder / name).is_file, f"{name} is there")
+
+
+def test_artifacts_without_a_place_are_below_the_folder_of_the_start(
+    working_folder, monkeypatch, postgres_uri
+):
+    (working_folder / "job").mkdir()
+    monkeypatch.chdir("job")
+    tracker = MLflowTracker(postgres_uri, experiment_name="of a job")
+    with tracker.run() as run:
+        pass
+    assert tracker.get_run(run.run_id).artifact_uri.startswith(f"{working_folder}/mlruns/")
+
+
+@pytest.mark.parametrize("uri", ["file:my%20files", "./my files", "my files"])
+def test_a_relative_folder_of_artifacts_has_two_spellings(working_folder, uri):
+    tracker = MLflowTracker("sqlite:///mlflow.db", uri)
+    with tracker.run() as run:
+        pass
+    place = tracker.get_run(run.run_id).artifact_uri
+    folder = f"file://{quote(str(working_folder))}/my%20files" if ":" in uri else f"{working_folder}/my files"
+    assert place == f"{folder}/{run.run_id}/artifacts"
+
+
+def test_jobs_of_a_sweep_share_one_database(run_script, tmp_path):
+    done = run_script(
+        """
+        import os
+        from pathlib import Path
+        from heimdall_tracking import initialize_mlflow, settings
+
+        top = Path.cwd()
+        for name in ("job-0", "job-1"):
+            (top / "multirun" / name).mkdir(parents=True)
+            os.chdir(top / "multirun" / name)
+            with initialize_mlflow(settings).run(name):
+                pass
+        print(os.environ["MLFLOW_TRACKING_URI"])
+        """
+    )
+    assert done.out == f"sqlite:///{tmp_path}/mlflow.db\n", done.err
+    assert list(tmp_path.rglob("mlflow.db")) == [tmp_path / "mlflow.db"]
+
+
+def test_a_relative_uri_stays_where_it_was(working_folder, monkeypatch):
     (working_folder / "sub").mkdir()
     tracker = MLflowTracker("sqlite:///sub/../mlflow.db")
     monkeypatch.chdir("sub")
@@ -223,7 +298,9 @@ def test_an_empty_variable_counts_as_none(monkeypatch, variable):
     assert vars(Settings()) == default
 
 
-@pytest.mark.parametrize("attribute", sorted(set(VARIABLES) - {"mlflow_experiment_name"}))
+@pytest.mark.parametrize(
+    "attribute", sorted(set(VARIABLES) - {"mlflow_experiment_name", "mlflow_run_name_prefix"})
+)
 def test_the_repr_of_settings_has_no_secrets(attribute):
     is_uri = attribute.endswith(("_uri", "_url"))
     settings = Settings(**{attribute: "postgresql://me:hush@host/db" if is_uri else "hush"})

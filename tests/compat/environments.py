@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 
 from support.helpers import clean_environment, free_port
-from support.stock import interpreter, serving
+from support.stock import interpreter, server_command, serving
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heimdall-tracking" / "mlflow"
 INSTALLED = installed_version("mlflow")
@@ -145,10 +145,9 @@ class Stock:
         Clients reach the artifacts in `folder` themselves, or through the server if they are `proxied`.
         """
         port = free_port()
-        command = [self.python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--workers", "1", "--backend-store-uri", driver(uri)]
         place = "--artifacts-destination" if proxied else "--default-artifact-root"
-        command += [place, str(folder / "artifacts")]
+        options = [place, str(folder / "artifacts")]
+        command = server_command(port, driver(uri), *options, python=self.python)
         with serving(command, f"http://127.0.0.1:{port}", folder / f"server-{self.version}.log"):
             yield f"http://127.0.0.1:{port}"
 

@@ -1,4 +1,4 @@
-"""What each release of stock MLflow loads of our models predicts what it predicted before."""
+"""Our models predict the same as before in each release of stock MLflow that loads them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def tracker(stock, empty_database, tmp_path, monkeypatch) -> MLflowTracker:
 
 @pytest.fixture
 def said_by(stock, tmp_path):
-    """What the release says of rows, by the way that a model is loaded; asked for are stores' models."""
+    """Return what the release predicts for rows, by the way that a model of a store is loaded."""
     variables = stock.lend_packages()
 
     def said_by(rows, asked, **more):

@@ -44,7 +44,7 @@ WRITE = """
     client.transition_model_version_stage("theirs", "1", "Production")
     client.set_registered_model_alias("theirs", "champion", "2")
     client.delete_model_version("theirs", "3")
-    # What `copy_model_version` does, which not every release has for servers.
+    # The same as `copy_model_version` does, which not every release has for servers.
     client.create_registered_model("copied")
     client.create_model_version("copied", "models:/theirs/1")
     print("null")

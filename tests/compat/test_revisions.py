@@ -29,7 +29,7 @@ READ_ALL = """
 
 
 def shape(uri: str) -> dict[str, list]:
-    """What the catalog says of the tables, without what of it counts rows."""
+    """Return what the catalog says of the tables, without the parts that count rows."""
     found = catalog(uri)
     return {aspect: found[aspect] for aspect in found.keys() - {"experiments", "sequences"}}
 
@@ -41,12 +41,13 @@ def write(tracker: MLflowTracker, revision: str, version: int) -> str:
             tracker.log_metric("val/loss", value, step=step, timestamp=7)
         tracker.log_metric("acc", 0.5 + version / 1000, step=2**62, timestamp=7)
         tracker.log_input(Dataset("s3://b/x", name="powder", digest="abc"), context="training")
+        tracker.log_text("weights", "model/weights.txt")
     registered = tracker.register_model("walked", f"runs:/{run.run_id}/model", "good", {"of": revision})
     assert registered == str(version)
     tracker.transition_model_stage("walked", version, "Staging")
     tracker.set_model_alias("walked", "newest", version)
     tracker.register_model("copied", f"models:/walked/{version}")
-    # What is renamed takes all it has along, and what is deleted leaves nothing that would be in the way.
+    # A renamed model keeps all that it has, and a deleted one leaves nothing that would be in the way.
     tracker.create_registered_model("passing", {"a": "b"}, "for a moment")
     for _ in range(2):
         tracker.register_model("passing", "s3://models/m", tags={"c": "d"})

@@ -1,4 +1,4 @@
-"""What we write into a release's database its own client and server read, and the other way round."""
+"""A release's own client and server read what we write into its database, and the other way round."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,16 +22,7 @@ from heimdall_tracking import (
 )
 from heimdall_tracking.models import export
 from heimdall_tracking.training import RssDataset, RssLocalizationNet, Trainer
-from support.helpers import clean_environment
 from support.networks import SPECTROGRAMS, LocalizationNet, expected_of, said_by
-
-pytestmark = [
-    pytest.mark.training,
-    pytest.mark.filterwarnings(
-        "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
-    ),
-]
-
 
 RECORDINGS = Path(__file__).parents[2] / "examples" / "powder_rss_462mhz"
 
@@ -121,7 +111,7 @@ def test_other_names_of_the_outputs_change_nothing_of_how_they_are_compared(trac
 
 
 class Counting(nn.Module):
-    """What the exporter freezes: another number at each call."""
+    """Returns another number at each call, which the exporter makes a constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,22 +223,16 @@ def network():
 """
 
 
-def heimdall(folder: Path, *arguments: object, **variables: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [Path(sys.executable).with_name("heimdall"), *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=clean_environment(HEIMDALL_DIR=folder / "cli", **variables),
-    )
-
-
-def test_the_command_exports_the_best_run_and_a_checkpoint(tracker, client, net, uri, tmp_path):
+def test_the_command_exports_the_best_run_and_a_checkpoint(tracker, client, net, uri, tmp_path, heimdall):
     with tracker.run() as run:
         tracker.log_metric("val/loss", 0.25)
         tracker.log_model(net, input_example=SPECTROGRAMS)
     tracker.flush()
-    done = heimdall(tmp_path, "export", "--json", "--experiment", "tests", MLFLOW_TRACKING_URI=uri)
+    done = heimdall(
+        *("export", "--json", "--experiment", "tests"),
+        MLFLOW_TRACKING_URI=uri,
+        HEIMDALL_DIR=tmp_path / "cli",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert (record["mlflow_run_id"], record["model_version"]) == (run.run_id, "1")
@@ -257,7 +241,8 @@ def test_the_command_exports_the_best_run_and_a_checkpoint(tracker, client, net,
     (tmp_path / "makes.py").write_text(MAKES)
     torch.save(nn.Linear(6, 2).state_dict(), tmp_path / "weights.pt")
     options = ["--module", "makes:network", "--input-shape", "6", "--name", "lines", "--stage", "Production"]
-    done = heimdall(tmp_path, "export", "weights.pt", "--uri", uri, "--experiment", "tests", *options)
+    options += ["--uri", uri, "--experiment", "tests"]
+    done = heimdall("export", "weights.pt", *options, HEIMDALL_DIR=tmp_path / "cli")
     assert (done.returncode, done.stderr) == (0, "")
     assert "registered as lines, version 1, stage Production" in done.stdout
     assert client.get_model_version("lines", "1").current_stage == "Production"
@@ -273,8 +258,8 @@ def test_the_command_exports_the_best_run_and_a_checkpoint(tracker, client, net,
         (["export"], "has the metric"),
     ],
 )
-def test_a_command_that_fails_says_why(uri, tmp_path, arguments, words):
-    done = heimdall(tmp_path, *arguments, MLFLOW_TRACKING_URI=uri)
+def test_a_command_that_fails_says_why(uri, tmp_path, heimdall, arguments, words):
+    done = heimdall(*arguments, MLFLOW_TRACKING_URI=uri, HEIMDALL_DIR=tmp_path / "cli")
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -18,13 +18,6 @@ from heimdall_tracking import (
 )
 from support.networks import SPECTROGRAMS, LocalizationNet, expected_of, said_by
 
-pytestmark = [
-    pytest.mark.training,
-    pytest.mark.filterwarnings(
-        "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
-    ),
-]
-
 
 def test_a_module_is_exported_with_the_names_shapes_and_opset_that_inference_expects(tracker, net, folder_of):
     done = tracker.export_onnx(net)

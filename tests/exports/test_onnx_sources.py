@@ -18,13 +18,6 @@ from heimdall_tracking import (
 )
 from support.networks import SPECTROGRAMS, LocalizationNet, expected_of, said_by
 
-pytestmark = [
-    pytest.mark.training,
-    pytest.mark.filterwarnings(
-        "ignore:.*deprecated.*:DeprecationWarning", "ignore:.*deprecated:FutureWarning"
-    ),
-]
-
 
 @pytest.fixture
 def came_from(tracker):

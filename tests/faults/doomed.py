@@ -35,12 +35,12 @@ class Call(NamedTuple):
 
 
 def threads_of(seed: int) -> int:
-    """How many threads log; the further ones into the run that the first has started."""
+    """Return the number of threads that log; all of them log into the run that the first has started."""
     return random.Random(seed).choice([1, 1, 1, 3])
 
 
 def calls(seed: int, thread: int) -> Iterator[Call]:
-    """What a thread calls, in order. The same for the same arguments: the checks know what was logged."""
+    """Yield the calls of a thread, in order. The arguments decide them, so that the checks know them."""
     rng = random.Random(f"{seed} {thread}")
     many_runs = threads_of(seed) == 1
     burst = rng.random() < 0.4

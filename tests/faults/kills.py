@@ -38,7 +38,7 @@ import psycopg
 import doomed
 from support import postgres
 from support.helpers import PATIENCE_S, clean_environment, contents, free_port
-from support.stock import serving
+from support.stock import server_command, serving
 
 STORES = {"sqlite": 0.4, "postgresql": 0.35, "server": 0.25}
 KILLS_OF_A_ROUND = 10
@@ -49,7 +49,7 @@ HAS_SYNC = importlib.util.find_spec("heimdall_tracking.cli") is not None
 
 @dataclass
 class Tally:
-    """What came out of some kills."""
+    """The outcome of some kills."""
 
     kills: int = 0
     kills_of_recoveries: int = 0
@@ -73,7 +73,7 @@ class Tally:
 
 
 class Store(NamedTuple):
-    """Where a round records, and how to read that without any code of ours."""
+    """The store of a round, and functions that read it without any code of ours."""
 
     uri: str
     folder: Path
@@ -126,9 +126,8 @@ def stores(kind: str, folder: Path) -> Iterator[Iterator[Store]]:
             yield (of(place) for place in rounds)
     else:
         port = free_port()
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(folder / "served")]
+        options = ["--artifacts-destination", str(folder / "served")]
+        command = server_command(port, f"sqlite:///{folder / 'mlflow.db'}", *options)
         with serving(command, f"http://127.0.0.1:{port}", folder / "server.log"):
             query = sqlite_rows(folder / "mlflow.db")
 
@@ -471,7 +470,7 @@ def kill(
 
 
 def share(kind: str, kills: int) -> int:
-    """How many of all kills a kind of store gets."""
+    """Return the number of kills that a kind of store gets of all."""
     return math.ceil(STORES[kind] * kills)
 
 

@@ -10,7 +10,7 @@ from threading import Condition, Thread
 
 from support.helpers import reset
 
-# What each does to the next bytes that pass, in either direction unless it says otherwise.
+# Each name with its effect on the next bytes that pass, in either direction unless it says otherwise.
 FAULTS = [
     "delay",  # they arrive late
     "stall",  # they arrive once the network is healed
@@ -36,9 +36,9 @@ class Proxy:
     def __init__(self, port: int, rng: random.Random | None = None) -> None:
         self.to, self.rng = port, rng or random.Random(0)
         self.fault = ""
-        # What passes unharmed before it.
+        # The number of bytes that pass unharmed before it.
         self.unharmed = 0
-        # How often a fault has met something.
+        # The number of times that a fault has met something.
         self.struck = 0
         self.changed = Condition()
         self.pairs: list[Pair] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from support.helpers import PATIENCE_S, clean_environment, contents, wait_until
+from support.helpers import PATIENCE_S, contents, run_program, wait_until
 
 
 @pytest.fixture
@@ -226,14 +226,8 @@ def run_under_rules(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
         prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
     def run(code: str, *arguments: object, **variables: object) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*prefix, sys.executable, "-c", code, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            cwd=tmp_path,
-            env=clean_environment(**variables),
-        )
+        command = [*prefix, sys.executable, "-c", code, *arguments]
+        return run_program(command, cwd=tmp_path, **variables)
 
     return run
 
@@ -320,7 +314,7 @@ def test_a_journal_that_is_deleted_under_us_costs_nothing(tracker, uri, db, lock
     assert "pending=0" in repr(tracker.status()) or tracker.status().pending == 0
 
 
-# What a process does that finds its journal full: it waits, and goes on when there is room.
+# A process that finds its journal full waits, and goes on when there is room.
 LOGGING_INTO_A_SMALL_JOURNAL = """
     import sys, threading
     from heimdall_tracking import MLflowTracker

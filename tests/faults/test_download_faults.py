@@ -45,7 +45,7 @@ class Stored:
         return contents(self.target)
 
     def refusal(self, path: str) -> str:
-        """What is said of a download that fails, which names the store."""
+        """Return the message of a download that fails; it names the store."""
         with pytest.raises(ArtifactError, match=f"s3://{self.bucket}") as told:
             self.download(path)
         return str(told.value)
@@ -77,7 +77,7 @@ def test_a_fault_that_passes_costs_nothing(stored, files, name, details):
     steps: dict[str, Chooses] = {"list": lists, "small": gets("small"), "ranges": gets("large")}
     if name not in OF_BODIES:
         steps["look"] = looks
-    # What arrives damaged is fetched again once; what is merely late is not asked for again.
+    # Damaged bytes are fetched again once; bytes that are only late are not asked for again.
     times = 1 if name in ("damage answer", "delay") else 3
     faults = {step: stored.proxy.strike(name, chooses, times, **details) for step, chooses in steps.items()}
     assert stored.download("folder") == files
@@ -102,11 +102,11 @@ def test_what_was_written_of_a_file_that_breaks_off_is_not_fetched_again(stored,
     assert len(asked) == len(set(asked)) == 6, "the rest of each range, not all of it"
 
 
-# What the user can put right.
+# Faults that the user can mend.
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:
-    """What is at the target but what a long file goes on with."""
+    """Return the files at the target, without the parts of long files that a later download goes on with."""
     return {name: content for name, content in contents(folder).items() if not name.endswith(".part")}
 
 

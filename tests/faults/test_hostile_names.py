@@ -33,7 +33,7 @@ EVIL = b"evil"
 
 
 class Place:
-    """Where is downloaded to, with what is around it."""
+    """The folder of a download, with the files around it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.target, self.outside = folder, folder / "here" / "ours", folder / "outside"
@@ -62,7 +62,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def names(error: BaseException, name: str) -> bool:
-    """Whether it says what name is refused, as it is or in quotes with what does not print escaped."""
+    """Return whether it says which name is refused: as it is, or quoted and with escapes."""
     escapes = {"\\": "\\\\", "\n": "\\n", "\0": "\\0", "\x7f": "\\u{7f}"}
     escaped = name.translate(str.maketrans(escapes))
     return name in str(error) or f'"{escaped}"' in str(error)
@@ -151,7 +151,7 @@ def test_a_name_says_nothing_to_a_terminal(tracker, bucket, proxy, place, name):
 
 
 def test_marks_of_folders_are_no_files(tracker, s3_server, bucket, tmp_path):
-    """What the consoles of stores make for a folder: an object of no bytes whose key ends with a slash."""
+    """The consoles of stores make an object for a folder: it has no bytes, and its key ends with a slash."""
     client = s3_server.client()
     for key, content in {"all/": b"", "all/a/": b"", "all/a/file": b"x", "all/empty/": b""}.items():
         client.put_object(Bucket=bucket, Key=key, Body=content)

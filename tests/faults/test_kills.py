@@ -1,18 +1,17 @@
-"""What was acknowledged is in the store exactly once after kills at any instant, and nothing else is left."""
+"""After kills at any instant, every acknowledged record is in the store once, and nothing else is left."""
 
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import pytest
 
 import kills
+from support.helpers import SEED
 
 # Of all stores together. `make test-kills` has ten times as many.
 KILLS = int(os.environ.get("HEIMDALL_KILLS", "200"))
-SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 
 
 @pytest.mark.parametrize("kind", kills.STORES)

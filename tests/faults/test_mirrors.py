@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from subprocess import Popen
 from typing import NamedTuple
 
 import pytest
 
 from heimdall_tracking import MLflowTracker
 from support import postgres
-from support.helpers import PATIENCE_S, contents, free_port, wait_until
-from support.stock import serving
+from support.helpers import PATIENCE_S, contents, free_port, rows, wait_until
+from support.stock import server_command, serving
 
 
 class Place(NamedTuple):
@@ -30,11 +29,7 @@ class Place(NamedTuple):
 
 
 def sqlite_place(db: Path) -> Place:
-    def query(statement: str) -> list[tuple]:
-        with contextlib.closing(sqlite3.connect(db, timeout=PATIENCE_S)) as connection:
-            return connection.execute(statement).fetchall()
-
-    return Place(f"sqlite:///{db}", query, db.parent)
+    return Place(f"sqlite:///{db}", partial(rows, db), db.parent)
 
 
 @pytest.fixture
@@ -54,9 +49,8 @@ def second(postgres_server: postgres.PostgresServer, postgres_uri: str, tmp_path
 def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("mirror")
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "served")]
+    options = ["--artifacts-destination", str(folder / "served")]
+    command = server_command(port, f"sqlite:///{folder / 'mlflow.db'}", *options)
     with serving(command, f"http://127.0.0.1:{port}", folder / "log"):
         place = sqlite_place(folder / "mlflow.db")
         yield Place(f"http://127.0.0.1:{port}", place.query, folder / "served")
@@ -79,7 +73,7 @@ def log_run(tracker: MLflowTracker, name: str, steps: int) -> str:
 
 
 def check(place: Place, name: str, steps: int, status: str = "FINISHED") -> None:
-    """That a run is in a store once, with everything."""
+    """Assert that a run is in a store once, with everything."""
     of_name = f"FROM runs WHERE name = '{name}'"
     assert place.query(f"SELECT status {of_name}") == [(status,)]
     of_run = f"WHERE run_uuid IN (SELECT run_uuid {of_name})"
@@ -179,17 +173,24 @@ KILLED = """
 """
 
 
+def kill_with_a_mirror_behind(
+    start_script: Callable[..., Popen], server: postgres.PostgresServer, primary: Place, uri: str
+) -> None:
+    """Kill a process that logs while the server of its mirror is stopped."""
+    MLflowTracker(uri, experiment_name="tests").flush(PATIENCE_S)
+    server.stop("immediate")
+    process = start_script(KILLED, primary.uri, uri, HEIMDALL_CONNECT_TIMEOUT=0.5)
+    assert process.stdout.readline() == "logged\n", process.stderr.read()
+    process.kill()
+    process.wait()
+
+
 def test_a_mirror_that_was_behind_at_a_kill_gets_the_rest_from_the_next_start(
     primary, tmp_path, start_script, heimdall_dir
 ):
     with postgres.running() as server:
         uri = server.create_database("mlflow")
-        MLflowTracker(uri, experiment_name="tests").flush(PATIENCE_S)
-        server.stop("immediate")
-        process = start_script(KILLED, primary.uri, uri, HEIMDALL_CONNECT_TIMEOUT=0.5)
-        assert process.stdout.readline() == "logged\n", process.stderr.read()
-        process.kill()
-        process.wait()
+        kill_with_a_mirror_behind(start_script, server, primary, uri)
         server.start()
         tracker = MLflowTracker(primary.uri, experiment_name="tests", mirrors=[uri])
         tracker.flush(PATIENCE_S)
@@ -207,12 +208,7 @@ def test_a_start_without_the_mirror_keeps_what_the_mirror_lacks(primary, tmp_pat
     mirror = sqlite_place(tmp_path / "mirror.db")
     with postgres.running() as server:
         uri = server.create_database("mlflow")
-        MLflowTracker(uri, experiment_name="tests").flush(PATIENCE_S)
-        server.stop("immediate")
-        process = start_script(KILLED, primary.uri, uri, HEIMDALL_CONNECT_TIMEOUT=0.5)
-        assert process.stdout.readline() == "logged\n", process.stderr.read()
-        process.kill()
-        process.wait()
+        kill_with_a_mirror_behind(start_script, server, primary, uri)
         # It delivers to the primary what there is, and knows nothing of the mirror.
         MLflowTracker(primary.uri, experiment_name="tests", mirrors=[mirror.uri]).flush(PATIENCE_S)
         check(primary, "killed", 300, "FAILED")

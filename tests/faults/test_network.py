@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
-import sqlite3
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -19,33 +17,23 @@ import pytest
 from heimdall_tracking import MLflowTracker
 from proxy import FAULTS, Proxy
 from support import postgres
-from support.helpers import PATIENCE_S, contents, free_port, wait_until
-from support.stock import serving
+from support.helpers import PATIENCE_S, SEED, contents, free_port, rows, wait_until
+from support.stock import server_command, serving
 
-SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
 STRIKES = 25
 
 
-def server_command(folder: Path, port: int) -> list[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    return [*command, "--artifacts-destination", str(folder / "served")]
+def command_in(folder: Path, port: int) -> list[str]:
+    options = ["--artifacts-destination", str(folder / "served")]
+    return server_command(port, f"sqlite:///{folder / 'mlflow.db'}", *options)
 
 
 @pytest.fixture(scope="module")
 def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
-    with serving(server_command(folder, port), f"http://127.0.0.1:{port}", folder / "log"):
+    with serving(command_in(folder, port), f"http://127.0.0.1:{port}", folder / "log"):
         yield SimpleNamespace(port=port, folder=folder)
-
-
-def rows_of(db: Path) -> Callable[[str], list[tuple]]:
-    def query(statement: str) -> list[tuple]:
-        with contextlib.closing(sqlite3.connect(db, timeout=PATIENCE_S)) as connection:
-            return connection.execute(statement).fetchall()
-
-    return query
 
 
 @pytest.fixture(params=["postgresql", "server"])
@@ -75,7 +63,7 @@ def far(
     with Proxy(server.port, rng) as proxy:
         yield SimpleNamespace(
             uri=f"http://127.0.0.1:{proxy.port}",
-            query=rows_of(server.folder / "mlflow.db"),
+            query=partial(rows, server.folder / "mlflow.db"),
             artifacts=lambda run_id: next((server.folder / "served").glob(f"*/{run_id}/artifacts")),
             proxy=proxy,
             rng=rng,
@@ -89,7 +77,7 @@ def tracker(far: SimpleNamespace, tmp_path: Path, request: pytest.FixtureRequest
 
 
 class Logged:
-    """What was logged to a run, and whether exactly that is in the store."""
+    """Logs to a run, and checks that exactly this is in the store."""
 
     def __init__(self, tracker: MLflowTracker, name: str) -> None:
         self.tracker, self.name, self.steps = tracker, name, 0
@@ -224,12 +212,12 @@ def test_a_server_that_is_killed_and_restarted_has_everything_once(tmp_path, mon
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     far = SimpleNamespace(
-        query=rows_of(tmp_path / "mlflow.db"),
+        query=partial(rows, tmp_path / "mlflow.db"),
         artifacts=lambda run_id: next((tmp_path / "served").glob(f"*/{run_id}/artifacts")),
     )
     run = None
     for last in (False, True):
-        with serving(server_command(tmp_path, port), url, tmp_path / "log") as process:
+        with serving(command_in(tmp_path, port), url, tmp_path / "log") as process:
             if run is None:
                 tracker = MLflowTracker(url, experiment_name="e")
                 run = Logged(tracker, "run")

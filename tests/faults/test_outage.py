@@ -5,33 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import socket
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from heimdall_tracking import MLflowTracker
 from support import postgres
-from support.helpers import PATIENCE_S, clean_environment, free_port, wait_until
-from support.stock import serving
+from support.helpers import PATIENCE_S, free_port, rows, sync, wait_until
+from support.stock import server_command, serving
 
 HAS_SYNC = importlib.util.find_spec("heimdall_tracking.cli") is not None
-
-
-def sync(folder: Path, *arguments: str) -> SimpleNamespace:
-    """Run `heimdall sync` to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "heimdall_tracking.cli", "sync", str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=clean_environment(),
-    )
-    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
 class Absent:
@@ -65,19 +50,19 @@ def absent(
             yield Absent(server.uri("mlflow"), server.port, begin, lambda sql: server.execute(sql, "mlflow"))
             return
         port, db = free_port(), tmp_path / "served.db"
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{db}"]
-
-        def query(statement: str) -> list[tuple]:
-            with contextlib.closing(sqlite3.connect(db, timeout=PATIENCE_S)) as connection:
-                return connection.execute(statement).fetchall()
+        command = server_command(port, f"sqlite:///{db}")
 
         url = f"http://127.0.0.1:{port}"
-        yield Absent(url, port, lambda: running.enter_context(serving(command, url, tmp_path / "log")), query)
+        yield Absent(
+            url,
+            port,
+            lambda: running.enter_context(serving(command, url, tmp_path / "log")),
+            partial(rows, db),
+        )
 
 
 def check_one_run(absent: Absent, steps: int, status: str = "FINISHED") -> None:
-    """That exactly one run of that many steps is there, and that later values won over earlier ones."""
+    """Assert that only one run is there, with that many steps, and that later values replaced others."""
     assert absent.query("SELECT name, status FROM runs") == [("patient", status)]
     points = absent.query("SELECT step, value FROM metrics WHERE key = 'loss'")
     assert sorted(points) == [(step, step / 7) for step in range(steps)]
@@ -168,17 +153,17 @@ def test_a_run_without_its_store_is_delivered_by_sync(absent, run_script, heimda
     assert run.code == 0, run.err
 
     failed = sync(heimdall_dir, "--uri", absent.uri, "--timeout", "0.2")
-    assert failed.code != 0
-    assert postgres.PASSWORD not in failed.out + failed.err
+    assert failed.returncode != 0
+    assert postgres.PASSWORD not in failed.stdout + failed.stderr
     assert list((heimdall_dir / "journal").iterdir()), "what is not delivered is kept"
 
     absent.present()
     done = sync(heimdall_dir, "--uri", absent.uri)
-    assert done.code == 0, done.err
+    assert done.returncode == 0, done.stderr
     check_one_run(absent, 100)
     assert list((heimdall_dir / "journal").iterdir()) == []
     again = sync(heimdall_dir, "--uri", absent.uri)
-    assert again.code == 0, again.err
+    assert again.returncode == 0, again.stderr
     check_one_run(absent, 100)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from support.helpers import PATIENCE_S, clean_environment, points, rows, wait_until
+from support.helpers import PATIENCE_S, points, rows, run_program, wait_until
 
 
 def test_a_forked_child_logs_into_the_run_of_its_parent(uri, db, run_script, heimdall_dir):
@@ -237,24 +236,41 @@ def test_a_pool_of_processes_logs_everything(uri, db, tmp_path, method):
             """
         )
     )
-    ran = subprocess.run(
-        [sys.executable, script, uri, method],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=clean_environment(HEIMDALL_DIR=tmp_path / "heimdall"),
-    )
+    ran = run_program([sys.executable, script, uri, method], HEIMDALL_DIR=tmp_path / "heimdall")
     assert (ran.returncode, ran.stdout) == (0, "435\n"), ran.stderr
     MLflowTracker(uri, experiment_name="tests").flush(PATIENCE_S)
     assert points(db, "work") == [("work", step) for step in range(30)]
     assert {status for (status,) in rows(db, "SELECT status FROM runs")} == {"FINISHED"}
 
 
-def test_a_tracker_does_not_travel_to_a_spawned_process(tracker):
+def test_a_pickled_tracker_is_one_of_its_own_in_another_process(uri, db, tmp_path):
+    import base64
     import pickle
 
-    with pytest.raises(TypeError, match="pickle"):
-        pickle.dumps(tracker)
+    tracker = MLflowTracker(
+        uri, experiment_name="tests", s3_access_key_id="id", s3_secret_access_key="hidden"
+    )
+    assert pickle.loads(pickle.dumps(tracker)) is tracker
+    pickled = pickle.dumps(tracker)
+    assert b"hidden" not in pickled
+    program = (
+        "import base64, pickle, sys; tracker = pickle.loads(base64.b64decode(sys.argv[1]))\n"
+        "with tracker.run('theirs'): tracker.log_metric('m', 1)\n"
+        "print(tracker.experiment_name)"
+    )
+    ran = run_program(
+        [sys.executable, "-c", program, base64.b64encode(pickled).decode()],
+        HEIMDALL_DIR=tmp_path / "heimdall",
+    )
+    assert (ran.returncode, ran.stdout) == (0, "tests\n"), ran.stderr
+    assert points(db, "m") == [("m", 0)]
+
+
+def test_a_copy_of_a_tracker_is_the_tracker(tracker):
+    import copy
+
+    assert copy.copy(tracker) is tracker
+    assert copy.deepcopy({"tracker": tracker})["tracker"] is tracker
 
 
 def test_workers_of_a_dataloader_log_through_the_tracker_of_their_parent(uri, db, run_script):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from support.helpers import PATIENCE_S, clean_environment, free_port, points, rows
+from support.helpers import PATIENCE_S, free_port, points, rows, run_program
 
 RANKED = """
     import os, sys
     from heimdall_tracking import InvalidInputError, MLflowTracker
 
     rank = next(int(os.environ[name]) for name in sys.argv[2].split(",") if name in os.environ)
-    tracker = MLflowTracker(sys.argv[1], experiment_name="tests")
+    tracker = MLflowTracker(sys.argv[1], experiment_name="tests", strict=True)
     with tracker.run("ddp") as run:
         for step in range(50):
             tracker.log_metrics({f"loss/{rank}": step, "shared": rank}, step=step)
@@ -31,7 +31,7 @@ RANKED = """
 
 
 def rank_variables(rank: int, port: int) -> dict[str, object]:
-    """What torchrun sets for the processes of one job."""
+    """Return the variables that torchrun sets for the processes of one job."""
     return {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -128,6 +128,13 @@ def test_ranks_are_counted_where_they_are_given_by_argument(uri, db, run_script)
     assert len(rows(db, "SELECT * FROM runs")) == 1
 
 
+def run_launched(command: list[object], folder: Path) -> None:
+    """Run a program that starts the processes of its ranks."""
+    variables = {"HEIMDALL_DIR": folder / "heimdall", "OMP_NUM_THREADS": 1}
+    ran = run_program(command, cwd=folder, timeout=3 * PATIENCE_S, **variables)
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize("ranks", ["zero", "all"])
 def test_torchrun_makes_one_run(uri, db, tmp_path, ranks):
     pytest.importorskip("torch")
@@ -155,15 +162,7 @@ def test_torchrun_makes_one_run(uri, db, tmp_path, ranks):
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-    ran = subprocess.run(
-        [*command, script, uri, ranks],
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE_S,
-        cwd=tmp_path,
-        env=clean_environment(HEIMDALL_DIR=tmp_path / "heimdall", OMP_NUM_THREADS=1),
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_launched([*command, script, uri, ranks], tmp_path)
     MLflowTracker(uri, experiment_name="tests").flush(PATIENCE_S)
     assert rows(db, "SELECT name, status FROM runs") == [("ddp", "FINISHED")]
     expected = range(2) if ranks == "all" else range(1)
@@ -206,15 +205,7 @@ def test_lightning_on_two_processes_makes_one_run(uri, db, tmp_path):
             """
         )
     )
-    ran = subprocess.run(
-        [sys.executable, script, uri],
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE_S,
-        cwd=tmp_path,
-        env=clean_environment(HEIMDALL_DIR=tmp_path / "heimdall", OMP_NUM_THREADS=1),
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_launched([sys.executable, script, uri], tmp_path)
     MLflowTracker(uri, experiment_name="tests").flush(PATIENCE_S)
     assert rows(db, "SELECT name, status FROM runs") == [("ddp", "FINISHED")]
     assert points(db, "loss") == [("loss", step) for step in range(4)]

@@ -13,7 +13,7 @@ import pytest
 from heimdall_tracking import MLflowTracker
 from heimdall_tracking.errors import ArtifactError
 from support import s3
-from support.helpers import PATIENCE_S, contents, wait_until, write
+from support.helpers import MIB, PATIENCE_S, SEED, contents, wait_until, write
 from support.s3_proxy import (
     PASSING,
     Request,
@@ -27,8 +27,6 @@ from support.s3_proxy import (
     puts,
 )
 
-SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
-MIB = 1 << 20
 PART = 8 * MIB
 
 
@@ -56,7 +54,7 @@ class Far:
         return self.server.objects(self.bucket, f"runs/{self.run_id}/artifacts")
 
     def check(self, nameless: int = 0) -> None:
-        """That everything arrives, whole, and that nothing else is left anywhere.
+        """Assert that everything arrives, whole, and that nothing else is left anywhere.
 
         Save for uploads whose beginning the store has never confirmed: nobody knows their names to end them,
         but `heimdall gc`.
@@ -320,7 +318,7 @@ def test_a_storm_of_faults_costs_nothing(far):
 
 
 def adds_up(request: Request) -> bool:
-    """Whether it has to do with checksums of parts that add up to that of the whole."""
+    """Return whether it has to do with checksums of parts that add up to that of the whole."""
     headers = request.headers
     return "x-amz-checksum-crc64nvme" in headers or headers.get("x-amz-checksum-algorithm") == "CRC64NVME"
 
@@ -339,7 +337,7 @@ def test_a_store_that_does_not_know_checksums_that_add_up_gets_others(far, step,
     refusal = far.proxy.strike("refuse", lambda it: step(it) and adds_up(it), status=status, code=code)
     far.log("first", os.urandom(20 * MIB)).wait(PATIENCE_S)
     asked = refusal.met
-    # What a store does not know is known to later runs as well.
+    # Later runs know as well what a store does not support.
     far.tracker.end_run()
     far.run_id = far.tracker.start_run()
     content = far.logged.pop("first")
@@ -425,7 +423,7 @@ def test_bytes_that_are_damaged_on_their_way_never_become_an_object(far):
     assert damage.struck == 4
 
 
-# What the user can put right.
+# Faults that the user can mend.
 
 
 @pytest.mark.parametrize("status", [403, 400])

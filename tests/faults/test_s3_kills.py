@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import pytest
 
 from heimdall_tracking import MLflowTracker
 from support import s3
-from support.helpers import PATIENCE_S, clean_environment, rows, wait_until, write
+from support.helpers import MIB, PATIENCE_S, SEED, rows, sync, wait_until, write
 from support.s3_proxy import (
     S3Proxy,
     begins,
@@ -25,8 +24,6 @@ from support.s3_proxy import (
     puts,
 )
 
-SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
-MIB = 1 << 20
 PART = 8 * MIB
 
 
@@ -95,20 +92,9 @@ def test_the_next_start_sends_the_parts_that_a_killed_process_has_not(
     assert (run.status, run.metrics) == ("FAILED", {"loss": 1.0})
 
 
-def sync(heimdall_dir: Path, *arguments: str, **variables: object) -> SimpleNamespace:
-    done = subprocess.run(
-        [sys.executable, "-m", "heimdall_tracking.cli", "sync", *arguments, str(heimdall_dir)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=clean_environment(**variables),
-    )
-    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
-
-
 def test_sync_sends_the_parts_that_a_killed_process_has_not(killed, s3_server, proxy, bucket, heimdall_dir):
     done = sync(heimdall_dir, **killed.variables)
-    assert done.code == 0, done.err
+    assert done.returncode == 0, done.stderr
     check_resumed(killed, s3_server, proxy, bucket)
     assert list(heimdall_dir.glob("journal/*")) == []
 
@@ -119,7 +105,7 @@ def test_an_upload_whose_parts_the_store_has_swept_away_begins_anew(
 ):
     client = s3_server.client()
     if is_replacement:
-        # That it is as long says nothing.
+        # Its length is the same, but the length proves nothing.
         key = f"runs/{killed.run_id}/artifacts/large"
         client.put_object(Bucket=bucket, Key=key, Body=os.urandom(len(killed.content)))
     [upload] = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
@@ -210,10 +196,10 @@ def test_a_process_that_ends_without_its_store_leaves_everything_to_sync(
     assert process.returncode == 0, err
     run_id = out.split()[0]
     refused = sync(heimdall_dir, "--timeout", "3", **variables)
-    assert refused.code != 0
+    assert refused.returncode != 0
     proxy.heal()
     done = sync(heimdall_dir, **variables)
-    assert done.code == 0, done.err
+    assert done.returncode == 0, done.stderr
     assert s3_server.objects(bucket, f"runs/{run_id}/artifacts") == {"large": content}
     assert s3_server.unfinished(bucket) == []
     assert list(heimdall_dir.glob("journal/*")) == []

@@ -12,31 +12,16 @@ import pytest
 from heimdall_tracking import MLflowTracker
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Stages are deprecated in MLflow, and work."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning"))
-
-
 @pytest.fixture
 def tracker(
     store: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MLflowTracker]:
     monkeypatch.chdir(tmp_path)
     tracker = MLflowTracker(store, experiment_name=request.node.name)
-    # What MLflow itself resolves, it resolves there.
+    # MLflow itself resolves URIs by the same store.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker._uris()[0])
     yield tracker
     tracker.end_run()
-
-
-@pytest.fixture
-def stock(store: str, tracker: MLflowTracker):
-    """The stock client on the same store."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(store, store)
 
 
 @pytest.fixture
@@ -60,7 +45,7 @@ def run_id(tracker: MLflowTracker, tmp_path: Path) -> str:
 
 @pytest.fixture
 def version_facts() -> Callable[[Any], dict[str, object]]:
-    """What a version is, of the stock client's or of ours, but its aliases."""
+    """Return all that a version has but its aliases; it is one of the stock client's or one of ours."""
 
     def facts(version: Any) -> dict[str, object]:
         texts = ("description", "user_id", "source", "run_id", "run_link", "status", "status_message")
@@ -79,7 +64,7 @@ def version_facts() -> Callable[[Any], dict[str, object]]:
 
 @pytest.fixture
 def model_facts(version_facts) -> Callable[[Any], dict[str, object]]:
-    """What a registered model is, of the stock client's or of ours."""
+    """Return all that a registered model has; it is one of the stock client's or one of ours."""
 
     def facts(model: Any) -> dict[str, object]:
         return {

@@ -8,14 +8,13 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import mlflow
 import pytest
 
 from heimdall_tracking import InvalidInputError, MLflowTracker, NotFoundError, RegistrationError
 from support.helpers import PATIENCE_S, wait_until
+from support.servers import Handler, HttpServer
 
 REGISTER = """
     import sys
@@ -91,7 +90,7 @@ def test_numbers_are_given_once_where_mlflow_registers_at_once(tracker, store, m
     assert sorted(raced(processes)) == list(range(1, 21))
 
 
-class SlowRegistry:
+class SlowRegistry(HttpServer):
     """A stock server whose versions are registered only after so many questions, or never are.
 
     Of what a search finds it gives a few at a time.
@@ -102,7 +101,7 @@ class SlowRegistry:
         self.searched = 0
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Respondent(Handler):
             def respond(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {"Content-Type": "application/json"} if body else {}
@@ -121,20 +120,11 @@ class SlowRegistry:
                     said["model_version"]["status_message"] = "the disk is full"
                     outer.asked += 1
                     content = json.dumps(said).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.answer(code, content)
 
             do_GET = do_POST = do_PATCH = do_DELETE = respond
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        Thread(target=self.http.serve_forever, daemon=True).start()
+        super().__init__(Respondent)
 
 
 @pytest.fixture
@@ -147,8 +137,7 @@ def slow_registry(tracking_server) -> Iterator[Callable[..., SlowRegistry]]:
 
     yield start
     for registry in started:
-        registry.http.shutdown()
-        registry.http.server_close()
+        registry.close()
 
 
 def test_a_version_that_is_pending_is_waited_for(slow_registry, model):

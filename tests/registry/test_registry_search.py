@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from heimdall_tracking import InvalidInputError, MLflowTracker
-from support.helpers import database_for_a_module
+from heimdall_tracking import InvalidInputError
+from support.helpers import both_clients
 
 SETTINGS = settings(
     max_examples=120,
@@ -25,14 +25,8 @@ VALUES = ["x", "X", "", "x y", "it's", "100%", "a_b", "é", "É", "1", "a\\b"]
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def filled(request, tmp_path_factory) -> SimpleNamespace:
     """A database with models, versions of both clients and both clients on it."""
-    from mlflow import MlflowClient
-
-    folder = tmp_path_factory.mktemp("searched")
-    uri = database_for_a_module(request, folder, "registry_searched")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
-        tracker = MLflowTracker(uri, experiment_name="searched")
-    stock = MlflowClient(uri, uri)
+    clients = both_clients(request, tmp_path_factory, "registry_searched")
+    tracker, stock = clients.tracker, clients.stock
     runs = [stock.create_run("0").info.run_id for _ in range(2)]
     values, stages = itertools.cycle(VALUES), itertools.cycle(["None", "Staging", "Production"])
     for number, name in enumerate(NAMES):
@@ -47,7 +41,7 @@ def filled(request, tmp_path_factory) -> SimpleNamespace:
             tracker.transition_model_stage(name, version, next(stages))
         tracker.delete_model_version(name, 2)
     stock.register_prompt("a-prompt", "Where is {{transmitter}}?")
-    return SimpleNamespace(tracker=tracker, stock=stock, runs=runs)
+    return SimpleNamespace(**vars(clients), runs=runs)
 
 
 def versions(filled: SimpleNamespace, text: str, orders: list[str], max_results: int) -> tuple:

@@ -124,6 +124,7 @@ def test_what_mlflow_registers_itself_leads_to_its_files(tracker, stock, model, 
 
 def test_local_folders_are_registered_where_no_server_forbids_it(tracker, stock, store, model, tmp_path):
     (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "weights").write_bytes(b"weights")
     for form in (tmp_path / "here", "here", f"file://{tmp_path}/here"):
         if store.startswith("http"):
             with pytest.raises(InvalidInputError, match="run_id"):
@@ -262,6 +263,7 @@ def test_versions_stand_beside_each_other_with_the_metrics_of_their_runs(tracker
     pandas = pytest.importorskip("pandas")
     with tracker.run() as better:
         tracker.log_metrics({"val/loss": 0.125, "only here": 1.0})
+        tracker.log_text("weights", "m/weights.txt")
     tracker.register_model(model, f"runs:/{run_id}/models/m")
     tracker.register_model(model, f"runs:/{better.run_id}/m")
     tracker.register_model(model, "s3://models/m")

@@ -1,1 +1,1 @@
-"""What tests and benches share: servers, proxies between, and the stock client in processes of its own."""
+"""Shared by tests and benches: servers, proxies before them, and the stock client in processes of its own."""

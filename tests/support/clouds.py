@@ -53,7 +53,7 @@ class Google(MotoServer):
         )
 
     def variables_at(self, url: str) -> dict[str, str]:
-        """What finds the server for a tracker: a key, since an empty token makes moto stumble."""
+        """Variables by which a tracker finds the server: with a key, since moto fails on an empty token."""
         return {"GOOGLE_APPLICATION_CREDENTIALS": str(self.account), "GOOGLE_BASE_URL": url}
 
     def uri(self, bucket: str) -> str:
@@ -74,7 +74,7 @@ class Azure(Server):
     key = base64.b64encode(bytes(range(240, 256)) * 4).decode()
 
     def variables_at(self, url: str) -> dict[str, str]:
-        """What finds the server for a tracker."""
+        """Variables by which a tracker finds the server."""
         return {
             "AZURE_STORAGE_USE_EMULATOR": "true",
             "AZURITE_BLOB_STORAGE_URL": url,
@@ -104,7 +104,7 @@ class Azure(Server):
 
     @staticmethod
     def completes(request: s3_proxy.Request) -> bool:
-        """Whether it makes an object of parts."""
+        """Return whether it makes an object of parts."""
         return request.query.get("comp") == "blocklist"
 
     def forget_parts(self, bucket: str, key: str) -> None:

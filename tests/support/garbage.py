@@ -92,7 +92,7 @@ def spared(report: lifecycle.GarbageReport) -> dict[str | None, str]:
 
 
 def rows_of(uri: str, run_id: str) -> dict[str, int]:
-    """How many rows of each table name a run."""
+    """Return the number of rows that name a run, for each table."""
     if uri.startswith("sqlite"):
         connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -123,7 +123,7 @@ def rows_of(uri: str, run_id: str) -> dict[str, int]:
 
 
 def mlflow_gc(uri: str) -> str:
-    """What `mlflow gc` says; it must end well."""
+    """Run `mlflow gc`, which must end well, and return what it prints."""
     command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri]
     # The variables of the artifact store are those of the test.
     s3 = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MLFLOW_S3"))}

@@ -1,13 +1,15 @@
-"""What tests of several files do by the same words."""
+"""Functions that tests of several files call."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import sqlite3
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-# How long a test waits for something that normally takes a moment. Only a defect makes it last.
+# A test waits so many seconds for something that normally takes a moment. Only a defect makes it last.
 PATIENCE_S = 120
+# The seed of the tests that draw at random; a test that fails prints it.
+SEED = int(os.environ.get("HEIMDALL_SEED", random.SystemRandom().getrandbits(32)))
+MIB = 1 << 20
 TRACKING_VARIABLES = ("MLFLOW_", "HEIMDALL_", "AWS_", "AZURE_", "GOOGLE_", "POSTGRES_", "PG")
 # A shell starts its background jobs deaf to Ctrl-C, and theirs inherit that.
 HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -26,6 +31,26 @@ def clean_environment(**variables: object) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(TRACKING_VARIABLES)}
     kept["MLFLOW_DISABLE_TELEMETRY"] = "true"
     return kept | {name: str(value) for name, value in variables.items()}
+
+
+def run_program(
+    command: list[object], cwd: Path | None = None, timeout: float = PATIENCE_S, **variables: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in an environment without variables of any tracker but these."""
+    return subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=clean_environment(**variables),
+    )
+
+
+def sync(folder: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run `heimdall sync` to its end."""
+    command = [sys.executable, "-m", "heimdall_tracking.cli", "sync", *arguments, folder]
+    return run_program(command, **variables)
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -43,8 +68,16 @@ def write(path: Path, content: bytes = b"content") -> Path:
     return path
 
 
+def write_large(path: Path) -> Path:
+    """Write a file of 256 MiB, a block at a time."""
+    with path.open("wb") as file:
+        for _ in range(16):
+            file.write(os.urandom(16 * MIB))
+    return path
+
+
 def rows(db: Path, query: str, *values: object) -> list[tuple]:
-    """What a SQLite database answers."""
+    """Return what a SQLite database answers."""
     with contextlib.closing(sqlite3.connect(db, timeout=PATIENCE_S)) as connection:
         return connection.execute(query, values).fetchall()
 
@@ -125,8 +158,21 @@ def certificate_in(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def database_for_a_module(request: pytest.FixtureRequest, folder: Path, name: str) -> str:
-    """The URI of a database that a fixture of module scope, with the databases as params, fills."""
+def both_clients(
+    request: pytest.FixtureRequest, folders: pytest.TempPathFactory, name: str
+) -> SimpleNamespace:
+    """Make a database of the kind that a fixture of module scope has as param, with both clients on it."""
+    from mlflow import MlflowClient
+
+    from heimdall_tracking import MLflowTracker
+
+    folder = folders.mktemp(name)
     if request.param == "sqlite":
-        return f"sqlite:///{folder / 'mlflow.db'}"
-    return request.getfixturevalue("postgres_server").create_database(name)
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+    else:
+        uri = request.getfixturevalue("postgres_server").create_database(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
+        tracker = MLflowTracker(uri, experiment_name=name)
+    # A stock client that has not seen the database takes a second to look at it.
+    return SimpleNamespace(uri=uri, tracker=tracker, stock=MlflowClient(uri, uri))

@@ -19,7 +19,7 @@ from typing import Any
 from support.helpers import PATIENCE_S, certificate_in, clean_environment, free_port, wait_until
 
 ACCESS_KEY = "heimdall"
-# What a signature, a URL or a configuration file might trip over.
+# Its characters are those that a signature, a URL or a configuration file may treat wrongly.
 SECRET_KEY = "s/cr+t=key%20"
 # Somebody whom the server knows and lets read only.
 READER_KEY, READER_SECRET = "reader", "reader's own"
@@ -47,7 +47,7 @@ class Server:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What finds the server for boto3, MLflow and a tracker."""
+        """Variables by which boto3, MLflow and a tracker find the server."""
         variables = {
             "MLFLOW_S3_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -98,7 +98,7 @@ class Server:
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
     def read(self, bucket: str, key: str) -> bytes:
-        """What is in an object."""
+        """Return the content of an object."""
         return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
@@ -112,7 +112,7 @@ class Server:
         return [it["Key"] for it in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
 
     def takes_objects(self) -> bool:
-        """Whether it has room: a server answers before."""
+        """Return whether it has room: a server answers before it has."""
         client, name = self.client(), "probe"
         client.create_bucket(Bucket=name)
         client.put_object(Bucket=name, Key="probe", Body=b"probe")

@@ -25,7 +25,7 @@ PIECE = 64 << 10
 
 @dataclass
 class Request:
-    """What was asked of the server, and what has become of it."""
+    """A request to the server, and its outcome."""
 
     method: str
     # The key with the bucket before it, as people write it.
@@ -36,7 +36,7 @@ class Request:
     received: int = 0
     # 0 while it is on its way, and for ever where the proxy has not answered.
     status: int = 0
-    # What the proxy has done to it.
+    # The fault that the proxy has caused to it.
     fault: str = ""
 
     @property
@@ -56,7 +56,7 @@ Chooses = Callable[[Request], bool]
 
 @dataclass
 class Fault:
-    """What is done to requests: to the first `times` of those that are chosen, after the first `after`."""
+    """A fault of some requests: of the first `times` of those that are chosen, after the first `after`."""
 
     name: str
     chooses: Chooses
@@ -67,7 +67,7 @@ class Fault:
 
     @property
     def struck(self) -> int:
-        """How many it was done to."""
+        """Return the number of requests that it was caused to."""
         return min(max(self.met - self.after, 0), self.times)
 
 
@@ -76,7 +76,7 @@ def any_request(_: Request) -> bool:
 
 
 def puts(request: Request) -> bool:
-    """Whether it brings bytes: an object or a part of one."""
+    """Return whether it brings bytes: an object or a part of one."""
     return request.method == "PUT"
 
 
@@ -85,12 +85,12 @@ def parts(request: Request) -> bool:
 
 
 def completes(request: Request) -> bool:
-    """Whether it makes an object of parts."""
+    """Return whether it makes an object of parts."""
     return request.method == "POST" and "uploadId" in request.query
 
 
 def begins(request: Request) -> bool:
-    """Whether it begins an upload in parts."""
+    """Return whether it begins an upload in parts."""
     return request.method == "POST" and "uploads" in request.query
 
 
@@ -100,7 +100,7 @@ def of(name: str, method: str = "") -> Chooses:
 
 
 def lists(request: Request) -> bool:
-    """Whether it asks what objects there are."""
+    """Return whether it asks what objects there are."""
     return request.method == "GET" and "list-type" in request.query
 
 
@@ -245,7 +245,7 @@ class S3Proxy:
             case "hold":
                 with self.changed:
                     self.changed.wait_for(lambda: not self.faults)
-                # What a client had sent before it died may lie in the sockets as a whole.
+                # The sockets may hold all that a client had sent before it died.
                 body = iter(list(body))
                 if has_hung_up(handler):
                     return

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -68,13 +69,14 @@ def in_fork(asked):
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # What would be done at exit belongs to the interpreter, and may wait for its threads.
+    # The handlers of the exit belong to the interpreter, and may wait for its threads.
     os._exit(status if isinstance(status, int) else 1)
 
 for line in sys.stdin:
     asked = json.loads(line)
     for name in asked["imports"]:
-        with contextlib.suppress(ImportError):
+        # What an import prints is no answer.
+        with contextlib.suppress(ImportError), contextlib.redirect_stdout(sys.stderr):
             importlib.import_module(name)
     if not (child := os.fork()):
         in_fork(asked)
@@ -105,20 +107,32 @@ class Forked:
 class Interpreter:
     """One Python, with what it has imported, that forks on request."""
 
-    def __init__(self, python: str, path: str) -> None:
+    def __init__(self, python: str, variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             [python, "-c", CODE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=clean_environment(PYTHONPATH=path),
+            env=clean_environment(**variables),
         )
 
     def _fork(self, said: Path, errors: Path, **asked: object) -> int:
         asked |= {"said": str(said), "errors": str(errors)}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        return int(self._line())
+
+    def _line(self) -> str:
+        """Return the next line of the interpreter; one that hangs is ended, and the next test has another."""
+        timer = threading.Timer(PATIENCE_S, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line:
+            for key in [key for key, it in _interpreters.items() if it is self]:
+                del _interpreters[key]
+            raise TimeoutError(f"the interpreter {self.process.pid} has not answered within {PATIENCE_S} s")
+        return line
 
     def run(self, script: str, arguments: list[str], environment: dict[str, str], imports: list[str]) -> str:
         """Run a script to its end and return what it prints."""
@@ -133,7 +147,7 @@ class Interpreter:
                 imports=imports,
                 cwd=str(Path.cwd()),
             )
-            assert self.process.stdout.readline() == "0\n", errors.read_text()
+            assert self._line() == "0\n", errors.read_text()
             return said.read_text()
 
     def serve(self, arguments: list[str], environment: dict[str, str], log: Path) -> Forked:
@@ -160,22 +174,35 @@ class Interpreter:
         self.process.communicate(timeout=PATIENCE_S)
 
 
-_interpreters: dict[tuple[str, str], Interpreter] = {}
+_interpreters: dict[tuple[object, ...], Interpreter] = {}
 
 
-def interpreter(python: str = sys.executable, path: str = "") -> Interpreter:
-    """The interpreter that imports from `path` as well; it is started when it is asked for first."""
-    if (python, path) not in _interpreters:
+def interpreter(python: str = sys.executable, path: str = "", **variables: str) -> Interpreter:
+    """The interpreter that imports from `path` as well; it is started when it is asked for first.
+
+    The variables are those that count when something is imported.
+    """
+    key = (python, path, *sorted(variables.items()))
+    if key not in _interpreters:
         if not _interpreters:
             atexit.register(stop)
-        _interpreters[python, path] = Interpreter(python, path)
-    return _interpreters[python, path]
+        _interpreters[key] = Interpreter(python, {"PYTHONPATH": path, **variables})
+    return _interpreters[key]
 
 
 def stop() -> None:
     """End them all."""
     while _interpreters:
         _interpreters.popitem()[1].stop()
+
+
+def server_command(
+    port: int, uri: str | None, *options: str, workers: int = 1, python: str = sys.executable
+) -> list[str]:
+    """Return the command of a `mlflow server` on this machine; without a URI its environment has one."""
+    command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    store = ["--backend-store-uri", uri] if uri else []
+    return [*command, "--workers", str(workers), *store, *options]
 
 
 @contextlib.contextmanager

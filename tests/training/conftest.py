@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,15 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(**(quiet | settings))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def kiwisdr() -> Path:
+    """Real recordings of one transmitter at three receivers; their licence keeps them out of here."""
+    inside = Path("shared", "data", "kiwisdr_dcf77")
+    named = os.environ.get("HEIMDALL_TEST_RECORDINGS")
+    places = [Path(named)] if named else [folder / inside for folder in Path(__file__).resolve().parents]
+    for place in places:
+        if (place / "meta.json").is_file():
+            return place
+    pytest.skip(f"no {inside} beside the repository or as HEIMDALL_TEST_RECORDINGS")

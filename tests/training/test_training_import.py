@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import heimdall_tracking.training
 import heimdall_training
 
 PACKAGE = Path(heimdall_training.__file__).parent
@@ -23,6 +24,13 @@ def test_importing_the_tracker_loads_neither_torch_nor_the_loop(run_script):
         """
     )
     assert script.out == "[]\n", script.err
+
+
+def test_both_packages_have_the_same_names():
+    names = heimdall_tracking.training.__all__
+    assert {*heimdall_training.__all__} == {*names, "__version__"}
+    for name in names:
+        assert getattr(heimdall_tracking.training, name) is getattr(heimdall_training, name)
 
 
 def test_without_the_wheel_the_error_says_what_to_install(run_script):
@@ -57,13 +65,13 @@ def test_without_its_torch_the_error_says_which_one(run_script, spoil, message):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    import heimdall_tracking.training
-
     with pytest.raises(AttributeError, match="no attribute 'Learner'"):
         heimdall_tracking.training.Learner  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["_native.pyi", "trainer.py"])
+@pytest.mark.parametrize(
+    "name", ["_native.pyi", "trainer.py", "localization_net.py", "model_config.py", "torch_net.py"]
+)
 def test_the_examples_in_the_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()

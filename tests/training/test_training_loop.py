@@ -1,4 +1,4 @@
-"""What the loop promises: it is the one of PyTorch, repeatable, and stops when told."""
+"""The loop is the one of PyTorch, repeatable, and stops when told."""
 
 from __future__ import annotations
 
@@ -125,16 +125,20 @@ def test_a_network_of_other_receivers_is_refused(dataset, make_trainer):
 
 
 def test_a_tracker_that_fails_is_reported_once_and_training_goes_on(
-    dataset, model, make_trainer, tracker, caplog
+    dataset, model, make_trainer, tracker, caplog, monkeypatch
 ):
-    # No run is active, so that every call fails.
+    def fails(*arguments, **named):
+        raise RuntimeError("the disk is gone")
+
+    # No run can be started, so that every call fails.
+    monkeypatch.setattr(type(tracker), "run", fails)
     with caplog.at_level(logging.WARNING, logger="heimdall_training"):
         trainer = make_trainer(tracker=tracker)
         assert len(trainer.fit(model, dataset).history) == 2
         trainer.test()
     reports = [record.getMessage() for record in caplog.records]
     assert len(reports) == 1
-    assert "no run is active" in reports[0]
+    assert "the disk is gone" in reports[0]
 
 
 def test_ctrl_c_ends_training_and_the_run_as_killed_with_its_checkpoints(start_script, recordings, uri):

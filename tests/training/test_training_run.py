@@ -21,7 +21,7 @@ from heimdall_tracking.training import (
 )
 
 EPOCHS = 4
-# What `save_model` writes, and what MLflow loads it by.
+# Files that `save_model` writes, and those by which MLflow loads them.
 MODEL = [
     *("config.json", "weights.pt", "state_dict.pth", "state_dict.safetensors"),
     *("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"),
