@@ -28,7 +28,7 @@ ifneq ($(MAKECMDGOALS),check)
 $(shell grep -ls quick $(STAMPS)/tracker $(STAMPS)/training | xargs rm -f)
 endif
 
-.PHONY: help install setup libtorch demo ui test test-rust test-python test-compat test-kills fuzz lint check format bench measure clean
+.PHONY: help install setup libtorch demo ui test test-rust test-python test-compat test-numbers test-kills fuzz lint check format bench measure clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,9 @@ test-python: setup $(STAMPS)/dev  ## Run the Python tests
 
 test-compat: setup $(STAMPS)/dev  ## Try every MLflow release that is supported, not just two of them
 	HEIMDALL_COMPAT=all $(PYTEST) tests/compat
+
+test-numbers: setup $(STAMPS)/dev  ## Compare 200 steps of a ConvNeXt with a plain PyTorch loop, in 32 and 64 bits
+	HEIMDALL_TEST_STEPS=200 python -m pytest tests/training/test_training_same_numbers.py
 
 test-kills: setup $(STAMPS)/dev  ## Kill a logging process 2,000 times and count what is lost; HEIMDALL_KILLS says how often
 	python tests/faults/kills.py
