@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -49,11 +50,11 @@ def pl():
 
 def rates_of(trainer, **settings):
     """Return the learning rate of each of the 20 steps of a training."""
-    seen = []
+    seen: list[float] = []
+    made: Any = None
 
     module = Opaque()
     hook = module.register_forward_pre_hook(lambda *_: seen.append(made.optimizers[0].param_groups[0]["lr"]))
-    made = None
 
     class Begin:
         def on_fit_start(self, steps, module):
@@ -257,7 +258,7 @@ def test_validate_test_and_predict_of_a_module(trainer):
 
 
 def test_lightning_modules_are_validated_tested_and_predict(pl, trainer):
-    class Data(pl.LightningDataModule):
+    class Data(pl.LightningDataModule):  # type: ignore[name-defined]
         def test_dataloader(self):
             return DataLoader(rows(64), 32)
 
