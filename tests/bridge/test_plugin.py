@@ -193,9 +193,9 @@ def bridged_server(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # MLflow takes seconds to make its tables.
         patch.setenv("HEIMDALL_DIR", str(folder / "heimdall"))
-        # A PostgreSQL has its artifacts below the working directory, where this one must leave nothing.
-        artifacts = str(folder / "mlruns")
-        MLflowTracker(uri, artifacts, experiment_name="Default", set_environment=False)
+        # The experiment Default of a PostgreSQL has its artifacts below the working directory.
+        patch.chdir(folder)
+        MLflowTracker(uri, experiment_name="Default", set_environment=False)
     url = f"http://127.0.0.1:{port}"
     # In a process of its own from the beginning: the entry points are those of its environment.
     command = [sys.executable, "-c", "from mlflow.cli import cli; cli()", "server", "--host", "127.0.0.1"]

@@ -29,6 +29,8 @@ from heimdall_tracking import MLflowTracker
 def stores(request, tmp_path_factory):
     """A stock store and a bridged one, each with a database of its own."""
     tmp_path = tmp_path_factory.mktemp("stores")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("HEIMDALL_DIR", str(tmp_path / "heimdall"))
     theirs, uri = f"sqlite:///{tmp_path / 'theirs.db'}", f"sqlite:///{tmp_path / 'ours.db'}"
     if request.param == "of PostgreSQL":
         server = request.getfixturevalue("postgres_server")
@@ -48,6 +50,7 @@ def stores(request, tmp_path_factory):
         bridged.create_experiment("x", str(tmp_path / "artifacts" / "1"), [])
     yield stock, bridged
     del tracker
+    monkeypatch.undo()
 
 
 def outcome(store: Any, call: Callable[[Any], Any]) -> Any:

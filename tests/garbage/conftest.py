@@ -14,8 +14,10 @@ from support.garbage import (
 
 
 @pytest.fixture(params=["sqlite-disk", "postgres-disk", "sqlite-s3", "postgres-s3"])
-def place(request, tmp_path: Path, uri: str) -> SimpleNamespace:
+def place(request, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A store of runs and a store of artifacts."""
+    # The experiment Default of a PostgreSQL has its artifacts below the working directory.
+    monkeypatch.chdir(tmp_path)
     runs, artifacts = request.param.split("-")
     if runs == "postgres":
         uri = request.getfixturevalue("postgres_uri")

@@ -378,6 +378,9 @@ SCRIPT = """
     from heimdall_tracking import MLflowTracker
     from heimdall_training import Trainer
 
+    # A test that runs in the background of a shell inherits that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     class Net(nn.Linear):
         calls = 0
         def forward(self, inputs):
