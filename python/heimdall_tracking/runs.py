@@ -134,10 +134,16 @@ def _number(value: float) -> float | str:
 
 
 def _iso(time: int | None) -> str | None:
-    """Format a time as ISO 8601 has it, to the millisecond, in UTC."""
+    """Format a time as ISO 8601 has it, to the millisecond, in UTC.
+
+    Other writers have stored microseconds there: what lies beyond the year 9999 is the number itself.
+    """
     from datetime import datetime, timedelta, timezone
 
     if time is None:
         return None
-    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=time)
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=time)
+    except OverflowError:
+        return str(time)
     return moment.isoformat(timespec="milliseconds")

@@ -92,8 +92,11 @@ class MLflowTracker(Recorder):
         mirrors: URIs of further destinations for the same runs, each delivered to at its own pace. Default:
             `MLFLOW_MIRROR_URIS`, separated by commas or blanks, else none.
         ranks: Ranks of a distributed training (torchrun, Slurm, Lightning's DDP, MPI) that record: `zero`,
-            where calls on the others check their arguments and do nothing more, or `all`, where the others
-            record into rank 0's run and are named by its tags `heimdall.rank.<n>`. Default:
+            where calls on the others check their arguments and do nothing more; `all`, where the others
+            record into rank 0's run and are named by its tags `heimdall.rank.<n>`; or `each`, where each rank
+            records runs of its own. A process is a rank where the number of processes is above 1. Tasks of
+            Slurm are ranks where Lightning, DeepSpeed or Accelerate is imported, `torch.distributed` is
+            initialised or `MASTER_ADDR` is set; other tasks are trainings of their own. Default:
             `HEIMDALL_RANKS`, else `zero`.
         durability: Failure that a logged value survives once the call has returned: `process`, the end of the
             process, however it comes; or `power`, a power cut as well, for which each call waits for the
@@ -175,7 +178,7 @@ class MLflowTracker(Recorder):
         experiment_name: str = EXPERIMENT_NAME,
         mode: Literal["online", "offline"] | None = None,
         mirrors: Sequence[str] | None = None,
-        ranks: Literal["zero", "all"] | None = None,
+        ranks: Literal["zero", "all", "each"] | None = None,
         durability: Literal["process", "power"] | None = None,
         system_metrics: bool | None = None,
         environment: bool | None = None,
@@ -225,6 +228,7 @@ class MLflowTracker(Recorder):
                 "mirrors": mirrors,
                 "ranks": ranks,
                 "durability": durability,
+                "joins_tasks": _joins_tasks(),
                 "system_metrics": system_metrics,
                 "environment": environment,
                 "set_environment": set_environment,
@@ -760,3 +764,13 @@ def _is_named(tags: Any) -> bool:
 
 # Users import the class from the package itself.
 MLflowTracker.__module__ = "heimdall_tracking"
+
+
+def _joins_tasks() -> bool:
+    """Return True where the program uses a library that joins the tasks of Slurm to one training."""
+    if any(
+        name in sys.modules for name in ("lightning.pytorch", "pytorch_lightning", "deepspeed", "accelerate")
+    ):
+        return True
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()

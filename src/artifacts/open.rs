@@ -1,6 +1,10 @@
 //! Opens the store that an artifact URI names.
 
-use super::{error::ArtifactError, local, object::store, store::ArtifactStore};
+use std::path::PathBuf;
+
+use super::{
+    error::ArtifactError, local, object::adapting::AdaptingArtifacts, store::ArtifactStore,
+};
 use crate::{
     config::{s3::S3Config, uri::ArtifactUri},
     mlflow::invalid::Invalid,
@@ -11,6 +15,8 @@ use crate::{
 pub(crate) struct Access {
     /// Settings of S3 stores.
     pub s3: S3Config,
+    /// Folder in which relative paths begin; empty for the working directory of the moment.
+    pub working_dir: PathBuf,
 }
 
 impl Access {
@@ -19,10 +25,10 @@ impl Access {
     /// # Errors
     /// [`ArtifactError::Unsupported`] for unknown schemes, and for stores that cannot be used as configured.
     pub(crate) fn open(&self, uri: &str) -> Result<Box<dyn ArtifactStore>, ArtifactError> {
-        match ArtifactUri::parse(uri)? {
+        match ArtifactUri::parse_in(uri, &self.working_dir)? {
             ArtifactUri::Local(root) => Ok(Box::new(local::LocalArtifacts::new(root))),
             ArtifactUri::Object(place) => {
-                let store = store::ObjectArtifacts::open(&place, &self.s3)?;
+                let store = AdaptingArtifacts::open(&place, &self.s3)?;
                 Ok(Box::new(store))
             }
             ArtifactUri::Server(uri) => Err(Invalid::setting(

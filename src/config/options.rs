@@ -41,6 +41,8 @@ pub enum Ranks {
     Zero,
     /// All ranks record into the run of rank 0.
     All,
+    /// Each rank records runs of its own.
+    Each,
 }
 
 impl FromStr for Ranks {
@@ -50,10 +52,11 @@ impl FromStr for Ranks {
         match text.to_ascii_lowercase().as_str() {
             "zero" => Ok(Self::Zero),
             "all" => Ok(Self::All),
+            "each" => Ok(Self::Each),
             _ => Err(Invalid::setting(
                 "ranks",
                 text,
-                "it must be \"zero\" or \"all\"",
+                "it must be \"zero\", \"all\" or \"each\"",
             )),
         }
     }
@@ -128,12 +131,21 @@ pub struct GivenOptions {
     pub ranks: Option<String>,
     /// `durability`.
     pub durability: Option<String>,
+    /// True where the program uses a library that joins the tasks of Slurm to one training.
+    pub joins_tasks: bool,
 }
 
 /// Default of the longest time to wait for the delivery after a SIGTERM.
 const TERM_GRACE: Duration = Duration::from_secs(10);
-/// Variables by which launchers tell a process its rank: torchrun and Lightning, Slurm, Open MPI, MPICH.
-const RANK_VARIABLES: [&str; 4] = ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"];
+/// Variables by which launchers tell a process its rank and the number of processes: torchrun, Open MPI, MPICH. A rank
+/// without a number of processes is left over from another program.
+const WORLDS: [[&str; 2]; 3] = [
+    ["RANK", "WORLD_SIZE"],
+    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+    ["PMI_RANK", "PMI_SIZE"],
+];
+/// The same of Slurm, whose tasks may as well be trainings of their own.
+const SLURM: [&str; 2] = ["SLURM_PROCID", "SLURM_NTASKS"];
 /// Variables of processes that Lightning itself starts: their local rank and the number of their node.
 const LOCAL_RANK_VARIABLES: [&str; 2] = ["LOCAL_RANK", "NODE_RANK"];
 
@@ -184,7 +196,7 @@ impl Options {
             mode: word(given.mode.or_else(|| set("HEIMDALL_MODE")))?.unwrap_or_default(),
             mirrors,
             ranks: word(given.ranks.or_else(|| set("HEIMDALL_RANKS")))?.unwrap_or_default(),
-            rank: rank(&set),
+            rank: rank(&set, given.joins_tasks),
             durability: word(given.durability.or_else(|| set("HEIMDALL_DURABILITY")))?
                 .unwrap_or_default(),
             connect_timeout: seconds("HEIMDALL_CONNECT_TIMEOUT", defaults.connect_timeout)?,
@@ -220,14 +232,28 @@ fn number(
     }
 }
 
-fn rank(set: &impl Fn(&str) -> Option<String>) -> u32 {
-    let number = |name: &&str| set(name)?.trim().parse::<u32>().ok();
-    if let Some(rank) = RANK_VARIABLES.iter().find_map(number) {
+/// Returns the rank of this process in a training of several processes that belong together; else 0.
+fn rank(set: &impl Fn(&str) -> Option<String>, joins_tasks: bool) -> u32 {
+    let number = |name: &str| set(name)?.trim().parse::<u32>().ok();
+    let in_world = |[rank, size]: [&str; 2]| {
+        let (rank, size) = (number(rank)?, number(size)?);
+        (size > 1 && rank < size).then_some(rank)
+    };
+    if let Some(rank) = WORLDS.into_iter().find_map(in_world) {
         return rank;
     }
+    // Unrelated tasks of one `srun` have numbers too: they are ranks where something joins them.
+    if (joins_tasks || set("MASTER_ADDR").is_some())
+        && let Some(rank) = in_world(SLURM)
+    {
+        return rank;
+    }
+    if number("WORLD_SIZE").is_none_or(|size| size < 2) {
+        return 0;
+    }
     // The first process of the first node is rank 0. The ranks of the other processes need not be exact, only not 0.
-    let local: u32 = LOCAL_RANK_VARIABLES.iter().filter_map(number).sum();
-    local
+    let local = LOCAL_RANK_VARIABLES.into_iter().filter_map(number);
+    local.fold(0, u32::saturating_add)
 }
 
 impl fmt::Display for Mode {
@@ -294,13 +320,41 @@ mod tests {
     fn the_rank_is_the_launchers() {
         for (variables, rank) in [
             (&[][..], 0),
-            (&[("RANK", "3"), ("LOCAL_RANK", "1")], 3),
-            (&[("SLURM_PROCID", "2")], 2),
-            (&[("LOCAL_RANK", "1")], 1),
-            (&[("LOCAL_RANK", "0"), ("NODE_RANK", "1")], 1),
+            (
+                &[("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")],
+                3,
+            ),
+            (
+                &[("OMPI_COMM_WORLD_RANK", "2"), ("OMPI_COMM_WORLD_SIZE", "4")],
+                2,
+            ),
+            (&[("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")], 1),
+            (
+                &[("LOCAL_RANK", "0"), ("NODE_RANK", "1"), ("WORLD_SIZE", "2")],
+                1,
+            ),
+            (
+                &[
+                    ("SLURM_PROCID", "2"),
+                    ("SLURM_NTASKS", "4"),
+                    ("MASTER_ADDR", "a"),
+                ],
+                2,
+            ),
+            // These processes belong to no training of several.
+            (&[("RANK", "3")], 0),
+            (&[("RANK", "3"), ("WORLD_SIZE", "1")], 0),
+            (&[("NODE_RANK", "1"), ("LOCAL_RANK", "1")], 0),
+            (&[("SLURM_PROCID", "2"), ("SLURM_NTASKS", "4")], 0),
         ] {
             let found = options(GivenOptions::default(), variables).unwrap();
             assert_eq!(found.rank, rank, "{variables:?}");
         }
+        let joined = GivenOptions {
+            joins_tasks: true,
+            ..GivenOptions::default()
+        };
+        let tasks = [("SLURM_PROCID", "2"), ("SLURM_NTASKS", "4")];
+        assert_eq!(options(joined, &tasks).unwrap().rank, 2);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{mlflow::invalid::Invalid, net::secret::Secret};
+use crate::{
+    mlflow::invalid::Invalid,
+    net::secret::{Secret, without_credentials},
+};
 
 /// Access to an S3 store.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +44,13 @@ pub(crate) struct S3Access {
     pub insecure_tls: bool,
     /// `AWS_CA_BUNDLE`: certificates to trust besides the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// False where `AWS_REQUEST_CHECKSUM_CALCULATION` is `when_required`: uploads carry no checksums.
+    pub has_checksums: bool,
+    /// False where `AWS_RESPONSE_CHECKSUM_VALIDATION` is `when_required`: downloads ask for no checksums.
+    pub validates_answers: bool,
+    /// True where buckets are part of the host's name at a custom endpoint: `MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE`,
+    /// `S3_ADDRESSING_STYLE`, or `addressing_style` of the profile is `virtual`.
+    pub is_virtual_hosted: Option<bool>,
     /// `MLFLOW_S3_UPLOAD_EXTRA_ARGS`, as headers of the requests that create an object.
     pub upload_headers: Headers,
     /// Content type of every object, from `MLFLOW_S3_UPLOAD_EXTRA_ARGS`.
@@ -68,7 +78,10 @@ impl S3Access {
         given: &S3Config,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Invalid> {
-        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let variable = |name: &str| {
+            let value = variable(name)?.trim().to_owned();
+            Some(value).filter(|value| !value.is_empty())
+        };
         let filled = |secret: &Option<Secret>| secret.clone().filter(|it| !it.reveal().is_empty());
         let in_environment = keys(
             variable("AWS_ACCESS_KEY_ID").map(Secret::from),
@@ -111,12 +124,21 @@ impl S3Access {
             None => (Vec::new(), None),
         };
         let endpoint = given.endpoint_url.clone().filter(|url| !url.is_empty());
+        let checksums = |name: &'static str, of_profile: &str| {
+            let given = variable(name).or_else(|| profile.value(of_profile));
+            is_always(name, given.as_deref().unwrap_or_default())
+        };
         Ok(Self {
-            endpoint_url: endpoint
-                .or_else(|| variable("MLFLOW_S3_ENDPOINT_URL"))
-                .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
-                .or_else(|| variable("AWS_ENDPOINT_URL"))
-                .or_else(|| profile.value("endpoint_url")),
+            has_checksums: checksums(
+                "AWS_REQUEST_CHECKSUM_CALCULATION",
+                "request_checksum_calculation",
+            )?,
+            validates_answers: checksums(
+                "AWS_RESPONSE_CHECKSUM_VALIDATION",
+                "response_checksum_validation",
+            )?,
+            is_virtual_hosted: addressing_style(&variable, &profile)?,
+            endpoint_url: endpoint_url(endpoint, &variable, &profile)?,
             keys,
             key_process,
             region: variable("AWS_REGION")
@@ -128,6 +150,94 @@ impl S3Access {
             content_type,
             bucket_owner: variable("MLFLOW_S3_EXPECTED_BUCKET_OWNER"),
         })
+    }
+}
+
+/// Sources of the endpoint, in the order in which they count.
+const ENDPOINTS: [&str; 3] = [
+    "MLFLOW_S3_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+];
+
+/// Returns the endpoint of the settings, else that of the environment or the profile.
+///
+/// # Errors
+/// [`Invalid::Setting`], naming the source, for an endpoint that is no URL of a host.
+fn endpoint_url(
+    given: Option<String>,
+    variable: &impl Fn(&str) -> Option<String>,
+    profile: &Profile,
+) -> Result<Option<String>, Invalid> {
+    let given = given.map(|url| ("s3_endpoint_url", url));
+    let of_environment = || {
+        let mut found = ENDPOINTS.iter().map(|name| (*name, variable(name)));
+        found.find_map(|(name, url)| Some((name, url?)))
+    };
+    let of_profile = || {
+        Some((
+            "endpoint_url of the profile",
+            profile.value("endpoint_url")?,
+        ))
+    };
+    let Some((name, url)) = given.or_else(of_environment).or_else(of_profile) else {
+        return Ok(None);
+    };
+    let trimmed = url.trim().trim_matches(['"', '\'']).trim();
+    let rest = trimmed
+        .strip_prefix("http://")
+        .or_else(|| trimmed.strip_prefix("https://"));
+    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':']));
+    let is_odd = trimmed
+        .chars()
+        .any(|it| it.is_whitespace() || it.is_control());
+    if !has_host || is_odd || reqwest::Url::parse(trimmed).is_err() {
+        return Err(Invalid::setting(
+            name,
+            &without_credentials(&url),
+            "it must be a URL of a host, for example http://minio:9000",
+        ));
+    }
+    Ok(Some(trimmed.to_owned()))
+}
+
+/// Reads boto3's words for the calculation of checksums; returns false for `when_required`.
+fn is_always(name: &'static str, text: &str) -> Result<bool, Invalid> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" | "when_supported" => Ok(true),
+        "when_required" => Ok(false),
+        _ => Err(Invalid::setting(
+            name,
+            text,
+            "it must be \"when_supported\" or \"when_required\"",
+        )),
+    }
+}
+
+/// Returns true where buckets are to be part of the host's name, false where they are part of the path, and none where
+/// the user leaves that open.
+fn addressing_style(
+    variable: &impl Fn(&str) -> Option<String>,
+    profile: &Profile,
+) -> Result<Option<bool>, Invalid> {
+    let name = "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE";
+    let given = variable(name)
+        .or_else(|| variable("S3_ADDRESSING_STYLE"))
+        .or_else(|| profile.value("addressing_style"));
+    match given
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+        .as_str()
+    {
+        "" | "auto" => Ok(None),
+        "virtual" => Ok(Some(true)),
+        "path" => Ok(Some(false)),
+        other => Err(Invalid::setting(
+            name,
+            other,
+            "it must be \"auto\", \"path\" or \"virtual\"",
+        )),
     }
 }
 

@@ -62,8 +62,19 @@ impl ServerAccess {
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Invalid> {
-        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let secret = |name: &str| given(name).map(Secret::from);
+        let given = |name: &str| {
+            let value = variable(name)?.trim().to_owned();
+            Some(value).filter(|value| !value.is_empty())
+        };
+        // A secret of Kubernetes often ends with a line break, which no header can have.
+        let secret = |name: &'static str| match variable(name) {
+            Some(value) if value.chars().any(char::is_control) => Err(Invalid::setting(
+                name,
+                "***",
+                "it must be one line, without a line break at its end",
+            )),
+            _ => Ok(given(name).map(Secret::from)),
+        };
         let path = |name: &str| given(name).map(PathBuf::from);
         let number = |name: &'static str, default: f64| {
             let Some(text) = given(name) else {
@@ -98,11 +109,11 @@ impl ServerAccess {
                 "a part must have at least one byte",
             ));
         }
-        let user = secret("MLFLOW_TRACKING_USERNAME").zip(secret("MLFLOW_TRACKING_PASSWORD"));
+        let user = secret("MLFLOW_TRACKING_USERNAME")?.zip(secret("MLFLOW_TRACKING_PASSWORD")?);
         let retries = number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", f64::from(MAX_RETRIES))?;
         Ok(Self {
             user,
-            token: secret("MLFLOW_TRACKING_TOKEN"),
+            token: secret("MLFLOW_TRACKING_TOKEN")?,
             insecure_tls,
             server_cert,
             client_cert: path("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -140,6 +151,12 @@ mod tests {
     }
 
     #[test]
+    fn blanks_around_a_token_are_no_part_of_it() {
+        let access = access(&[("MLFLOW_TRACKING_TOKEN", " abc ")]).unwrap();
+        assert_eq!(access.token.unwrap().reveal(), "abc");
+    }
+
+    #[test]
     fn credentials_are_read_and_not_shown() {
         let access = access(&[
             ("MLFLOW_TRACKING_USERNAME", "me"),
@@ -162,6 +179,7 @@ mod tests {
             [("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "-1"), ("", "")],
             [("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "maybe"), ("", "")],
             [("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", "0"), ("", "")],
+            [("MLFLOW_TRACKING_TOKEN", "abc\n"), ("", "")],
         ] {
             let error = access(&variables).unwrap_err().to_string();
             assert!(error.starts_with("MLFLOW_"), "{error}");

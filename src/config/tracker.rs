@@ -81,6 +81,8 @@ pub(crate) struct ValidConfig {
     pub s3: S3Config,
     pub experiment_name: String,
     pub heimdall_dir: PathBuf,
+    /// Working directory in which the tracker was made; empty where the system does not tell.
+    pub working_dir: PathBuf,
     pub fresh_schema: FreshSchema,
     pub mirrors: Vec<Destination>,
     pub options: Options,
@@ -147,6 +149,7 @@ impl TrackerConfig {
             s3: self.s3.clone(),
             experiment_name: limits::experiment_name(&self.experiment_name)?,
             heimdall_dir: absolute("HEIMDALL_DIR", &self.heimdall_dir)?,
+            working_dir: std::env::current_dir().unwrap_or_default(),
             fresh_schema: self.fresh_schema.clone(),
             mirrors,
             options: self.options.clone(),

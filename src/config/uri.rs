@@ -383,6 +383,14 @@ impl ArtifactUri {
     /// # Errors
     /// [`Invalid::Setting`] for an unknown scheme and for a URI that does not have the form of its scheme.
     pub fn parse(uri: &str) -> Result<Self, Invalid> {
+        Self::parse_in(uri, Path::new(""))
+    }
+
+    /// Reads an artifact URI; a relative path begins in `folder`, or in the working directory where that is empty.
+    ///
+    /// # Errors
+    /// The errors of [`ArtifactUri::parse`].
+    pub(crate) fn parse_in(uri: &str, folder: &Path) -> Result<Self, Invalid> {
         let what = "artifact URI";
         let shown = without_credentials(uri);
         let refuse = |reason: String| Err(Invalid::setting(what, &shown, reason));
@@ -422,7 +430,7 @@ impl ArtifactUri {
         if path.is_empty() {
             return refuse("it is empty; name a folder".into());
         }
-        Ok(Self::Local(absolute(what, Path::new(&path))?))
+        Ok(Self::Local(absolute(what, &folder.join(path))?))
     }
 
     /// Reads an artifact URI, and returns the text that an experiment stores as its location: the URI as it is given,

@@ -240,12 +240,17 @@ impl Sender {
             return Ok(Ok(Arc::clone(store)));
         }
         let id = run.to_string();
+        // The journal of a dead process may be from another folder than this one.
+        let mut access = self.access.clone();
+        if !journal.is_live {
+            access.working_dir = journal.reader.working_dir();
+        }
         let find = || async {
             let store = self.store.tracking().await?;
             let uri = store.artifact_uri(&id).await?;
             let found = store
                 .artifacts(&uri)
-                .map_or_else(|| self.access.open(&uri), Ok)?;
+                .map_or_else(|| access.open(&uri), Ok)?;
             Ok(Arc::<dyn ArtifactStore>::from(found))
         };
         let outage_file = journal.reader.outage_file();

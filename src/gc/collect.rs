@@ -110,6 +110,7 @@ impl Collection {
         };
         let access = Access {
             s3: config.s3.clone(),
+            ..Access::default()
         };
         Ok(Self {
             config,

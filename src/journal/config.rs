@@ -27,6 +27,8 @@ pub(crate) struct JournalConfig {
     pub memory_limit: usize,
     /// Events that an accepted record survives.
     pub durability: Durability,
+    /// Folder in which relative artifact locations begin.
+    pub working_dir: PathBuf,
 }
 
 impl JournalConfig {
@@ -46,6 +48,7 @@ impl JournalConfig {
             disk_limit: Self::DISK_LIMIT,
             memory_limit: Self::MEMORY_LIMIT,
             durability: Durability::default(),
+            working_dir: PathBuf::new(),
         }
     }
 

@@ -41,6 +41,7 @@ impl Folder {
             destinations: config.destinations.clone(),
             pid,
             created,
+            working_dir: config.working_dir.to_str().unwrap_or_default().to_owned(),
         };
         let mut file = File::create_new(hidden.join(layout::MANIFEST))?;
         file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;

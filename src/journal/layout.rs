@@ -28,6 +28,9 @@ pub(crate) struct Manifest {
     pub pid: u32,
     /// Time at which the journal was begun, milliseconds since 1970.
     pub created: i64,
+    /// Folder in which relative artifact locations begin; older journals have none.
+    #[serde(default)]
+    pub working_dir: String,
 }
 
 /// Returns the folder of all journals below `heimdall_dir`.

@@ -119,6 +119,12 @@ impl Reader {
         }
     }
 
+    /// Returns the folder in which relative artifact locations begin; empty where the journal does not tell.
+    pub(crate) fn working_dir(&self) -> PathBuf {
+        let manifest = layout::manifest(&self.dir());
+        PathBuf::from(manifest.map(|it| it.working_dir).unwrap_or_default())
+    }
+
     /// Returns the progress as of the last [`Reader::advance`].
     pub(crate) fn progress(&self) -> &Progress {
         &self.saved

@@ -115,15 +115,19 @@ async fn probed(config: ProbeArguments) -> Result<probe::Probe, Error> {
         target: config.file.clone(),
         source,
     })?;
+    let access = Access {
+        s3: config.s3,
+        ..Access::default()
+    };
     let store = match ArtifactUri::parse(&config.location)? {
         ArtifactUri::Server(uri) => {
             let (tracking, _) = open::open(&config.tracking, &FreshSchema::default()).await?;
             match tracking.artifacts(&uri) {
                 Some(store) => store,
-                None => Access { s3: config.s3 }.open(&uri)?,
+                None => access.open(&uri)?,
             }
         }
-        _ => Access { s3: config.s3 }.open(&config.location)?,
+        _ => access.open(&config.location)?,
     };
     Ok(probe::probe(store.as_ref(), &config.path, &config.file, &content).await)
 }

@@ -78,6 +78,7 @@ impl<'py> FromPyObject<'_, 'py> for TrackerArguments {
                 mirrors: given.get("mirrors")?,
                 ranks: given.get("ranks")?,
                 durability: given.get("durability")?,
+                joins_tasks: given.get("joins_tasks")?,
             })?,
             system_metrics: given.get("system_metrics")?,
             environment: given.get("environment")?,

@@ -19,7 +19,7 @@ impl Stores {
     pub async fn list_artifacts(&self, folder: &str, run: &str) -> Result<Vec<FileInfo>> {
         let folder = ArtifactPath::parse(folder.trim_end_matches('/'))?;
         self.deliver_first(Traffic::Artifacts).await?;
-        let uri = self.tracking().await?.artifact_uri(run).await?;
+        let uri = self.run_artifact_uri(run).await?;
         Ok(self.artifacts(&uri).await?.list(&folder).await?)
     }
 
@@ -56,7 +56,7 @@ impl Stores {
     /// Returns the URI of the store that has some artifacts, and their path there.
     async fn place_of(&self, source: &str, path: ArtifactPath) -> Result<(String, ArtifactPath)> {
         if source.len() == 32 && source.chars().all(|c| c.is_ascii_hexdigit()) {
-            return Ok((self.tracking().await?.artifact_uri(source).await?, path));
+            return Ok((self.run_artifact_uri(source).await?, path));
         }
         let (location, within) = self.locate(source).await?;
         let path = match within.as_str() {

@@ -1,7 +1,10 @@
 //! The tracker and its construction: at the start, with stores that can be reached or not, and in a fork.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -60,6 +63,7 @@ impl Tracker {
         let config = config.validate()?;
         let builder = TrackerBuilder::new(config, context)?;
         builder.check_artifacts()?;
+        builder.tell_silence();
         let mut unreachable = None;
         if builder.config.options.mode == Mode::Online && !builder.config.options.is_silent() {
             match builder.reach(keep_waiting)? {
@@ -285,6 +289,20 @@ impl TrackerBuilder {
         })
     }
 
+    /// Tells, once in a process, that this rank records nothing.
+    fn tell_silence(&self) {
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        let options = &self.config.options;
+        if options.is_silent() && !TOLD.swap(true, Ordering::Relaxed) {
+            self.notices.tell(format!(
+                "this process is rank {} of a training of several processes and records nothing: rank 0 records. \
+                 ranks=\"all\" records into the run of rank 0, ranks=\"each\" (or HEIMDALL_RANKS=each) into a run for \
+                 each process",
+                options.rank
+            ));
+        }
+    }
+
     /// Checks the artifact store now, so that a setting that cannot work is an error before a run starts.
     fn check_artifacts(&self) -> Result<()> {
         let Some(ArtifactUri::Object(place)) = &self.config.artifacts else {
@@ -370,6 +388,7 @@ impl TrackerBuilder {
             disk_limit: options.journal_limit,
             memory_limit: options.memory_limit,
             durability: options.durability,
+            working_dir: config.working_dir.clone(),
         };
         let (access, notices) = (config.access(), Arc::clone(&self.notices));
         Some(Delivery::start(
@@ -414,6 +433,7 @@ impl ValidConfig {
     pub(crate) fn access(&self) -> Access {
         Access {
             s3: self.s3.clone(),
+            working_dir: self.working_dir.clone(),
         }
     }
 

@@ -1,14 +1,19 @@
 //! The stores of a tracker for queries: each query waits for the records before it.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use super::recorder::Recorder;
 use crate::{
-    artifacts::store::ArtifactStore,
-    config::{options::Mode, tracker::ValidConfig},
+    artifacts::{open::Access, store::ArtifactStore},
+    config::{
+        options::Mode,
+        tracker::ValidConfig,
+        uri::{ArtifactUri, escaped},
+    },
     delivery::{destination::Traffic, exit, notices::Notices, state::DeliveryState},
     environment::run_tags::RunContext,
     error::{Error, Result},
@@ -75,7 +80,27 @@ impl Stores {
     pub(crate) async fn artifacts(&self, uri: &str) -> Result<Box<dyn ArtifactStore>> {
         match self.tracking().await?.artifacts(uri) {
             Some(store) => Ok(store),
-            None => Ok(self.config.access().open(uri)?),
+            // A path that a caller names begins in the working directory of the call.
+            None => Ok(Access {
+                working_dir: PathBuf::new(),
+                ..self.config.access()
+            }
+            .open(uri)?),
+        }
+    }
+
+    /// Returns the URI of a run's artifacts. A relative location of an experiment begins where the tracker was made.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the run does not exist or the store cannot be asked.
+    pub(crate) async fn run_artifact_uri(&self, run_id: &str) -> Result<String> {
+        let uri = self.tracking().await?.artifact_uri(run_id).await?;
+        if uri.starts_with('/') || uri.contains(':') {
+            return Ok(uri);
+        }
+        match ArtifactUri::parse_in(&uri, &self.config.working_dir)? {
+            ArtifactUri::Local(folder) => Ok(escaped(&folder.display().to_string())),
+            _ => Ok(uri),
         }
     }
 

@@ -88,10 +88,18 @@ def test_a_rank_that_is_told_the_run_of_rank_zero_writes_it_too(uri, db, start_s
     assert "heimdall.rank.1" in tracker.get_run(run_id).tags
 
 
-@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])
-def test_a_rank_other_than_zero_records_nothing(uri, db, run_script, heimdall_dir, variable):
-    run = run_script(RANKED, uri, variable, **{variable: 3})
-    assert (run.code, run.out, run.err) == (0, "checked\n", "")
+LAUNCHED = {
+    "RANK": {"WORLD_SIZE": 4},
+    "SLURM_PROCID": {"SLURM_NTASKS": 4, "MASTER_ADDR": "node1"},
+    "OMPI_COMM_WORLD_RANK": {"OMPI_COMM_WORLD_SIZE": 4},
+}
+
+
+@pytest.mark.parametrize("variable", LAUNCHED)
+def test_a_rank_other_than_zero_records_nothing_and_says_so_once(uri, db, run_script, heimdall_dir, variable):
+    run = run_script(RANKED, uri, variable, **{variable: 3}, **LAUNCHED[variable])
+    assert (run.code, run.out) == (0, "checked\n"), run.err
+    assert run.err.count("rank 3") == run.err.count("HEIMDALL_RANKS=each") == 1
     assert not db.exists() or rows(db, "SELECT * FROM runs") == []
     assert list(heimdall_dir.glob("journal/*")) == []
 
@@ -105,8 +113,24 @@ def test_a_rank_that_is_silent_says_so(uri, run_script):
         """,
         uri,
         RANK=1,
+        WORLD_SIZE=2,
     )
-    assert (run.out, run.err) == ("silent\n", "")
+    assert run.out == "silent\n"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"SLURM_PROCID": 2, "SLURM_NTASKS": 4}, id="tasks of Slurm"),
+        pytest.param({"RANK": 1, "NODE_RANK": 1, "LOCAL_RANK": 1}, id="left over"),
+        pytest.param({"RANK": 1, "WORLD_SIZE": 2, "HEIMDALL_RANKS": "each"}, id="each"),
+    ],
+)
+def test_a_process_of_its_own_records_its_run(uri, db, run_script, variables):
+    name = next(iter(variables))
+    run = run_script(RANKED, uri, name, **variables)
+    assert (run.code, run.out, run.err) == (0, "checked\n", "")
+    assert rows(db, "SELECT name, status FROM runs") == [("ddp", "FINISHED")]
 
 
 def test_ranks_are_counted_where_they_are_given_by_argument(uri, db, run_script):

@@ -185,7 +185,7 @@ class S3Proxy:
     ) -> Fault:
         """Do something to the requests that are chosen.
 
-        refuse: answer `status` and `code` without asking the server.
+        refuse: answer `status` and `code` (a page of HTML where it is empty) without asking the server.
         answer: answer 200 and `body`, a document, without asking the server.
         reset: reset the connection when `at` bytes of the body have come.
         damage: change a byte of the body before the server gets it.
@@ -326,8 +326,13 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
     reset(handler.connection)
 
 
-def refuse(handler: BaseHTTPRequestHandler, request: Request, status: int, code: str) -> None:
-    error = f"<Error><Code>{code}</Code><Message>said by the proxy</Message><RequestId>1</RequestId></Error>"
+def refuse(
+    handler: BaseHTTPRequestHandler, request: Request, status: int, code: str, region: str = ""
+) -> None:
+    more = f"<Region>{region}</Region>" if region else ""
+    error = f"<Error><Code>{code}</Code><Message>said by the proxy</Message>{more}</Error>"
+    if not code:
+        error = "<html><body>no</body></html>"
     answer_with(handler, request, status, error)
 
 

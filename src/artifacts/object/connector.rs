@@ -23,6 +23,14 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// Codes by which stores report a missing object.
 const NO_OBJECT: [&str; 2] = ["NoSuchKey", "BlobNotFound"];
+/// Codes by which stores say that a request was signed for another region than the bucket's.
+const OTHER_REGION: [&str; 5] = [
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "Redirect",
+    "TemporaryRedirect",
+];
 /// Headers of the checksum that a store has of the received bytes; requests announce it under the same names.
 const CHECKSUMS: [&str; 2] = ["x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"];
 
@@ -33,6 +41,8 @@ struct ErrorBody {
     code: String,
     #[serde(default)]
     message: String,
+    /// Region of the bucket, in answers to requests that were signed for another one.
+    region: Option<String>,
 }
 
 /// Returns a client for object stores that has not connected yet, or the reason why certificates cannot be read. Gives
@@ -106,19 +116,24 @@ impl HttpService for Service {
             return Err(HttpError::new(HttpErrorKind::Interrupted, mismatch));
         }
         let status = response.status();
+        let region = response.headers().get("x-amz-bucket-region");
+        let region = region.and_then(|region| Some(region.to_str().ok()?.to_owned()));
         // An answer to HEAD has no body to read.
-        if is_head && matches!(status.as_u16(), 400 | 405 | 501) {
+        let is_moved = is_head && region.is_some() && matches!(status.as_u16(), 301 | 307);
+        if is_moved || (is_head && matches!(status.as_u16(), 400 | 405 | 501)) {
             let refusal = Refusal {
                 status: status.as_u16(),
                 code: status.canonical_reason().unwrap_or_default().to_owned(),
                 message: "in answer to HEAD".to_owned(),
                 says_nothing: true,
+                region: region.filter(|_| matches!(status.as_u16(), 301 | 307 | 400)),
+                had_checksum: has_sum,
             };
             return Err(HttpError::new(HttpErrorKind::Unknown, refusal));
         }
         // These statuses say less than their codes; the caller understands and retries the others.
         let tells = match status.as_u16() {
-            400 | 401 | 403 | 404 => true,
+            301 | 307 | 400 | 401 | 403 | 404 => true,
             // A store that does not know a checksum will not know it at the next attempt either.
             501 => has_sum,
             _ => false,
@@ -130,11 +145,14 @@ impl HttpService for Service {
         let bytes = body.bytes().await?;
         match error_body(&bytes) {
             Some(error) if parts.status != 404 || !NO_OBJECT.contains(&error.code.as_str()) => {
+                let is_of_region = OTHER_REGION.contains(&error.code.as_str());
                 let refusal = Refusal {
                     status: parts.status.as_u16(),
                     code: error.code,
                     message: error.message,
                     says_nothing: false,
+                    region: error.region.or(region).filter(|_| is_of_region),
+                    had_checksum: has_sum,
                 };
                 Err(HttpError::new(HttpErrorKind::Unknown, refusal))
             }

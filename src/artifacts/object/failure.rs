@@ -16,6 +16,10 @@ pub(crate) struct Refusal {
     pub message: String,
     /// True where the answer has nothing but a status: the reason may be temporary.
     pub says_nothing: bool,
+    /// Region of the bucket, where the answer names one.
+    pub region: Option<String>,
+    /// True where the request had a checksum.
+    pub had_checksum: bool,
 }
 
 /// The store reports other bytes than were sent.
@@ -42,6 +46,37 @@ const CREDENTIAL_ERROR_CODES: [&str; 11] = [
     "NotSignedUp",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
+];
+
+/// Codes by which stores refuse a file for good: its name, its length, or an argument of the user's. Every other code may
+/// be a state that passes, such as a quota.
+const FINAL_CODES: [&str; 26] = [
+    "BlobImmutableDueToPolicy",
+    "EntityTooLarge",
+    "EntityTooSmall",
+    "InvalidArgument",
+    "InvalidBlobType",
+    "InvalidBucketName",
+    "InvalidEncryptionAlgorithmError",
+    "InvalidHeaderValue",
+    "InvalidMetadata",
+    "InvalidObjectName",
+    "InvalidRequest",
+    "InvalidResourceName",
+    "InvalidStorageClass",
+    "InvalidTag",
+    "InvalidURI",
+    "InvalidUri",
+    "KeyTooLong",
+    "KeyTooLongError",
+    "MalformedXML",
+    "MetadataTooLarge",
+    "MethodNotAllowed",
+    "NotImplemented",
+    "RequestBodyTooLarge",
+    "UnsupportedHeader",
+    "XMinioInvalidObjectName",
+    "XMinioInvalidResourceName",
 ];
 
 /// A reason for which an object store has not carried out a request.
@@ -76,9 +111,20 @@ pub enum ObjectFailure {
     /// The store accepts the credentials and forbids the request.
     #[error("the store does not permit this ({0})")]
     Forbidden(String),
+    /// The request is forbidden, and the answer has no code: a gateway may have sent it.
+    #[error("the store does not permit this ({0})")]
+    Unexplained(String),
     /// The stored bytes differ from the sent bytes.
     #[error("the bytes that arrived are not those that were sent: {}", innermost(.0))]
     Checksum(#[source] object_store::Error),
+    /// The bucket is in another region than the one that the request was signed for.
+    #[error("the bucket is in the region {region}: set AWS_REGION ({said})")]
+    OtherRegion {
+        /// Region of the bucket.
+        region: String,
+        /// The store's own words.
+        said: String,
+    },
     /// The store no longer knows an upload in parts.
     #[error("the store no longer knows the parts that were sent ({0})")]
     UploadGone(String),
@@ -100,12 +146,35 @@ impl ObjectFailure {
             | Self::Clock(_)
             | Self::Bucket(_)
             | Self::Checksum(_)
+            | Self::Unexplained(_)
+            | Self::OtherRegion { .. }
             | Self::UploadGone(_) => true,
             // In the answer to HEAD, an expired token is nothing more than a 400.
-            Self::Refused(error) => {
-                find::<Refusal>(error).is_some_and(|refusal| refusal.says_nothing)
-            }
+            Self::Refused(error) => find::<Refusal>(error).is_some_and(|refusal| {
+                refusal.says_nothing || !FINAL_CODES.contains(&refusal.code.as_str())
+            }),
             Self::Forbidden(_) | Self::ChecksumUnsupported => false,
+        }
+    }
+
+    /// Returns the region of the bucket, where the request was signed for another one.
+    pub(crate) fn region(&self) -> Option<&str> {
+        match self {
+            Self::OtherRegion { region, .. } => Some(region),
+            _ => None,
+        }
+    }
+
+    /// Returns true where the store may have refused the request for its checksum.
+    pub(crate) fn is_of_checksums(&self) -> bool {
+        let codes = ["InvalidArgument", "InvalidRequest", "NotImplemented"];
+        match self {
+            Self::ChecksumUnsupported => true,
+            Self::Refused(error) => find::<Refusal>(error).is_some_and(|refusal| {
+                let is_known = codes.contains(&refusal.code.as_str()) || refusal.status == 501;
+                refusal.had_checksum && is_known
+            }),
+            _ => false,
         }
     }
 
@@ -127,6 +196,9 @@ impl From<object_store::Error> for ObjectFailure {
         }
         if let Some(refusal) = find::<Refusal>(&error) {
             let (said, check) = (refusal.to_string(), credentials_of(&error));
+            if let Some(region) = refusal.region.clone() {
+                return Self::OtherRegion { region, said };
+            }
             return match refusal.code.as_str() {
                 "RequestTimeTooSkewed" => Self::Clock(said),
                 "NoSuchBucket" | "ContainerNotFound" => Self::Bucket(said),
@@ -151,7 +223,7 @@ impl From<object_store::Error> for ObjectFailure {
             return Self::Checksum(error);
         }
         match &error {
-            E::PermissionDenied { source, .. } => Self::Forbidden(source.to_string()),
+            E::PermissionDenied { source, .. } => Self::Unexplained(source.to_string()),
             E::Unauthenticated { source, .. } => Self::Credentials {
                 said: source.to_string(),
                 check: credentials_of(&error),

@@ -1,5 +1,6 @@
 //! Artifacts in an object store: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
+pub(crate) mod adapting;
 pub(crate) mod azure;
 pub(crate) mod clients;
 pub(crate) mod connector;

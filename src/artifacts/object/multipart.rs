@@ -360,5 +360,8 @@ fn tells_nothing(error: &ArtifactError) -> bool {
 }
 
 fn is_forbidden(error: &ArtifactError) -> bool {
-    matches!(failure(error), Some(ObjectFailure::Forbidden(_)))
+    matches!(
+        failure(error),
+        Some(ObjectFailure::Forbidden(_) | ObjectFailure::Unexplained(_))
+    )
 }

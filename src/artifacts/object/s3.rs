@@ -9,6 +9,7 @@ use object_store::{
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
+    adapting::Manner,
     clients::{FullObjectCrc64, ObjectClients, not_built, retries},
     connector::Connector,
     credentials::{CheckedCredentials, ProcessCredentials},
@@ -23,8 +24,14 @@ use crate::{
 };
 
 /// Builds the clients by the settings and the environment. Sends no request yet.
-pub(crate) fn connect(uri: &ObjectUri, settings: &S3Config) -> Result<ObjectClients, Invalid> {
-    let access = S3Access::new(settings)?;
+pub(crate) fn connect(
+    uri: &ObjectUri,
+    settings: &S3Config,
+    manner: &Manner,
+) -> Result<ObjectClients, Invalid> {
+    let mut access = S3Access::new(settings)?;
+    access.region = manner.region.clone().or(access.region);
+    access.has_checksums &= !manner.is_without_checksums;
     let refuse = |reason: String| not_built(uri, reason);
     let connector = Connector::new(access.insecure_tls, access.ca_bundle.as_deref());
     let connector = connector.map_err(refuse)?;
@@ -50,26 +57,31 @@ pub(crate) fn connect(uri: &ObjectUri, settings: &S3Config) -> Result<ObjectClie
     let mut new = new.map_err(refuse)?;
     new.extend(every.clone());
     let mut read = every.clone();
-    read.insert("x-amz-checksum-mode", HeaderValue::from_static("ENABLED"));
-    let full_object = |headers: &HeaderMap| {
+    if access.validates_answers && access.has_checksums {
+        read.insert("x-amz-checksum-mode", HeaderValue::from_static("ENABLED"));
+    }
+    let with_full_object = |headers: &HeaderMap| {
         shared(with_full_object_crc64(
             with_headers(headers),
             access.insecure_tls,
         ))
     };
     let endpoint = access.endpoint_url.as_deref().unwrap_or_default();
-    let full_object = FullObjectCrc64 {
-        creating: Arc::new(full_object(&new)?),
-        parts: Arc::new(full_object(&every)?),
-        bucket: format!("{endpoint} {}", uri.bucket),
-    };
+    let mut full_object = None;
+    if access.has_checksums {
+        full_object = Some(FullObjectCrc64 {
+            creating: Arc::new(with_full_object(&new)?),
+            parts: Arc::new(with_full_object(&every)?),
+            bucket: format!("{endpoint} {}", uri.bucket),
+        });
+    }
     let has_custom_endpoint = access.endpoint_url.is_some();
     let upload_lister = UploadLister::new(&store, &connector, every, has_custom_endpoint)
         .map_err(|error| not_built(uri, error))?;
     Ok(ObjectClients {
         reading: Arc::new(shared(with_headers(&read))?),
         creating: Arc::new(shared(with_headers(&new))?),
-        full_object: Some(full_object),
+        full_object,
         content_type: access.content_type,
         upload_lister: Some(upload_lister),
         ..ObjectClients::same(store)
@@ -80,9 +92,11 @@ fn builder(uri: &ObjectUri, access: &S3Access, connector: &Connector) -> AmazonS
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&uri.bucket)
         .with_allow_http(true)
-        .with_checksum_algorithm(aws::Checksum::SHA256)
         .with_retry(retries())
         .with_http_connector(connector.clone());
+    if access.has_checksums {
+        builder = builder.with_checksum_algorithm(aws::Checksum::SHA256);
+    }
     if let Some(region) = &access.region {
         builder = builder.with_region(region);
     }
@@ -93,7 +107,10 @@ fn builder(uri: &ObjectUri, access: &S3Access, connector: &Connector) -> AmazonS
             .with_endpoint(endpoint)
             // Otherwise, AWS_ENDPOINT_URL_S3 would take precedence.
             .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
-            .with_virtual_hosted_style_request(false);
+            .with_virtual_hosted_style_request(access.is_virtual_hosted == Some(true));
+    }
+    if access.endpoint_url.is_none() && access.is_virtual_hosted == Some(false) {
+        builder = builder.with_virtual_hosted_style_request(false);
     }
     if let Some(command) = &access.key_process {
         builder = builder.with_credentials(Arc::new(ProcessCredentials::new(command.clone())));

@@ -3,6 +3,7 @@
 use std::{fs::File, ops::Range, sync::Arc};
 
 use super::{
+    adapting::Manner,
     azure,
     clients::ObjectClients,
     failure::{ObjectFailure, is_missing},
@@ -49,9 +50,9 @@ impl ObjectArtifacts {
     ///
     /// # Errors
     /// [`Invalid::Setting`] for invalid values in the settings or the environment.
-    pub(crate) fn open(uri: &ObjectUri, s3: &S3Config) -> Result<Self, Invalid> {
+    pub(crate) fn open(uri: &ObjectUri, s3: &S3Config, manner: &Manner) -> Result<Self, Invalid> {
         let clients = match uri.cloud {
-            Cloud::S3 => s3::connect(uri, s3)?,
+            Cloud::S3 => s3::connect(uri, s3, manner)?,
             Cloud::Google => gcs::connect(uri)?,
             Cloud::Azure => azure::connect(uri)?,
         };

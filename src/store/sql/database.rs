@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    Connection, Executor, PgPool, Postgres, Row as _, Sqlite, SqlitePool, TypeInfo, ValueRef,
+    Connection, Executor, PgPool, Postgres, Sqlite, SqlitePool,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteRow},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 
-use super::{copy, locks, schema::Dialect, statement::Statement};
+use super::{copy, locks, row::Row, schema::Dialect, statement::Statement};
 use crate::config::uri::PostgresUri;
 
 /// Longest time that SQLite itself waits for another writer; after it the delivery worker waits and tries again.
@@ -26,56 +26,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTIONS: u32 = 2;
 
 type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
-
-/// A row of an answer.
-#[derive(Debug)]
-pub(crate) enum Row {
-    Sqlite(SqliteRow),
-    Postgres(PgRow),
-}
-
-impl Row {
-    pub(crate) fn text(&self, column: usize) -> Result<Option<String>> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
-        }
-    }
-
-    /// Returns the text, or an empty text for NULL.
-    pub(crate) fn string(&self, column: usize) -> Result<String> {
-        Ok(self.text(column)?.unwrap_or_default())
-    }
-
-    pub(crate) fn int(&self, column: usize) -> Result<Option<i64>> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => {
-                let is_short = matches!(row.try_get_raw(column)?.type_info().name(), "INT4");
-                if is_short {
-                    Ok(row.try_get::<Option<i32>, _>(column)?.map(i64::from))
-                } else {
-                    row.try_get(column)
-                }
-            }
-        }
-    }
-
-    pub(crate) fn float(&self, column: usize) -> Result<Option<f64>> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
-        }
-    }
-
-    pub(crate) fn bool(&self, column: usize) -> Result<bool> {
-        Ok(match self {
-            Self::Sqlite(row) => row.try_get::<Option<bool>, _>(column)?,
-            Self::Postgres(row) => row.try_get::<Option<bool>, _>(column)?,
-        }
-        .unwrap_or_default())
-    }
-}
 
 /// A pool of connections.
 #[derive(Clone, Debug)]

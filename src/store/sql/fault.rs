@@ -21,7 +21,9 @@ impl Fault {
         };
         let Some(error) = error.as_database_error() else {
             return match error {
-                sqlx::Error::Encode(_) => Self::Record,
+                sqlx::Error::Encode(_)
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. } => Self::Record,
                 _ => Self::Unavailable,
             };
         };
@@ -54,13 +56,24 @@ pub(crate) fn is_misconfigured(error: &sqlx::Error) -> bool {
         error if crate::store::error::is_certificate_refused(error) => true,
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
         sqlx::Error::Database(error) => {
-            error
+            let code = error.code().unwrap_or_default();
+            if error
                 .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-                .is_none()
-                || error.code().is_some_and(|code| {
-                    code.starts_with("28") || code == "3D000" || code == "42501"
-                })
+                .is_some()
+            {
+                code.starts_with("28") || code == "3D000" || code == "42501"
+            } else {
+                !is_passing(&code)
+            }
         }
         _ => false,
     }
+}
+
+/// Returns true for SQLite's codes of a state that may pass: busy, locked, out of memory, interrupted, an I/O error, a
+/// full disk, a lock protocol that another process has broken.
+fn is_passing(code: &str) -> bool {
+    // The last byte of an extended code is the code itself.
+    code.parse::<u32>()
+        .is_ok_and(|code| matches!(code & 0xFF, 5 | 6 | 7 | 9 | 10 | 13 | 15))
 }

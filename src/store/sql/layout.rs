@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
-    database::{Database, Row, Transaction},
+    database::{Database, Transaction},
+    row::Row,
     schema::Dialect,
     statement::Statement,
 };
@@ -184,16 +185,25 @@ impl Layout {
         }
     }
 
+    /// Returns a table that every database of MLflow has and that is missing here.
+    fn missing_table(&self) -> Option<&'static str> {
+        let tables = ["alembic_version", "experiments", "runs", "metrics"];
+        let mut tables = tables.into_iter();
+        tables.find(|table| !self.tables.contains_key(*table))
+    }
+
     /// Checks that the database has the needed columns; the error says what is missing and what to do.
     pub(crate) fn check(&self, destination: &Destination) -> Result<(), String> {
+        // Other programs have a table alembic_version too.
+        if let Some(table) = self.missing_table() {
+            return Err(format!(
+                "it is no MLflow database (no table {table}); name another one"
+            ));
+        }
         for (table, columns) in NEEDED {
             let missing = columns.iter().find(|column| !self.has(table, column));
             let reason = match missing {
                 None => continue,
-                Some(_) if table == "alembic_version" => {
-                    "it is no MLflow database (no table alembic_version); name another one"
-                        .to_owned()
-                }
                 Some(column) => format!(
                     "its MLflow schema has no column {table}.{column}; upgrade it with \
                      `mlflow db upgrade {}`",

@@ -14,6 +14,7 @@ pub(crate) mod locks;
 pub(crate) mod points;
 pub(crate) mod registry;
 pub(crate) mod rewind;
+pub(crate) mod row;
 pub(crate) mod rows;
 pub(crate) mod schema;
 pub(crate) mod search;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::database::Row;
+use super::row::Row;
 use crate::{
     mlflow::run::{DatasetInput, LifecycleStage, RunInfo, ViewType},
     store::tracking::Experiment,

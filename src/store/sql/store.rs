@@ -3,8 +3,9 @@
 use super::fresh;
 use super::layout::Layout;
 use super::{
-    database::{Database, Row, Transaction},
+    database::{Database, Transaction},
     fault::{Fault, is_misconfigured},
+    row::Row,
     statement::Statement,
 };
 use crate::{
@@ -158,7 +159,7 @@ fn store_error(destination: &Destination, source: sqlx::Error) -> StoreError {
 
 /// Converts an error of the driver while the database is being opened.
 pub(crate) fn opening(destination: &Destination, error: sqlx::Error) -> StoreError {
-    if is_misconfigured(&error) || matches!(destination, Destination::Sqlite(_)) {
+    if is_misconfigured(&error) {
         open_error(destination, error.to_string())
     } else {
         store_error(destination, error)

@@ -3,7 +3,7 @@
 use crate::store::{
     error::StoreError,
     registry::{self, LoggedModel, VERSIONS_TAG},
-    sql::{database::Row, statement::Statement, store::SqlStore},
+    sql::{row::Row, statement::Statement, store::SqlStore},
 };
 
 const COLUMNS: &str = "SELECT model_id, artifact_location, source_run_id FROM logged_models";

@@ -2,7 +2,7 @@
 
 use crate::store::{
     registry::{ModelVersion, RegisteredModel},
-    sql::database::Row,
+    sql::row::Row,
 };
 
 /// The stage by which MLflow marks deleted versions.
