@@ -205,7 +205,8 @@ def test_a_run_has_the_tags_that_the_stock_client_would_give_it(tracker):
 
 def test_a_run_of_a_script_in_a_git_repository_has_its_commit(tracker, uri, tmp_path, run_script):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "init", "--quiet", "--initial-branch", "trunk"], check=True)
+    subprocess.run([*git, "remote", "add", "origin", "https://me:hush@example.org/x.git"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "one"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
     run = run_script(
@@ -218,6 +219,9 @@ def test_a_run_of_a_script_in_a_git_repository_has_its_commit(tracker, uri, tmp_
     )
     tags = tracker.get_run_info(run.out.strip())["tags"]
     assert tags["mlflow.source.git.commit"] == head.stdout.strip()
+    assert tags["mlflow.source.git.branch"] == "trunk"
+    # The password of an address is not recorded.
+    assert tags["mlflow.source.git.repoURL"] == "https://***@example.org/x.git"
 
 
 def test_a_block_without_an_exception_finishes_its_run(tracker):

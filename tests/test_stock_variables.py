@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
+from typing import ClassVar
 
 import pytest
 
 from heimdall_tracking import MLflowTracker
-from heimdall_tracking.errors import ConfigurationError
+from heimdall_tracking.errors import ConfigurationError, PermissionDeniedError
+from support.helpers import write
+from support.servers import Handler, HttpServer
 
 KEYS = {"s3_access_key_id": "ours", "s3_secret_access_key": "hush"}
 ENDPOINT = {"s3_endpoint_url": "http://minio:9000"}
@@ -137,3 +141,73 @@ def test_stock_code_that_knows_nothing_else_reads_what_was_logged(s3_server, buc
     )
     assert run.code == 0, run.err
     assert run.out == "True from S3\n"
+
+
+class Asked(Handler):
+    """A server that notes the credentials it is sent, and refuses them."""
+
+    seen: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers.get("authorization"))
+        self.answer(401)
+
+    do_POST = do_GET
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Ask a server, with `HOME` in the folder of the test; returns the credentials of the first request."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def ask() -> str:
+        Asked.seen.clear()
+        with HttpServer(Asked) as server, pytest.raises(PermissionDeniedError):
+            MLflowTracker(server.url, experiment_name="e")
+        kind, _, text = (Asked.seen[0] or " ").partition(" ")
+        return base64.b64decode(text).decode() if kind == "Basic" else text
+
+    return ask
+
+
+def test_the_credentials_of_mlflow_s_own_file_are_used(asked, tmp_path, monkeypatch):
+    write(tmp_path / ".netrc", b"default login other password p")
+    write(
+        tmp_path / ".mlflow" / "credentials",
+        b"[mlflow]\nmlflow_tracking_username = me\nmlflow_tracking_password = hush\n",
+    )
+    assert asked() == "me:hush"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token")
+    assert asked() == "token"
+
+
+def test_the_account_of_the_host_in_netrc_is_used(asked, tmp_path):
+    write(
+        tmp_path / ".netrc",
+        b"machine elsewhere login x password y\nmachine 127.0.0.1 login me password hush\n",
+    )
+    assert asked() == "me:hush"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_AUTH", "corporate"),
+        ("MLFLOW_TRACKING_AWS_SIGV4", "true"),
+        ("MLFLOW_TRACKING_TOKEN", "a\n"),
+        ("MLFLOW_TRACKING_PASSWORD", "a\nb"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_before_a_run_starts(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name) as refused:
+        MLflowTracker("http://127.0.0.1:9", experiment_name="e")
+    assert name.endswith(("AUTH", "SIGV4")) or value not in str(refused.value)
+
+
+def test_the_account_at_the_server_is_the_user_of_a_run(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "zoe")
+    tracker = MLflowTracker(uri, experiment_name="e")
+    with tracker.run() as run:
+        pass
+    assert tracker.get_run(run.run_id).tags["mlflow.user"] == "zoe"

@@ -1,5 +1,6 @@
 //! Configuration of a tracker: destinations, credentials, experiment and options.
 
+pub(crate) mod credential_files;
 pub(crate) mod options;
 pub(crate) mod s3;
 pub(crate) mod server;

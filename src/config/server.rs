@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{s3::ignores_tls, variables::truth};
+use super::{credential_files, s3::ignores_tls, variables::truth};
 use crate::{mlflow::invalid::Invalid, net::secret::Secret};
 
 const TIMEOUT_S: f64 = 120.0;
@@ -18,6 +18,8 @@ pub(crate) struct ServerAccess {
     pub user: Option<(Secret, Secret)>,
     /// Bearer token of `MLFLOW_TRACKING_TOKEN`.
     pub token: Option<Secret>,
+    /// Content of the `.netrc` file, which counts where nothing else gives credentials.
+    pub netrc: Option<Secret>,
     /// `MLFLOW_TRACKING_INSECURE_TLS`: certificates are not verified.
     pub insecure_tls: bool,
     /// `MLFLOW_TRACKING_SERVER_CERT_PATH`: the only certificates to trust.
@@ -87,6 +89,9 @@ impl ServerAccess {
         let insecure_tls = given("MLFLOW_TRACKING_INSECURE_TLS")
             .is_some_and(|text| matches!(text.to_lowercase().as_str(), "true" | "1"));
         let server_cert = path("MLFLOW_TRACKING_SERVER_CERT_PATH");
+        // The variables of the library by which stock MLflow asks.
+        let bundle = path("REQUESTS_CA_BUNDLE").or_else(|| path("CURL_CA_BUNDLE"));
+        let bundle = bundle.filter(|path| !insecure_tls && path.is_file());
         if let (true, Some(path)) = (insecure_tls, &server_cert) {
             return Err(Invalid::setting(
                 "MLFLOW_TRACKING_SERVER_CERT_PATH",
@@ -109,13 +114,30 @@ impl ServerAccess {
                 "a part must have at least one byte",
             ));
         }
+        for name in ["MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4"] {
+            let value = given(name).unwrap_or_default();
+            if !matches!(value.to_lowercase().as_str(), "" | "false" | "0") {
+                return Err(Invalid::setting(
+                    name,
+                    &value,
+                    "requests that a plugin or AWS signs are not supported: unset it, and use a user and password or \
+                     a token",
+                ));
+            }
+        }
         let user = secret("MLFLOW_TRACKING_USERNAME")?.zip(secret("MLFLOW_TRACKING_PASSWORD")?);
+        let token = secret("MLFLOW_TRACKING_TOKEN")?;
+        let user = match token {
+            None => user.or_else(|| credential_files::of_mlflow(&given)),
+            Some(_) => user,
+        };
         let retries = number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", f64::from(MAX_RETRIES))?;
         Ok(Self {
             user,
-            token: secret("MLFLOW_TRACKING_TOKEN")?,
+            token,
+            netrc: credential_files::netrc(&given),
             insecure_tls,
-            server_cert,
+            server_cert: server_cert.or(bundle),
             client_cert: path("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
             timeout: Duration::try_from_secs_f64(number("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT_S)?)
                 .unwrap_or(Duration::MAX),
@@ -180,6 +202,8 @@ mod tests {
             [("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "maybe"), ("", "")],
             [("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", "0"), ("", "")],
             [("MLFLOW_TRACKING_TOKEN", "abc\n"), ("", "")],
+            [("MLFLOW_TRACKING_AUTH", "corp"), ("", "")],
+            [("MLFLOW_TRACKING_AWS_SIGV4", "true"), ("", "")],
         ] {
             let error = access(&variables).unwrap_err().to_string();
             assert!(error.starts_with("MLFLOW_"), "{error}");

@@ -26,6 +26,20 @@ const SECRET_WORDS: [&str; 14] = [
     "secret",
     "token",
 ];
+/// Words that make a name secret where they stand at its end.
+const SECRET_ENDINGS: [&str; 9] = [
+    "cookie",
+    "cookies",
+    "key",
+    "keys",
+    "sas",
+    "session",
+    "sessionid",
+    "sig",
+    "signature",
+];
+/// Options whose value may be `user:password`.
+const ACCOUNT_OPTIONS: [&str; 3] = ["-u", "--user", "--proxy-user"];
 /// Parts that make a name secret wherever they occur in it.
 const SECRET_PARTS: [&str; 10] = [
     "accesskey",
@@ -94,9 +108,11 @@ pub(crate) fn is_secret_name(name: &str) -> bool {
         last_lower = c.is_lowercase();
     }
     let together = words.concat();
-    words
-        .iter()
-        .any(|word| SECRET_WORDS.contains(&word.as_str()))
+    let last = words.iter().rfind(|word| !word.is_empty());
+    last.is_some_and(|word| SECRET_ENDINGS.contains(&word.as_str()))
+        || words
+            .iter()
+            .any(|word| SECRET_WORDS.contains(&word.as_str()))
         || SECRET_PARTS.iter().any(|part| together.contains(part))
 }
 
@@ -122,7 +138,14 @@ pub(crate) fn masked_arguments(arguments: &[String]) -> Vec<String> {
             before_script = is_option;
         }
         hide_next = is_option && !argument.contains('=') && is_secret_name(argument);
-        masked.push(masked_argument(argument));
+        let before = place.checked_sub(1).and_then(|place| arguments.get(place));
+        let is_account = before.is_some_and(|it| ACCOUNT_OPTIONS.contains(&it.as_str()));
+        masked.push(match argument.split_once(':') {
+            Some((user, password)) if is_account && !password.is_empty() => {
+                format!("{user}:{MASK}")
+            }
+            _ => masked_argument(argument),
+        });
     }
     masked
 }
@@ -205,6 +228,13 @@ mod tests {
             "client_secret",
             "credentials",
             "private-key",
+            "--key",
+            "--openai-key",
+            "wandb_key",
+            "AccountKey",
+            "--sas",
+            "sig",
+            "session-cookie",
         ] {
             assert!(is_secret_name(secret), "{secret}");
         }
@@ -213,7 +243,7 @@ mod tests {
             "max_tokens",
             "--num-tokens",
             "tokenizer",
-            "--key",
+            "key_dim",
             "author",
             "bypass_cache",
             "passes",
@@ -268,6 +298,14 @@ mod tests {
     }
 
     #[test]
+    fn the_password_of_an_account_option_is_masked() {
+        assert_eq!(
+            arguments(&["python", "get.py", "-u", "me:hush", "--user", "me"]),
+            ["python", "get.py", "-u", "me:***", "--user", "me"]
+        );
+    }
+
+    #[test]
     fn accounts_in_arguments_are_masked() {
         for (given, expected) in [
             (
@@ -288,6 +326,14 @@ mod tests {
             ),
             ("Authorization: Bearer hush.hush", "Authorization: *** ***"),
             ("ghp_0123456789abcdefghij0123", "***"),
+            (
+                "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hush;EndpointSuffix=x",
+                "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=***;EndpointSuffix=x",
+            ),
+            (
+                "https://a.blob.core.windows.net/c?sv=1&sig=hush",
+                "https://a.blob.core.windows.net/c?sv=1&sig=***",
+            ),
             ("x=hf_0123456789abcdefghij0123", "x=***"),
             (
                 r#"{"db": {"password": "hush"}}"#,

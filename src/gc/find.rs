@@ -19,6 +19,7 @@ use crate::{
         run::{LifecycleStage, RunInfo, ViewType},
         search::runs::{Filter, RunQuery},
     },
+    net::secret::without_password,
     store::{
         error::StoreError,
         rest::store::RUN_ID_TAG,
@@ -152,7 +153,7 @@ impl Collection {
             match () {
                 () if !is_folder_of_run(&item.uri, &item.location, run_id) => Some(format!(
                     "it is not the run's own folder below the experiment's artifact location {}",
-                    item.location
+                    without_password(&item.location)
                 )),
                 () if is_led_elsewhere(&item.uri, &item.location) => {
                     Some("a link leads out of the experiment's artifact location".to_owned())

@@ -25,6 +25,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Returns the URI of a place, without a password that it may have. Azure's URIs name the container before the `@`.
+pub(crate) fn without_password(uri: &str) -> String {
+    let is_azure = ["wasb:", "wasbs:", "abfs:", "abfss:"];
+    if is_azure.iter().any(|scheme| uri.starts_with(scheme)) || !uri.contains('@') {
+        return uri.to_owned();
+    }
+    without_credentials(uri)
+}
+
 /// Returns a URI for messages and attributes, with user, password and options masked.
 pub fn without_credentials(uri: &str) -> String {
     let Some(start) = uri.find("://").map(|at| at + 3) else {

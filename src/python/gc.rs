@@ -17,7 +17,7 @@ use crate::{
         rules::{KeepBest, Retention, What},
     },
     mlflow::{invalid::Invalid, run::Best},
-    net::secret::Secret,
+    net::secret::{Secret, without_password},
 };
 
 /// Deleted items, items that stay although they looked like garbage, and places that could not be searched, each with
@@ -30,7 +30,9 @@ pub(crate) fn collect_garbage(py: Python<'_>, config: CollectConfig) -> PyResult
     let report = calls::waiting(py, |keep_waiting| collect::collect(&config, keep_waiting))?;
     let items = report.items.into_iter().map(Into::into);
     let spared = report.spared.into_iter().map(Into::into);
-    Ok((items.collect(), spared.collect(), report.failures))
+    let failures = report.failures.into_iter();
+    let failures = failures.map(|(uri, why)| (without_password(&uri), why));
+    Ok((items.collect(), spared.collect(), failures.collect()))
 }
 
 impl<'py> FromPyObject<'_, 'py> for CollectConfig {

@@ -55,8 +55,13 @@ fn raised(error: PyErr) -> Error {
     Error::Ranks(Box::new(error))
 }
 
-/// Returns the login name, found in the same way as in MLflow.
+/// Returns the account at the tracking server, else the login name, as MLflow does.
 fn user(py: Python<'_>) -> PyResult<String> {
+    if let Ok(account) = std::env::var("MLFLOW_TRACKING_USERNAME")
+        && !account.trim().is_empty()
+    {
+        return Ok(account.trim().to_owned());
+    }
     match py.import("getpass")?.call_method0("getuser") {
         Ok(user) => user.extract(),
         // The user of a container need not have a name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -284,3 +285,16 @@ def test_a_folder_of_journals_that_is_not_there_is_refused(disk, tmp_path):
     started(disk)
     with pytest.raises(ConfigurationError, match="there is no such folder"):
         collect_garbage(disk.uri, heimdall_dir=tmp_path / "typo")
+
+
+def test_the_password_of_a_location_is_not_shown(disk):
+    tracker = started(disk)
+    run_id = logged(tracker)
+    tracker.delete_run(run_id)
+    with closing(sqlite3.connect(disk.uri.removeprefix("sqlite:///"))) as database:
+        database.execute("UPDATE experiments SET artifact_location = 'ftp://me:hush@host/m'")
+        database.execute("UPDATE runs SET artifact_uri = 'ftp://me:hush@host/m/' || run_uuid || '/artifacts'")
+        database.commit()
+    report = collect_garbage(disk.uri)
+    assert f"ftp://***@host/m/{run_id}/artifacts" in str(report)
+    assert "hush" not in str(report) + repr(report)

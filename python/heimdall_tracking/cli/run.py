@@ -101,10 +101,12 @@ def _source(command: list[str]) -> dict[str, str]:
     tags = {"mlflow.source.name": [*scripts, *modules, command[0]][0], "mlflow.source.type": "LOCAL"}
     folder = str(Path(scripts[0]).parent) if scripts else "."
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        asked = ["git", "-C", folder, "rev-parse", "--verify", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, timeout=GIT_S).stdout.strip()
-        if commit:
-            tags["mlflow.source.git.commit"] = commit
+        asked = ["git", "-C", folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD"]
+        lines = subprocess.run(asked, capture_output=True, text=True, timeout=GIT_S).stdout.split()
+        if len(lines) == 2:
+            tags["mlflow.source.git.commit"] = lines[0]
+            if lines[1] != "HEAD":
+                tags["mlflow.source.git.branch"] = lines[1]
     return tags
 
 

@@ -2,7 +2,7 @@
 
 use pyo3::{prelude::*, types::PyTuple};
 
-use crate::gc::report;
+use crate::{gc::report, net::secret::without_password};
 
 /// An item that is to be deleted, or has been.
 #[pyclass(frozen, eq, get_all, module = "heimdall_tracking")]
@@ -26,7 +26,7 @@ impl From<report::GarbageItem> for GarbageItem {
             kind: item.kind.as_str(),
             experiment: item.experiment,
             run_id: item.run_id,
-            uri: item.uri,
+            uri: without_password(&item.uri),
             files: item.files,
             bytes: item.bytes,
             reason: item.reason,
@@ -81,7 +81,7 @@ impl From<report::SparedItem> for SparedItem {
             kind: item.kind.as_str(),
             experiment: item.experiment,
             run_id: item.run_id,
-            uri: item.uri,
+            uri: without_password(&item.uri),
             reason: item.reason,
         }
     }

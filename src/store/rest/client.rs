@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::multipart::MultipartUploads;
 use crate::{
-    config::{server::ServerAccess, uri::ServerUri},
+    config::{credential_files, server::ServerAccess, uri::ServerUri},
     net::{retry::retry, secret::Secret, tls},
     store::error::{Cause, StoreError},
 };
@@ -125,7 +125,15 @@ impl Client {
         let auth = match (uri.user().or(access.user.as_ref()), &access.token) {
             (Some((user, password)), _) => Auth::Basic(user.clone(), password.clone()),
             (None, Some(token)) => Auth::Bearer(token.clone()),
-            (None, None) => Auth::None,
+            (None, None) => {
+                let host = Url::parse(uri.base()).ok();
+                let host = host.as_ref().and_then(Url::host_str);
+                let account = host.zip(access.netrc.as_ref());
+                match account.and_then(|(host, netrc)| credential_files::of_host(netrc, host)) {
+                    Some((user, password)) => Auth::Basic(user, password),
+                    None => Auth::None,
+                }
+            }
         };
         Ok(Self {
             http: builder.build().map_err(|error| refuse(error.to_string()))?,
