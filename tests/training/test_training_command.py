@@ -98,8 +98,8 @@ def test_help_imports_nothing_heavy_and_is_quick(arguments):
         subprocess.run(command, capture_output=True, env=environment, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    # The time of the processor: other tests run beside this one.
-    assert min(seconds) < 0.15
+    # The time of the processor, 0.06 and 0.10 s where nothing else runs; other tests run beside this one.
+    assert min(seconds) < 0.2
 
 
 def test_the_help_has_every_flag(capsys):
@@ -160,6 +160,8 @@ def refused(capsys, *flags):
         ("--epoch 1", "unrecognized arguments: --epoch 1; did you mean --epochs?"),
         ("--freeze-backbone yes --pretrained no", "--freeze-backbone true contradicts --pretrained false"),
         ("--backbone a:b --pretrained 1", "--pretrained true contradicts --backbone a:b"),
+        ("--weights x --pretrained yes", "--weights contradicts --pretrained true"),
+        ("--download --pretrained 0", "--download contradicts --pretrained false"),
         ("--resume last --run-name x", "--run-name contradicts --resume"),
         ("--resume last --output-dir gone", "there is no checkpoint gone/version_*/checkpoints/last.ckpt"),
         ("--resume gone.ckpt", "--resume gone.ckpt: there is no such checkpoint"),
@@ -247,14 +249,17 @@ def test_a_training_is_one_run_that_a_stock_client_reads(train, folder):
     assert (folder / "models" / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_without_a_store_it_says_what_is_used(train, folder):
-    code, _, err = ended(train("--epochs", "1", "--limit-batches", "1", MLFLOW_TRACKING_URI=""))
-    assert code == 0, err
-    assert (
-        "heimdall: recording into sqlite:///mlflow.db (the default; MLFLOW_TRACKING_URI names another" in err
+def test_without_a_store_it_says_what_is_used_and_compile_reaches_the_training(train, folder):
+    code, _, err = ended(
+        train("--epochs", "1", "--limit-batches", "1", "--compile", "eager", MLFLOW_TRACKING_URI="")
     )
+    assert code == 0, err
+    said = (
+        "heimdall: recording into sqlite:///mlflow.db (the default; MLFLOW_TRACKING_URI names another store)"
+    )
+    assert said in err
     _, (run,) = runs(folder)
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.data.params["compile"]) == ("FINISHED", "eager")
 
 
 def last(folder):
@@ -293,9 +298,8 @@ def test_signals_end_with_a_checkpoint_and_resume_goes_on_exactly(train, folder)
     assert "seed=5 contradicts --resume: the training of the checkpoint has 0" in err
 
 
-def test_two_processes_are_one_run_with_the_same_weights(train, folder):
+def test_two_processes_are_one_run_with_the_same_weights_before_and_after_a_signal(train, folder):
     torchrun = [
-        "-m",
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node",
@@ -303,22 +307,25 @@ def test_two_processes_are_one_run_with_the_same_weights(train, folder):
         "-m",
         "heimdall_tracking.train",
     ]
-    code, out, err = ended(train("--epochs", "2", launcher=torchrun, FOLDER=folder))
+    launched = {"launcher": ("-m", *torchrun), "FOLDER": folder}
+    process = train("--epochs", "3", **launched, SLOW="0.2")
+    wait_until((folder / "outputs/version_0/checkpoints/last.ckpt").is_file, "an epoch has ended")
+    process.send_signal(signal.SIGTERM)
+    _, _, err = ended(process)
+    assert err.count("heimdall: terminated") == 2
+    _, (run,) = runs(folder)
+    assert run.info.status == "KILLED"
+    steps = last(folder / "outputs/version_0")["global_step"]
+    code, out, err = ended(train("--resume", "last", **launched))
     assert code == 0, err
     _, (run,) = runs(folder)
     assert run.info.status == "FINISHED"
     assert out.count(f"run {run.info.run_id} FINISHED") == 1
+    assert steps < last(folder / "outputs/version_1")["global_step"] == 6
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert [it.name for it in (folder / "outputs").iterdir()] == ["version_0"]
-
-
-def test_compile_reaches_the_training(train, folder):
-    code, _, err = ended(train("--epochs", "1", "--limit-batches", "1", "--compile", "eager"))
-    assert code == 0, err
-    _, (run,) = runs(folder)
-    assert run.data.params["compile"] == "eager"
+    assert sorted(it.name for it in (folder / "outputs").iterdir()) == ["version_0", "version_1"]
 
 
 def test_a_backbone_that_makes_no_module_is_named(train, folder):

@@ -13,8 +13,18 @@ from ..errors import HeimdallError
 
 __all__ = ["main"]
 
-# In the order of the help; each is a module of this package.
-COMMANDS = ("train", "run", "sync", "status", "journal", "gc", "export", "config", "doctor")
+# In the order of the help. Each is a module of this package, which is imported where it is named.
+COMMANDS = {
+    "train": "train the network for positions on recordings",
+    "run": "run a command and record it as a run",
+    "sync": "deliver what is journaled",
+    "status": "show what waits, where, how old, why",
+    "journal": "look into a journal",
+    "gc": "delete what nobody needs: a list of it, unless told to",
+    "export": "export a trained network to ONNX",
+    "config": "show each setting and where it comes from",
+    "doctor": "check stores, bucket, clock, disk and torch",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"heimdall-tracking {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     words = sys.argv[1:] if arguments is None else arguments
-    # A command is imported alone, as some import much of the standard library.
-    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
-        import_module(f".{name}", __name__).add(commands)
+    named = next((word for word in words if not word.startswith("-")), None)
+    if named in COMMANDS:
+        import_module(f".{named}", __name__).add(commands)
+    else:
+        for name, text in COMMANDS.items():
+            commands.add_parser(name, help=text)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(_unrecognised(unknown, getattr(given, "options", ())))

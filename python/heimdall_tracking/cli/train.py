@@ -70,7 +70,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "train",
-        help="train the network for positions on recordings",
         description=(
             "Train the network for positions on recordings, test its best checkpoint, and record both as one "
             "run. Flags win over the file of --config, which wins over the defaults. In several processes: "
@@ -86,6 +85,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     _add_truth(parser, "--pretrained", "begin with ImageNet's weights; default true, of a module false")
     _add_truth(parser, "--freeze-backbone", "train the heads alone; default false")
+    parser.add_argument("--weights", metavar="FILE", help="begin with the weights of a file, not ImageNet's")
+    parser.add_argument(
+        "--download", action="store_true", help="download ImageNet's weights that are not in torch's cache"
+    )
     defaults = TrainingConfig()
     for flag, name, text in FLAGS:
         default = defaults[name]
@@ -177,7 +180,15 @@ def _pipeline(
     else:
         model["backbone"] = backbone
     folder = given.output_dir or OUTPUTS
-    pipeline = TrainingPipeline(None, ModelConfig.from_dict(model), config, folder, backbone=module)
+    pipeline = TrainingPipeline(
+        None,
+        ModelConfig.from_dict(model),
+        config,
+        folder,
+        backbone=module,
+        weights=given.weights,
+        download=given.download,
+    )
     pipeline.backbone_name = backbone
     return pipeline
 
@@ -240,9 +251,19 @@ def _network(given: argparse.Namespace, stored: dict[str, Any] | None) -> tuple[
                 raise ConfigurationError(
                     f"{name}={now!r} contradicts --resume: the network of the checkpoint has {before[name]!r}"
                 )
-        # The checkpoint has the weights.
+        if given.pretrained or given.weights is not None:
+            raise ConfigurationError(
+                f"{'--pretrained true' if given.pretrained else '--weights'} contradicts --resume: "
+                "the checkpoint has the weights"
+            )
         return before["backbone"], False, frozen
+    if given.weights is not None:
+        if given.pretrained:
+            raise ConfigurationError("--weights contradicts --pretrained true: both begin the network")
+        return backbone, False, frozen
     pretrained = not is_module and (PRETRAINED if given.pretrained is None else given.pretrained)
+    if given.download and not pretrained:
+        raise ConfigurationError("--download contradicts --pretrained false: ImageNet's weights are not used")
     if frozen and not pretrained and not is_module:
         raise ConfigurationError(
             "--freeze-backbone true contradicts --pretrained false: the backbone would keep random weights"

@@ -96,6 +96,8 @@ class TrainingPipeline:
         output_dir: Folder in which each training makes a folder `version_0`, `version_1`, … of its own.
         backbone: Module of torch in place of the backbone that `model_config` names; it gives
             `[rows, features]`.
+        weights: File of the first weights: see `load_weights`; `pretrained` must be False then.
+        download: Let `pretrained` download what is not in torch's cache.
         enable_progress_bar: Show the progress.
 
     Raises:
@@ -117,6 +119,8 @@ class TrainingPipeline:
         output_dir: str | Path = "./outputs",
         *,
         backbone: nn.Module | None = None,
+        weights: str | Path | None = None,
+        download: bool = False,
         enable_progress_bar: bool = True,
     ) -> None:
         self.mlflow_tracker = mlflow_tracker
@@ -136,6 +140,7 @@ class TrainingPipeline:
         #: Latitude and longitude that the network counts from: the middle of the training recordings.
         self.origin: tuple[float, float] | None = None
         self._backbone = backbone
+        self._begins: dict[str, Any] = {"weights": weights, "download": download}
         self._shows = enable_progress_bar
         self._world: World | None = None
         check(self.training_config.device, "auto", self.training_config.precision)
@@ -316,8 +321,10 @@ class TrainingPipeline:
     # The parts of a training
 
     def _network(self, ckpt_path: str | Path | None) -> LocalizationNet | TorchLocalizationNet:
-        config, has_weights = self.model_config, ckpt_path is not None
+        config, goes_on = self.model_config, ckpt_path is not None
         settings: dict[str, Any] = {"seed": self.training_config.seed}
+        if not goes_on:
+            settings |= self._begins
         if self.origin is not None:
             settings["origin"] = self.origin
         if self._backbone is not None:
@@ -328,13 +335,14 @@ class TrainingPipeline:
                 backbone, features=self._width_of(backbone), **settings
             )
             return net
-        if config.freeze_backbone and not config.pretrained and not has_weights:
+        has_weights = goes_on or config.pretrained or self._begins["weights"] is not None
+        if config.freeze_backbone and not has_weights:
             raise ConfigurationError(
                 "freeze_backbone=True contradicts pretrained=False: the backbone would keep random weights"
             )
         # The checkpoint has the weights.
         return LocalizationNet.from_config(
-            config.replace(pretrained=False) if has_weights else config, **settings
+            config.replace(pretrained=False) if goes_on else config, **settings
         )
 
     def _width_of(self, backbone: nn.Module) -> int:
