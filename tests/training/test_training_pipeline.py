@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from heimdall_tracking import MLflowTracker
+from heimdall_tracking.cli.train import FLAGS
 from heimdall_tracking.errors import ArtifactNotFoundError, ConfigurationError, InvalidInputError
 from heimdall_tracking.training import (
     DatasetError,
@@ -185,6 +188,8 @@ def test_a_training_is_one_run_with_what_the_original_recorded(make, tracker):
     best = torch.load(result["model_path"], weights_only=True)
     losses = {point.step: point.value for point in tracker.get_metric_history(run.run_id, "val/loss")}
     assert min(losses.values()) == result["metrics"]["best_val_loss"] == losses[best["global_step"] - 1]
+    positions, _ = tracker.load_model(f"runs:/{run.run_id}/model")(torch.zeros(2, 3, 128, 32))
+    assert positions[0].tolist() == pytest.approx(pipeline.origin, abs=2)
     stored = json.loads(tracker.load_text(run.run_id, "config/training.json"))
     assert stored["sessions"] == pipeline.sessions
     assert stored["training"]["batch_size"] == 4
@@ -356,3 +361,11 @@ def test_a_setting_that_cannot_be_is_named_with_its_range(tmp_path, text, messag
 def test_a_file_that_is_not_there_is_no_default(tmp_path):
     with pytest.raises(ArtifactNotFoundError, match=r"there is no file .*gone\.json"):
         load_training_config(tmp_path / "gone.json")
+
+
+def test_the_documented_settings_are_those_that_there_are():
+    text = (Path(__file__).parents[2] / "docs" / "train-command.md").read_text()
+    documented = re.findall(r"^\| `(--[a-z-]+)` \| `(\w+)` \|", text, re.M)
+    assert {name for _, name in documented} == {*RANGES}
+    assert all(flag == "--" + name.replace("_", "-") for flag, name in documented)
+    assert {flag for flag, _ in documented} == {flag for flag, _, _ in FLAGS} | {"--compile"}

@@ -63,6 +63,9 @@ FLAGS = (
     ("--cache-dir", "cache_dir", "folder that keeps the features"),
     ("--val-split", "val_split", "share of the recordings that validates"),
     ("--test-split", "test_split", "share of the recordings that tests"),
+    ("--site-radius-m", "site_radius_m", "metres within which recordings are of one site"),
+    ("--normalisation", "normalisation", "what the spectrograms keep of levels"),
+    ("--save-top-k", "save_top_k", "best checkpoints that are kept"),
 )
 
 

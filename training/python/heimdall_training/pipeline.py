@@ -27,7 +27,7 @@ from ._supervised import gaussian_nll
 from .errors import CheckpointNotFoundError, ConfigurationError, InvalidInputError
 from .localization_net import LocalizationNet
 from .model_config import ModelConfig
-from .module_training import bare, run_of
+from .module_training import bare, load_weights, run_of
 from .results import ModuleFitResult
 from .torch_net import TorchLocalizationNet
 from .tracking import Recorder
@@ -225,7 +225,7 @@ class TrainingPipeline:
         *,
         ckpt_path: str | Path | None = None,
     ) -> TrainingResult:
-        """Train, test the best checkpoint, and record both as one run.
+        """Train, test the best checkpoint, and record both and the tested network as one run.
 
         An error ends the run as FAILED, and Ctrl-C ends it as KILLED; both are raised.
 
@@ -255,14 +255,17 @@ class TrainingPipeline:
                 recorder.log_params(self._params())
             fitting = self._trainer(train_loader, val_loader, recorder)
             fitted = fitting.fit(net, train_loader, val_loader, ckpt_path=ckpt_path)
+            path = fitted.best_model_path or fitted.last_model_path
             metrics: dict[str, float] = {}
-            if test_loader is not None:
-                metrics |= fitting.test(net, test_loader, ckpt_path="best")[0]
+            if test_loader is None:
+                load_weights(bare(net, fitting.plan)[0], path)
+            else:
+                metrics |= fitting.test(net, test_loader, ckpt_path=path)[0]
             metrics |= _summary(metrics, fitted, fitting.plan.monitor)
             # The test has recorded its own.
             added = {name: value for name, value in metrics.items() if not name.startswith("test/")}
             recorder.log_metrics(added, fitting.global_step)
-        path = fitted.best_model_path or fitted.last_model_path
+            recorder.log_model(net, path.parent.parent / "model", "model")
         return {"run_id": run_id, "model_path": path, "metrics": metrics, "status": "FINISHED"}
 
     def describe(
