@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArtifactNotFoundError, ConfigurationError, MissingPackageError
+from ..errors import ArtifactNotFoundError, ConfigurationError, HeimdallError, MissingPackageError
 from ..training.config import RANGES, Range, TrainingConfig, check_setting, close_to, read_settings, truth_of
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def run(given: argparse.Namespace) -> int:
                 raise
             print(f"heimdall: terminated; {given.stays}", file=sys.stderr)
             return STOPPED
+        except OSError as error:
+            if isinstance(error, (HeimdallError, BrokenPipeError)):
+                raise
+            print(f"heimdall: {error}", file=sys.stderr)
+            return 1
 
 
 def _train(given: argparse.Namespace) -> int:
@@ -154,7 +159,8 @@ def _train(given: argparse.Namespace) -> int:
     pipeline = _pipeline(given, config, backbone, pretrained, frozen)
     loaders = pipeline.setup_data_loaders(None, config.val_split, config.test_split)
     if given.dry_run:
-        print(pipeline.describe(*loaders, ckpt_path=checkpoint))
+        if pipeline.is_first:
+            print(pipeline.describe(*loaders, ckpt_path=checkpoint))
         return 0
     if pipeline.is_first:
         pipeline.mlflow_tracker = _tracker()

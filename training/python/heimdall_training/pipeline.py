@@ -256,11 +256,17 @@ class TrainingPipeline:
             fitting = self._trainer(train_loader, val_loader, recorder)
             fitted = fitting.fit(net, train_loader, val_loader, ckpt_path=ckpt_path)
             path = fitted.best_model_path or fitted.last_model_path
+            if ckpt_path is not None and self.world.agree(not path.is_file()):
+                # There was nothing left to train.
+                path = Path(ckpt_path)
+            module, _ = bare(net, fitting.plan)
+            if self.is_first:
+                load_weights(module, path)
+            # The files may be on the machine of the first process alone.
+            self.world.share_weights(module)
             metrics: dict[str, float] = {}
-            if test_loader is None:
-                load_weights(bare(net, fitting.plan)[0], path)
-            else:
-                metrics |= fitting.test(net, test_loader, ckpt_path=path)[0]
+            if test_loader is not None:
+                metrics |= fitting.test(net, test_loader)[0]
             metrics |= _summary(metrics, fitted, fitting.plan.monitor)
             # The test has recorded its own.
             added = {name: value for name, value in metrics.items() if not name.startswith("test/")}
