@@ -212,7 +212,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(train, folder):
     before = {*folder.iterdir()}
     code, out, err = ended(train("--dry-run", "--cache-dir", "cache", "--epochs", "7"))
     assert code == 0, err
-    for text in ("network: tiny:make", "device: cpu, 32-true, 1 processes", "train: 18 recordings, 5 batches",
+    for text in ("network: tiny:make", "device: cpu, 32-true, 1 process\n", "train: 18 recordings, 5 batches",
                  "val: 3 recordings", "test: 3 recordings", "steps: 35 in 7 epochs of 5 batches",
                  "first batch: (4, 3, 128, 32) gives (4, 2), loss"):  # fmt: skip
         assert text in out

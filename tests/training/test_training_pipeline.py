@@ -128,7 +128,7 @@ def test_too_few_sites_are_said_in_words(make, tmp_path):
 def test_sessions_are_approved_by_name_or_by_folder(make, data):
     pipeline = make()
     names = [f"s{site}-0" for site in range(8)]
-    pipeline.setup_data_loaders(names)
+    pipeline.setup_data_loaders([*names, names[0]])
     assert sorted(name for part in pipeline.sessions.values() for name in part) == names
     for folder in (data, str(data), [data]):
         make(data=None).setup_data_loaders(folder)

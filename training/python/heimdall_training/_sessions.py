@@ -24,7 +24,8 @@ class Session(NamedTuple):
     """A recording.
 
     Args:
-        dataset: Its folder.
+        folder: Its folder.
+        dataset: The recordings of that folder.
         row: Its number there.
         name: Its name.
         position: Latitude and longitude of the transmitter in degrees.
@@ -32,6 +33,7 @@ class Session(NamedTuple):
         part: `train`, `val` or `test` where its folder says that, else None.
     """
 
+    folder: Path
     dataset: RecordingDataset
     row: int
     name: str
@@ -68,6 +70,8 @@ def find(approved: Any, data: str | None, settings: dict[str, Any]) -> list[Sess
         else:
             where = f"the folder {data}" if data is not None else "data, as there is no such setting"
             raise DatasetNotFoundError(f"the approved session {str(it)!r} is neither a folder nor in {where}")
+    # A session that is approved twice counts once.
+    found = [*{(session.folder, session.name): session for session in found}.values()]
     if len({session.part is None for session in found}) > 1:
         raise DatasetError(
             "some of the approved sessions are in folders train, val and test, and others are not: "
@@ -104,7 +108,7 @@ def _in_folder(folder: Path, settings: dict[str, Any]) -> list[Session]:
 
 def _of_dataset(folder: Path, dataset: RecordingDataset, part: str | None) -> list[Session]:
     return [
-        Session(dataset, row, name, _position(folder, name), _together(folder, name), part)
+        Session(folder, dataset, row, name, _position(folder, name), _together(folder, name), part)
         for row, name in enumerate(dataset.sessions)
     ]
 

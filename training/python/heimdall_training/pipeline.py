@@ -45,7 +45,7 @@ Loader = Any
 class TrainingResult(TypedDict):
     """Result of `TrainingPipeline.train`.
 
-    Args:
+    Attributes:
         run_id: The run; None without a tracker.
         model_path: Checkpoint with the least `val/loss`, else the last one.
         metrics: `test/…` of that checkpoint, `final_test_loss`, `final_test_mae` and `best_val_loss`.
@@ -302,14 +302,15 @@ class TrainingPipeline:
         lines = [
             f"network: {self.backbone_name}",
             _display.summary(module),
-            f"device: {place.device}, {config.precision}, {world.size} processes",
+            f"device: {place.device}, {config.precision}, {_counted(world.size, 'process', 'es')}",
         ]
         if ckpt_path is not None:
             lines.append(f"goes on from: {ckpt_path}")
         for part, loader in zip(_sessions.PARTS, (train_loader, val_loader, test_loader), strict=True):
             rows = self.sessions.get(part)
-            told = "" if rows is None else f"{len(rows)} recordings, "
-            lines.append(f"{part}: {told}{'no' if loader is None else _length(loader, None)} batches")
+            told = "" if rows is None else f"{_counted(len(rows), 'recording')}, "
+            batches_of = 0 if loader is None else _length(loader, None)
+            lines.append(f"{part}: {told}{_counted(batches_of, 'batch', 'es')}")
         lines.append(
             f"steps: {steps} in {config.epochs} epochs of {batches} batches of a process, "
             f"{self._warmup(steps)} of warm-up, learning rate {config.learning_rate:g} ({config.schedule})"
@@ -441,7 +442,7 @@ class TrainingPipeline:
         return {
             **{name: value for name, value in config.items() if name not in of_trainer},
             "backbone": self.backbone_name,
-            "pretrained": self.model_config.pretrained,
+            "pretrained": self.model_config.pretrained and self._backbone is None,
             "freeze_backbone": self.model_config.freeze_backbone,
             **{f"data/{part}_sessions": len(names) for part, names in self.sessions.items()},
         }
@@ -461,9 +462,14 @@ class TrainingPipeline:
         file = checkpoint.absolute().parent.parent / SETTINGS_FILE
         if not file.is_file():
             return
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        for part in _sessions.PARTS if self.sessions else ():
-            before, now = set(stored["sessions"].get(part, ())), set(self.sessions[part])
+        try:
+            stored = dict(json.loads(file.read_text(encoding="utf-8"))["sessions"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"{file} cannot be read as the settings of a training: {error}"
+            ) from error
+        for part in _sessions.PARTS if self.sessions and stored else ():
+            before, now = set(stored.get(part, ())), set(self.sessions[part])
             if before != now:
                 other = sorted(before ^ now)[:3]
                 raise ConfigurationError(
@@ -505,6 +511,12 @@ class _Settings:
             file = steps.checkpoints.folder.parent / SETTINGS_FILE
             file.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
             self._recorder.log_artifact(file, "config")
+
+
+def _counted(number: int | None, noun: str, ending: str = "s") -> str:
+    """Return a number of things in words."""
+    told = "some" if number is None else "no" if number == 0 else str(number)
+    return f"{told} {noun}{'' if number == 1 else ending}"
 
 
 def _summary(metrics: Mapping[str, float], fitted: ModuleFitResult, monitor: str | None) -> dict[str, float]:
