@@ -247,19 +247,22 @@ class TrainingPipeline:
         """
         if ckpt_path is not None:
             self._check_settings_of(Path(ckpt_path))
-        net = self._network(ckpt_path)
+        net: Any = self._network(ckpt_path)
         with self._run(run_name, tags, ckpt_path) as run_id:
             run_id = self.world.agree(run_id)
             recorder = Recorder(self.mlflow_tracker if self.is_first else None)
             if ckpt_path is None:
                 recorder.log_params(self._params())
             fitting = self._trainer(train_loader, val_loader, recorder)
+            module, _ = bare(net, fitting.plan)
+            if device_of(self.training_config.device).type != "cpu":
+                # A native network stays on the CPU; its module moves.
+                net = module
             fitted = fitting.fit(net, train_loader, val_loader, ckpt_path=ckpt_path)
             path = fitted.best_model_path or fitted.last_model_path
             if ckpt_path is not None and self.world.agree(not path.is_file()):
                 # There was nothing left to train.
                 path = Path(ckpt_path)
-            module, _ = bare(net, fitting.plan)
             if self.is_first:
                 load_weights(module, path)
             # The files may be on the machine of the first process alone.
