@@ -70,7 +70,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "name", ["_native.pyi", "trainer.py", "localization_net.py", "model_config.py", "torch_net.py"]
+    "name",
+    ["_native.pyi", "trainer.py", "pipeline.py", "localization_net.py", "model_config.py", "torch_net.py"],
 )
 def test_the_examples_in_the_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])

@@ -88,7 +88,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "config",
-        help="show each setting and where it comes from",
         description=(
             "Show the value of each setting and where it comes from: a variable of the environment, a line "
             "of the .env file, or the default. Secrets are masked, and URIs have no password. A script may "

@@ -111,7 +111,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "doctor",
-        help="check stores, bucket, clock, disk and torch",
         description=(
             "Check that a training which starts now can record: the settings, the tracking store and its "
             "schema, the registry, the artifact location (a small file is written, read and deleted), the "

@@ -15,7 +15,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "export",
-        help="export a trained network to ONNX",
         description=(
             "Export a trained network to ONNX, compare it with torch, log it as a folder with model.onnx, "
             "register it and put it into a stage. Stores and experiment are those of the environment "

@@ -12,7 +12,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "gc",
-        help="delete what nobody needs: a list of it, unless told to",
         description=(
             "List what nobody needs any more: artifacts of deleted runs, uploads that were begun and never "
             "finished, folders that belong to no run and, with rules, runs that none of them keeps. Deletes "

@@ -10,7 +10,7 @@ from .. import _native
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("journal", help="look into a journal")
+    parser = commands.add_parser("journal")
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     inspect = actions.add_parser(
         "inspect",

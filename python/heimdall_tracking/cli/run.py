@@ -38,7 +38,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "run",
-        help="run a command and record it as a run",
         usage="heimdall run [--uri URI] [--name NAME] [--experiment NAME] [--tag KEY=VALUE] -- COMMAND ...",
         description=(
             "Run a command, any program, and record it as a run: its console as the artifacts "

@@ -13,7 +13,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "status",
-        help="show what waits, where, how old, why",
         description="Show what waits in the journals of a folder, for which destination, since when, why.",
     )
     parser.add_argument("dir", nargs="?", help="folder of the journals; HEIMDALL_DIR, else .heimdall")

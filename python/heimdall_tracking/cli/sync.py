@@ -18,7 +18,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "sync",
-        help="deliver what is journaled",
         description=(
             "Deliver the journals of processes that are gone: those of offline runs, of outages, of kills. "
             "Journals hold no credentials; these are taken from the environment as a tracker takes them "

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         CheckpointNotFoundError,
         DatasetError,
         DatasetNotFoundError,
+        EarlyStopping,
         FitResult,
         LocalizationModule,
         LocalizationNet,
+        ModelCheckpoint,
         ModelConfig,
         ModuleFitResult,
         PretrainedWeightsNotFoundError,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
         Tracker,
         Trainer,
         TrainingError,
+        TrainingPipeline,
+        TrainingResult,
         as_module,
         baselines,
         delays,
@@ -47,15 +51,19 @@ if TYPE_CHECKING:
         save_weights,
     )
 
+    from .config import TrainingConfig, load_training_config
+
 __all__ = [
     "BackboneArchitecture",
     "Baseline",
     "CheckpointNotFoundError",
     "DatasetError",
     "DatasetNotFoundError",
+    "EarlyStopping",
     "FitResult",
     "LocalizationModule",
     "LocalizationNet",
+    "ModelCheckpoint",
     "ModelConfig",
     "ModuleFitResult",
     "PretrainedWeightsNotFoundError",
@@ -67,7 +75,10 @@ __all__ = [
     "TorchLocalizationNet",
     "Tracker",
     "Trainer",
+    "TrainingConfig",
     "TrainingError",
+    "TrainingPipeline",
+    "TrainingResult",
     "as_module",
     "baselines",
     "delays",
@@ -76,6 +87,7 @@ __all__ = [
     "get_model_config",
     "levels",
     "load_model",
+    "load_training_config",
     "load_weights",
     "mel_spectrogram",
     "save_model",
@@ -86,6 +98,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("TrainingConfig", "load_training_config"):
+        # The command line needs them, without torch.
+        return getattr(import_module(".config", __name__), name)
     try:
         return getattr(import_module("heimdall_training"), name)
     except ModuleNotFoundError as error:

@@ -12,6 +12,8 @@ Installed beside heimdall-tracking, the same names are in ``heimdall_tracking.tr
 """
 
 from heimdall_tracking.training import __all__ as _names
+from heimdall_tracking.training.config import TrainingConfig as TrainingConfig
+from heimdall_tracking.training.config import load_training_config as load_training_config
 
 from . import _libtorch
 from ._native import RecordingDataset as RecordingDataset
@@ -34,6 +36,10 @@ from .model_config import get_backbone_info as get_backbone_info
 from .model_config import get_model_config as get_model_config
 from .models import load_model as load_model
 from .models import save_model as save_model
+from .pipeline import EarlyStopping as EarlyStopping
+from .pipeline import ModelCheckpoint as ModelCheckpoint
+from .pipeline import TrainingPipeline as TrainingPipeline
+from .pipeline import TrainingResult as TrainingResult
 from .results import Baseline as Baseline
 from .results import FitResult as FitResult
 from .results import ModuleFitResult as ModuleFitResult

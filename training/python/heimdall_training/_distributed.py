@@ -89,17 +89,26 @@ class World:
                     distributed.broadcast(tensor.detach(), src=0)
 
     @torch.no_grad()
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the processes, in buckets that are sent together."""
+    def average_gradients(self, parameters: Iterable[nn.Parameter], signal: int = 0) -> int:
+        """Replace every gradient by its mean over the processes, in buckets that are sent together.
+
+        Args:
+            parameters: The parameters of the gradients.
+            signal: Number of a signal that this process has received, or 0.
+
+        Returns:
+            The largest of these numbers, for all processes to end behind the same step.
+        """
         if self.size == 1:
-            return
+            return signal
         learning = [it for it in parameters if it.requires_grad]
-        used_here = [it.grad is not None for it in learning]
-        has_one = torch.tensor(used_here, dtype=torch.uint8, device=self._device)
+        used_here = [int(it.grad is not None) for it in learning]
+        has_one = torch.tensor([*used_here, signal], dtype=torch.uint8, device=self._device)
         # A layer that this process did not use may have been used by another one.
         distributed.all_reduce(has_one, op=distributed.ReduceOp.MAX)
         gradients = []
-        for parameter, used in zip(learning, has_one.tolist(), strict=True):
+        *used_anywhere, signal = has_one.tolist()
+        for parameter, used in zip(learning, used_anywhere, strict=True):
             if used and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if used and parameter.grad is not None:
@@ -114,6 +123,7 @@ class World:
             parts = torch.split(flat, [it.numel() for it in bucket])
             for gradient, mean in zip(bucket, parts, strict=True):
                 gradient.copy_(mean.view_as(gradient))
+        return signal
 
     def shard(self, name: str, batches: Any, is_training: bool) -> Any:
         """Return the part of a source of batches that this process takes.

@@ -17,6 +17,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._watch: _native.SignalWatch | None = None
+        self._told = 0
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -29,16 +30,21 @@ class Interrupts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._watch is None:
+            return
         received = self.received
-        if self._watch is not None:
-            self._watch.stop()
+        self._watch.stop()
         if received == signal.SIGTERM:
             signal.raise_signal(signal.SIGTERM)
 
     @property
     def received(self) -> int:
         """Number of the noted signal, or 0."""
-        return 0 if self._watch is None else self._watch.received()
+        return self._told or (0 if self._watch is None else self._watch.received())
+
+    def tell(self, number: int) -> None:
+        """Note a signal that another process of the training has received; 0 is none."""
+        self._told = self._told or number
 
     def end(self) -> None:
         """End the training by the exception of the noted signal.

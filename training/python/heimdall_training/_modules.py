@@ -87,6 +87,8 @@ class Steps:
         self.run_id: str | None = None
         self._recorder = recorder
         self._waited = 0
+        # Number of the signal that some process had received before the last step of several.
+        self._signal = 0
         self._best = math.inf
         self._batch = self._train_batch = 0
         self._batches_per_epoch: int | None = None
@@ -187,7 +189,8 @@ class Steps:
 
     def on_before_optimizer_step(self) -> None:
         """Complete the gradients of a step, over the processes and without the scale of mixed precision."""
-        self.world.average_gradients(self.module.parameters())
+        signal = self.world.average_gradients(self.module.parameters(), self.interrupts.received)
+        self._signal = signal if self.world.size > 1 else 0
         if self.place.scaler is not None:
             self.place.scaler.unscale_(self.optimizers[0])
         self.hook("on_before_optimizer_step", self.optimizers[0])
@@ -215,7 +218,12 @@ class Steps:
         if self.display is not None:
             self.display.batch(self.current_epoch, self._batch, self._batches_per_epoch, self._shown(values))
         every = plan.save_every_n_steps
-        return self.interrupts.received != 0 or (every is not None and has_stepped and step % every == 0)
+        signal = self.interrupts.received
+        if self.world.size > 1:
+            # All processes end behind the same step, or the others would wait for this one's gradients.
+            signal = self._signal
+            self.interrupts.tell(signal)
+        return signal != 0 or (every is not None and has_stepped and step % every == 0)
 
     def save_inside(self, epoch: int, step: int, state: list[dict[str, Any]]) -> None:
         """Write a checkpoint in the middle of an epoch, and end there where a signal was received."""
@@ -230,7 +238,8 @@ class Steps:
             "rows": self._rows_of_epoch,
         }
         self.checkpoints.save_last(content)
-        self.interrupts.end()
+        if self.world.size == 1 or self._signal:
+            self.interrupts.end()
 
     def on_validation_end(
         self, epoch: int, step: int, lr: float, metrics: dict[str, float], state: list[dict[str, Any]]
@@ -269,6 +278,7 @@ class Steps:
         self.checkpoints.save(self.checkpoint(epoch, step), epoch, step, score)
         if self.display is not None:
             self.display.epoch(epoch, values)
+        self.interrupts.tell(max(self.world.gather(self.interrupts.received)))
         self.interrupts.end()
         return reason
 

@@ -218,6 +218,8 @@ def fit(make: Make, data: Data, recorder: Recorder, log_dir: Path) -> tuple[Step
             if steps.world.is_first:
                 for path in sorted(steps.checkpoints.folder.glob("*.ckpt")):
                     recorder.log_artifact(path, "checkpoints")
+    # The other processes may read a checkpoint as soon as they return.
+    steps.world.agree(None)
     best = steps.checkpoints.best
     best_path, best_score = next(iter(best.items()), (None, None))
     return steps, ModuleFitResult(

@@ -333,6 +333,16 @@ class Trainer:
         return result
 
     @property
+    def plan(self) -> Plan:
+        """The settings of a training of a module."""
+        return self._plan
+
+    @property
+    def global_step(self) -> int:
+        """Steps of the optimiser that the last training of a module has done."""
+        return 0 if self._steps is None else int(self._steps.global_step)
+
+    @property
     def callback_metrics(self) -> dict[str, float]:
         """The newest value of everything that a module has logged."""
         return {} if self._steps is None else dict(self._steps.callback_metrics)
@@ -349,14 +359,14 @@ class Trainer:
             return
         of_checkpoint = None if ckpt_path is None else module_training.run_of(Path(ckpt_path))
         try:
-            run = _begun(tracker, of_checkpoint)
+            run = begun(tracker, of_checkpoint)
         except Exception as error:
             # Training never ends because tracking fails.
             self._recorder.report(error)
             yield None
             return
         self._recorder = Recorder(run)
-        with _ending(run):
+        with ending(run):
             yield run.run_id
 
     def _module_params(self, module: Any) -> dict[str, Any]:
@@ -647,12 +657,18 @@ def _write_predictions(path: Path, dataset: RssDataset, result: TestResult) -> P
     return path
 
 
-def _begun(tracker: Any, of_checkpoint: tuple[str, int] | None) -> Any:
-    """Start a run, or go on with that of a checkpoint; what it has of later steps is recorded anew."""
+def begun(tracker: Any, of_checkpoint: tuple[str, int] | None, **named: Any) -> Any:
+    """Start a run, or go on with that of a checkpoint; what it has of later steps is recorded anew.
+
+    Args:
+        tracker: The tracker.
+        of_checkpoint: The run and the step of a checkpoint, or None.
+        **named: Name and tags, as for `MLflowTracker.run`.
+    """
     if of_checkpoint is not None:
         run_id, step = of_checkpoint
         try:
-            run = tracker.run(run_id=run_id)
+            run = tracker.run(run_id=run_id, **named)
             run.__enter__()
         except Exception as error:
             # The run may have been deleted, or be in another store.
@@ -660,13 +676,13 @@ def _begun(tracker: Any, of_checkpoint: tuple[str, int] | None) -> Any:
         else:
             tracker.resume(run_id, from_step=step)
             return run
-    run = tracker.run()
+    run = tracker.run(**named)
     run.__enter__()
     return run
 
 
 @contextmanager
-def _ending(run: Any) -> Iterator[None]:
+def ending(run: Any) -> Iterator[None]:
     """End a run as a `with` block would: by what happens in this block."""
     try:
         yield
