@@ -484,7 +484,7 @@ mod tests {
         std::fs::write(
             &file,
             "[default]\naws_access_key_id = d\naws_secret_access_key = ds\nregion = eu-south-1\n\
-             [other]\naws_access_key_id=o\naws_secret_access_key=os\naws_session_token=ot\n",
+             [other]\naws_access_key_id=o\naws_secret_access_key=hush\naws_session_token=ot\n",
         )
         .unwrap();
         let file = file.to_str().unwrap();
@@ -514,8 +514,8 @@ mod tests {
             &[files, none, ("AWS_PROFILE", "other")],
         )
         .unwrap();
-        assert_eq!(shown(&found), Some(("o", "os", Some("ot"))));
-        assert!(!format!("{found:?}").contains("os"));
+        assert_eq!(shown(&found), Some(("o", "hush", Some("ot"))));
+        assert!(!format!("{found:?}").contains("hush"));
         let wrong = access(
             &S3Config::default(),
             &[files, none, ("AWS_PROFILE", "third")],
