@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from heimdall_tracking import (
     PermissionDeniedError,
 )
 from support import postgres
-from support.helpers import certificate_in, free_port, wait_until
+from support.helpers import PATIENCE_S, certificate_in, free_port, wait_until
 
 pytestmark = pytest.mark.postgres
 
@@ -254,3 +256,51 @@ def test_eight_processes_of_four_threads_each_lose_nothing(kind, request, tmp_pa
             assert sorted(point.step for point in history) == [step * 4 + thread for step in range(500)]
         assert len(tracker.get_metric_history(run_id, "shared")) == 2000
         assert tracker.get_run(run_id).metrics["shared"] == 3.0
+
+
+def test_the_host_that_serves_is_found_among_several(postgres_server, postgres_uri):
+    account, _, place = postgres_uri.removeprefix("postgresql://").rpartition("@")
+    host, _, database = place.partition("/")
+    dead = f"127.0.0.1:{free_port()}"
+    for uri in (
+        f"postgresql://{account}@{dead},{host}/{database}",
+        f"postgresql://{account}@/{database}?host={dead}&host={host}",
+        f"postgresql://{account}@{dead},{host}/{database}?target_session_attrs=read-write",
+    ):
+        tracker = MLflowTracker(uri, experiment_name="hosts")
+        with tracker.run() as run:
+            tracker.log_metric("m", 1.0)
+        tracker.flush(PATIENCE_S)
+        assert tracker.get_run(run.run_id).metrics == {"m": 1.0}
+    refused = MLflowTracker(
+        f"{postgres_uri}?target_session_attrs=read-only", experiment_name="hosts", mode="online"
+    )
+    assert "target_session_attrs" in str(refused.status().last_error)
+
+
+def test_a_service_and_a_file_of_passwords_complete_a_uri(
+    postgres_server, postgres_uri, tmp_path, monkeypatch
+):
+    account, _, place = postgres_uri.removeprefix("postgresql://").rpartition("@")
+    host, _, database = place.partition("/")
+    (name, _, port), user = host.partition(":"), account.partition(":")[0]
+    password = postgres.PASSWORD.replace("\\", "\\\\").replace(":", "\\:")
+    services, passwords = tmp_path / "services", tmp_path / "passwords"
+    services.write_text(f"[ml]\nhost={name}\nport={port}\ndbname={database}\nuser={user}\n")
+    passwords.write_text(f"{name}:{port}:*:{user}:{password}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    tracker = MLflowTracker(f"postgresql:///?service=ml&passfile={passwords}", experiment_name="service")
+    with tracker.run() as run:
+        tracker.log_metric("m", 1.0)
+    assert tracker.get_run(run.run_id).metrics == {"m": 1.0}
+    assert postgres.PASSWORD not in repr(tracker)
+    with pytest.raises(ConfigurationError, match="no service"):
+        MLflowTracker("postgresql:///?service=other", experiment_name="service")
+
+
+def test_the_user_is_that_of_the_system_where_none_is_named(postgres_server, monkeypatch):
+    monkeypatch.delenv("PGUSER", raising=False)
+    name = pwd.getpwuid(os.getuid()).pw_name
+    tracker_uri = postgres_server.socket_uri("postgres").split("://")[1].rpartition("@")[2]
+    with pytest.raises(ConfigurationError, match=name):
+        MLflowTracker(f"postgresql://{tracker_uri}", experiment_name="e")

@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+pub(crate) use super::postgres_uri::PostgresUri;
 use crate::{
     mlflow::invalid::Invalid,
     net::secret::{Secret, without_credentials},
@@ -16,27 +17,6 @@ pub enum Destination {
     Postgres(PostgresUri),
     /// An MLflow tracking server.
     Server(ServerUri),
-}
-
-/// A PostgreSQL database, named as SQLAlchemy and libpq name one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PostgresUri {
-    shown: String,
-    connect: Secret,
-    user: Option<(Secret, Option<Secret>)>,
-}
-
-impl PostgresUri {
-    /// Returns the URI for the driver of PostgreSQL, completely percent-encoded. It has the user and the password where
-    /// it names a host.
-    pub fn connect(&self) -> &Secret {
-        &self.connect
-    }
-
-    /// Returns the user and the password.
-    pub fn user(&self) -> Option<&(Secret, Option<Secret>)> {
-        self.user.as_ref()
-    }
 }
 
 /// An MLflow tracking server.
@@ -93,7 +73,7 @@ impl Destination {
                 }
                 Ok(Self::Sqlite(absolute(what, Path::new(path))?))
             }
-            "postgresql" | "postgres" => match postgres(rest) {
+            "postgresql" | "postgres" => match PostgresUri::parse(rest) {
                 Ok(uri) => Ok(Self::Postgres(uri)),
                 Err(reason) => refuse(reason.into()),
             },
@@ -124,7 +104,7 @@ impl Destination {
     pub fn uri(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("sqlite:///{}", path.display()),
-            Self::Postgres(uri) => uri.shown.clone(),
+            Self::Postgres(uri) => uri.shown().to_owned(),
             Self::Server(uri) => uri.base.clone(),
         }
     }
@@ -139,73 +119,6 @@ impl Destination {
         };
         Some(escaped(&folder.display().to_string()))
     }
-}
-
-/// Reads the rest of a URI after `postgresql:`, by SQLAlchemy's rules: user and password may be percent-encoded. An `@`
-/// in a password must be percent-encoded only where another `@` follows the host.
-fn postgres(rest: &str) -> Result<PostgresUri, &'static str> {
-    let form = "the form is postgresql://user:password@host:5432/database";
-    let rest = rest.strip_prefix("//").ok_or(form)?;
-    let (user, place) = credentials(rest);
-    let (place, options) = place.split_once('?').unwrap_or((place, ""));
-    let (host, database) = place.split_once('/').unwrap_or((place, ""));
-    let decoded = |text: &str| percent_decoded(text).ok_or("it has a broken %-escape");
-    let database = decoded(database)?;
-    let (host, port) = match host.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port),
-        _ => (host, ""),
-    };
-    if !port.is_empty() && port.parse::<u16>().is_err() {
-        return Err("the port is no number from 0 to 65535");
-    }
-    let mut connect = "postgresql://".to_owned();
-    let user = match user {
-        Some((user, password)) => Some((decoded(user)?, password.map(decoded).transpose()?)),
-        None => None,
-    };
-    // A URI without a host, which names a socket, has no place for a user.
-    if let Some((user, password)) = user.as_ref().filter(|_| !host.is_empty()) {
-        connect += &percent_encoded(user);
-        if let Some(password) = password {
-            connect.push(':');
-            connect += &percent_encoded(password);
-        }
-        connect.push('@');
-    }
-    let mut place = host.to_owned();
-    if !port.is_empty() {
-        place = format!("{place}:{port}");
-    }
-    place.push('/');
-    place += &percent_encoded(&database);
-    connect += &place;
-    let mut shown = format!("postgresql://{place}");
-    let mut marks = ["?", "?"];
-    for option in options.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let option = format!(
-            "{}={}",
-            percent_encoded(name),
-            percent_encoded(&decoded(value)?)
-        );
-        connect += marks[0];
-        connect += &option;
-        marks[0] = "&";
-        // Options that name the place are shown; they hold no secret.
-        if matches!(name, "host" | "hostaddr" | "port" | "dbname" | "options") {
-            shown += marks[1];
-            shown += &option;
-            marks[1] = "&";
-        }
-    }
-    if database.is_empty() && !options.contains("dbname=") {
-        return Err(form);
-    }
-    Ok(PostgresUri {
-        shown,
-        connect: Secret::from(connect),
-        user: user.map(|(user, password)| (Secret::from(user), password.map(Secret::from))),
-    })
 }
 
 /// Reads the rest of a URI after `http:` or `https:`.
@@ -239,7 +152,7 @@ fn server(scheme: &str, rest: &str) -> Result<ServerUri, &'static str> {
 }
 
 /// Splits a text into user and password, as they are written, and the rest after them.
-fn credentials(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
+pub(super) fn credentials(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
     // The last '@' before the first '?' ends the password, which may contain '/' and '@'. Another '@' after the '?'
     // may belong to an option.
     let options = rest.find('?').unwrap_or(rest.len());
@@ -259,7 +172,7 @@ fn credentials(rest: &str) -> (Option<(&str, Option<&str>)>, &str) {
 }
 
 /// Percent-encodes all characters that are not safe in every part of a URI.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -503,7 +416,7 @@ fn escape(digits: &[u8]) -> Option<u8> {
     u8::try_from(digit(0)? * 16 + digit(1)?).ok()
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -576,59 +489,6 @@ mod tests {
         ] {
             let error = sqlite(uri).unwrap_err().to_string();
             assert!(error.starts_with("tracking URI"), "{error}");
-        }
-    }
-
-    fn postgres_uri(uri: &str) -> (String, String) {
-        let Destination::Postgres(found) = sqlite(uri).unwrap() else {
-            panic!("{uri}")
-        };
-        (found.shown.clone(), found.connect.reveal().to_owned())
-    }
-
-    #[test]
-    fn postgres_uris_are_read_as_sqlalchemy_reads_them() {
-        for (uri, shown, connect) in [
-            (
-                "postgresql://me:secret@host:5432/db",
-                "postgresql://host:5432/db",
-                "postgresql://me:secret@host:5432/db",
-            ),
-            (
-                "postgresql+psycopg2://me:p%40s/w?o#rd@host/db",
-                "postgresql://host/db",
-                "postgresql://me:p%40s%2Fw%3Fo%23rd@host/db",
-            ),
-            (
-                "postgres://me:p@ss:word@host/my%20db?sslmode=require",
-                "postgresql://host/my%20db",
-                "postgresql://me:p%40ss%3Aword@host/my%20db?sslmode=require",
-            ),
-            (
-                "postgresql://me@/db?host=/var/run/postgresql&password=p",
-                "postgresql:///db?host=%2Fvar%2Frun%2Fpostgresql",
-                "postgresql:///db?host=%2Fvar%2Frun%2Fpostgresql&password=p",
-            ),
-            (
-                "postgresql://h/db?options=-csearch_path%3Da@b",
-                "postgresql://h/db?options=-csearch_path%3Da%40b",
-                "postgresql://h/db?options=-csearch_path%3Da%40b",
-            ),
-            (
-                "postgresql://[::1]:5433/db",
-                "postgresql://[::1]:5433/db",
-                "postgresql://[::1]:5433/db",
-            ),
-        ] {
-            assert_eq!(postgres_uri(uri), (shown.to_owned(), connect.to_owned()));
-        }
-        for wrong in [
-            "postgresql:db",
-            "postgresql://h",
-            "postgresql://h:port/db",
-            "postgresql://u:%zz@h/db",
-        ] {
-            assert!(sqlite(wrong).is_err(), "{wrong}");
         }
     }
 

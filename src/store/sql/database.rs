@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    Connection, Executor, PgPool, Postgres, Sqlite, SqlitePool,
+    Connection, Executor, Postgres, Sqlite, SqlitePool,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+    postgres::PgConnection,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 
-use super::{copy, locks, row::Row, schema::Dialect, statement::Statement};
+use super::{
+    copy, locks, postgres_hosts::PostgresHosts, row::Row, schema::Dialect, statement::Statement,
+};
 use crate::config::uri::PostgresUri;
 
 /// Longest time that SQLite itself waits for another writer; after it the delivery worker waits and tries again.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time to establish a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that a server may be silent while a statement waits for the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of connections: one for writing, one for queries.
@@ -31,7 +31,7 @@ type Result<T, E = sqlx::Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug)]
 pub(crate) enum Database {
     Sqlite(SqlitePool),
-    Postgres(PgPool),
+    Postgres(PostgresHosts),
 }
 
 impl Database {
@@ -58,25 +58,7 @@ impl Database {
     }
 
     pub(crate) async fn open_postgres(uri: &PostgresUri) -> Result<Self> {
-        let mut options: PgConnectOptions = uri.connect().reveal().parse()?;
-        if let Some((user, password)) = uri.user() {
-            options = options.username(user.reveal());
-            if let Some(password) = password {
-                options = options.password(password.reveal());
-            }
-        }
-        // The server shows this name to its administrator.
-        let options = options.application_name("heimdall-tracking");
-        // The pool would try an absent server until the timeout; a person who starts a script wants to know at once,
-        // so one connection is tried first.
-        let first = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options));
-        let first = first.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-        first.close().await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_lazy_with(options);
-        Ok(Self::Postgres(pool))
+        Ok(Self::Postgres(PostgresHosts::open(uri).await?))
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -91,8 +73,8 @@ impl Database {
         Ok(match self {
             // IMMEDIATE, as another writer could come between the first read and the first write of a transaction.
             Self::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => {
-                let mut session = PostgresSession::new(pool.acquire().await?);
+            Self::Postgres(hosts) => {
+                let mut session = PostgresSession::new(hosts.acquire().await?);
                 session.run("BEGIN").await?;
                 Transaction::Postgres(session)
             }
@@ -102,8 +84,8 @@ impl Database {
     pub(crate) async fn execute(&self, statement: Statement) -> Result<u64> {
         match self {
             Self::Sqlite(pool) => Ok(pool.execute(statement.sqlite()).await?.rows_affected()),
-            Self::Postgres(pool) => {
-                let mut session = PostgresSession::new(pool.acquire().await?);
+            Self::Postgres(hosts) => {
+                let mut session = PostgresSession::new(hosts.acquire().await?);
                 let executed = session.execute(statement).await?;
                 session.release();
                 Ok(executed)
@@ -125,8 +107,8 @@ impl Database {
                     found.push(of_row(&Row::Sqlite(row))?);
                 }
             }
-            Self::Postgres(pool) => {
-                let mut session = PostgresSession::new(pool.acquire().await?);
+            Self::Postgres(hosts) => {
+                let mut session = PostgresSession::new(hosts.acquire().await?);
                 session
                     .fetch(statement, |row| {
                         found.push(of_row(&row)?);

@@ -101,7 +101,10 @@ async fn by_mlflow(
 ) -> Result<(), StoreError> {
     let uri = match destination {
         Destination::Sqlite(path) => format!("sqlite:///{}", path.display()),
-        Destination::Postgres(uri) => uri.connect().reveal().to_owned(),
+        Destination::Postgres(uri) => {
+            let connect = uri.connects().first();
+            connect.map_or_else(String::new, |it| it.reveal().to_owned())
+        }
         Destination::Server(_) => return Ok(()),
     };
     let root = destination.default_artifact_root().unwrap_or_default();

@@ -12,6 +12,7 @@ pub(crate) mod gc;
 pub(crate) mod layout;
 pub(crate) mod locks;
 pub(crate) mod points;
+pub(crate) mod postgres_hosts;
 pub(crate) mod registry;
 pub(crate) mod rewind;
 pub(crate) mod row;
