@@ -8,6 +8,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 export PATH := $(VENV)/bin:$(PATH):$(CACHE)/bin
 # An activated environment or a PYTHONPATH must not decide which torch is built against.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+# As the build backend of training/ sets it: torch-sys' C++ would be compiled anew with other flags.
+export CXXFLAGS := -std=c++20 -include $(CURDIR)/training/torch_versions.h
 
 TRACKER_SOURCES  := Cargo.toml Cargo.lock pyproject.toml $(shell find src python -type f -not -name '*.pyc' -not -name '*.so')
 TRAINING_SOURCES := Cargo.toml Cargo.lock $(shell find training -type f -not -name '*.pyc' -not -name '*.so')
@@ -28,7 +30,7 @@ ifneq ($(MAKECMDGOALS),check)
 $(shell grep -ls quick $(STAMPS)/tracker $(STAMPS)/training | xargs rm -f)
 endif
 
-.PHONY: help install setup libtorch demo ui test test-rust test-python test-compat test-numbers test-kills fuzz lint check format bench measure clean
+.PHONY: help install setup libtorch demo ui test test-rust test-python test-compat test-numbers test-torch test-kills fuzz lint check format bench measure clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -71,6 +73,11 @@ test-compat: setup $(STAMPS)/dev  ## Try every MLflow release that is supported,
 
 test-numbers: setup $(STAMPS)/dev  ## Compare 200 steps of a ConvNeXt with a plain PyTorch loop, in 32 and 64 bits
 	HEIMDALL_TEST_STEPS=200 python -m pytest tests/training/test_training_same_numbers.py
+
+# Takes half an hour and 7 to 9 GB, below CACHE, which are removed at the end unless KEEP=1.
+test-torch:  ## Build for another torch, in an environment of its own, and run the training tests: TORCH=2.15.0
+	@[ -n "$(TORCH)" ] || { echo "name the release, for example make test-torch TORCH=2.15.0" >&2; exit 1; }
+	scripts/test_torch.sh $(TORCH) $(CACHE)/torch-$(TORCH) $(if $(KEEP),keep)
 
 test-kills: setup $(STAMPS)/dev  ## Kill a logging process 2,000 times and count what is lost; HEIMDALL_KILLS says how often
 	python tests/faults/kills.py
@@ -138,7 +145,7 @@ $(STAMPS)/dev: $(STAMPS)/torch requirements/dev.txt requirements/s3.txt requirem
 # torch-sys does not notice that another torch is meant: of another checkout, where builds are in one place for all, or
 # of another version.
 libtorch: $(STAMPS)/torch
-	@torch="$(VENV) $$(cksum <requirements/build.txt)"; \
+	@torch="$(VENV) $$(cksum <requirements/build.txt) $$(cksum <training/torch_versions.h)"; \
 	if [ "$$(cat $(TARGET)/torch 2>/dev/null)" != "$$torch" ]; then \
 		cargo clean --quiet -p torch-sys && cargo clean --quiet --release -p torch-sys; \
 		mkdir -p $(TARGET) && echo "$$torch" >$(TARGET)/torch; \
