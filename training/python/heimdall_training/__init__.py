@@ -28,6 +28,7 @@ from .errors import DatasetError as DatasetError
 from .errors import DatasetNotFoundError as DatasetNotFoundError
 from .errors import PretrainedWeightsNotFoundError as PretrainedWeightsNotFoundError
 from .errors import TrainingError as TrainingError
+from .loader import RecordingLoader as RecordingLoader
 from .localization_net import LocalizationNet as LocalizationNet
 from .localization_net import as_module as as_module
 from .model_config import BackboneArchitecture as BackboneArchitecture

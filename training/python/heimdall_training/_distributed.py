@@ -13,6 +13,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler
 
 from .errors import ConfigurationError, InvalidInputError
+from .loader import RecordingLoader
 
 # Bytes of gradients that are sent at once: those of the first layers wait for nobody.
 BUCKET_BYTES = 25 << 20
@@ -133,6 +134,8 @@ class World:
         """
         if self.size == 1 or batches is None:
             return batches
+        if isinstance(batches, RecordingLoader):
+            return batches.sharded(self.size, self.rank, is_training)
         if not isinstance(batches, DataLoader):
             return EveryNth(batches, self, is_training)
         if isinstance(batches.dataset, IterableDataset) or isinstance(batches.sampler, DistributedSampler):

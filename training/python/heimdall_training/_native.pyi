@@ -376,6 +376,21 @@ class RecordingDataset:
             DatasetError: A file breaks its format; the message names it.
         """
 
+class BatchReader:
+    """Batches of recordings, read by threads; see `RecordingLoader`."""
+
+    def __init__(
+        self,
+        rows: Sequence[tuple[RecordingDataset, int]],
+        batches: Sequence[Sequence[int]],
+        workers: int,
+        ahead: int,
+    ) -> None: ...
+    def __iter__(self) -> BatchReader: ...
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def close(self) -> None:
+        """End the threads."""
+
 def mel_spectrogram(
     iq: npt.ArrayLike | torch.Tensor,
     sample_rate: float,

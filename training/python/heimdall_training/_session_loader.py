@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from heimdall_tracking.training.config import TrainingConfig
 
 from ._sessions import Session
 from .errors import DatasetError
-
-# Spectrogram, latitude and longitude, and the name of a recording.
-Row = tuple[torch.Tensor, torch.Tensor, str]
+from .loader import RecordingLoader
 
 
 def make_loader(
     sessions: Sequence[Session], config: TrainingConfig, is_training: bool, processes: int = 1
-) -> DataLoader[Row]:
+) -> RecordingLoader:
     """Return batches of some recordings: spectrograms, positions in degrees, names.
 
     Args:
@@ -38,40 +32,13 @@ def make_loader(
             f"{len(sessions)} sessions are too few to train {processes} processes: each needs at least 2, "
             "because BatchNorm needs the variance of a batch"
         )
-    return DataLoader(
-        Recordings(sessions, config.num_workers),
-        batch_size=config.batch_size,
+    return RecordingLoader(
+        [(session.dataset, session.row) for session in sessions],
+        config.batch_size,
         shuffle=is_training,
+        num_workers=config.num_workers,
+        seed=config.seed or 0,
         drop_last=is_training and per_process % config.batch_size == 1,
-        pin_memory=config.device != "cpu" and torch.cuda.is_available(),
+        pin_memory=config.device != "cpu",
+        names=[session.name for session in sessions],
     )
-
-
-class Recordings(Dataset[Row]):
-    """Recordings of several folders, read by threads: the native code does it without Python's lock.
-
-    Args:
-        sessions: The recordings.
-        threads: Threads that read the recordings of a batch; 0 reads them one after the other.
-    """
-
-    def __init__(self, sessions: Sequence[Session], threads: int) -> None:
-        self.sessions = list(sessions)
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __len__(self) -> int:
-        return len(self.sessions)
-
-    def __getitem__(self, index: int) -> Row:
-        session = self.sessions[index]
-        features, label, _ = session.dataset[session.row]
-        return features, label, session.name
-
-    def __getitems__(self, indices: list[int]) -> list[Row]:
-        """Read the recordings of a batch."""
-        if self._threads < 2:
-            return [self[index] for index in indices]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "heimdall-recordings")
-        return [*self._pool.map(self.__getitem__, indices)]

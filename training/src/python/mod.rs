@@ -36,7 +36,7 @@ mod _native {
         measures::position_metrics,
         model::RssLocalizationNet,
         module_fit::fit_module,
-        recordings::RecordingDataset,
+        recordings::{BatchReader, RecordingDataset},
     };
 
     #[pymodule_init]

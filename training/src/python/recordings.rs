@@ -1,6 +1,9 @@
-//! The Python class `RecordingDataset`.
+//! The Python class `RecordingDataset`, and the reader of its batches.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use pyo3::{exceptions::PyIndexError, prelude::*, types::PyDict};
 use tch::Tensor;
@@ -10,7 +13,10 @@ use crate::{
     cache::Cache,
     error::Result,
     features::MelSettings,
-    recordings::{Featurised, Sessions},
+    recordings::{
+        Featurised, Sessions,
+        prefetch::{Batch, Prefetch, Row},
+    },
 };
 
 /// Features, label and metadata in Python.
@@ -18,7 +24,7 @@ type ExampleTuple<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny
 
 #[pyclass(frozen, module = "heimdall_training")]
 pub(super) struct RecordingDataset {
-    data: Featurised,
+    data: Arc<Featurised>,
     root: PathBuf,
     split: String,
     /// The arguments by keyword, for a copy in another process.
@@ -43,7 +49,7 @@ impl RecordingDataset {
         let data = open(&root, &split, channels, settings, sample_rate, cache_dir);
         let data = data.map_err(|error| to_python(py, error))?;
         Ok(Self {
-            data,
+            data: Arc::new(data),
             root,
             split,
             keywords,
@@ -110,6 +116,76 @@ impl RecordingDataset {
         let label = Tensor::f_from_slice(&[example.label.lat as f32, example.label.lon as f32])?;
         Ok((features, label, example.metadata))
     }
+}
+
+/// Features and labels of a batch in Python.
+type BatchTuple<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// Reads batches by threads, ahead of whoever takes them.
+#[pyclass(frozen, module = "heimdall_training")]
+pub(super) struct BatchReader(Prefetch);
+
+#[pymethods]
+impl BatchReader {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        rows: Vec<(PyRef<'_, RecordingDataset>, usize)>,
+        batches: Vec<Vec<usize>>,
+        workers: usize,
+        ahead: usize,
+    ) -> PyResult<Self> {
+        let batches = rows_of(&rows, batches)?;
+        let started = py.detach(|| Prefetch::start(batches, workers, ahead));
+        Ok(Self(started.map_err(|error| to_python(py, error))?))
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<BatchTuple<'py>>> {
+        let read = py.detach(|| {
+            self.0
+                .next_batch()
+                .map(|batch| batch.and_then(|it| tensors_of(&it)))
+        });
+        let Some(batch) = read.transpose().map_err(|error| to_python(py, error))? else {
+            return Ok(None);
+        };
+        Ok(Some((wrap(py, &batch.0)?, wrap(py, &batch.1)?)))
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Returns the rows of each batch.
+fn rows_of(
+    rows: &[(PyRef<'_, RecordingDataset>, usize)],
+    batches: Vec<Vec<usize>>,
+) -> PyResult<Vec<Vec<Row>>> {
+    let row = |number: usize| match rows.get(number) {
+        Some((dataset, row)) => Ok(Row {
+            data: Arc::clone(&dataset.data),
+            number: *row,
+        }),
+        None => Err(PyIndexError::new_err(format!("there is no row {number}"))),
+    };
+    let batches = batches.into_iter();
+    batches
+        .map(|batch| batch.into_iter().map(row).collect())
+        .collect()
+}
+
+fn tensors_of(batch: &Batch) -> Result<(Tensor, Tensor)> {
+    let rows = batch.rows as i64;
+    let [channels, bands, frames] = batch.shape.map(|it| it as i64);
+    let features = Tensor::f_from_slice(&batch.features)?;
+    let features = features.f_reshape([rows, channels, bands, frames])?;
+    let labels = Tensor::f_from_slice(&batch.labels)?.f_reshape([rows, 2])?;
+    Ok((features, labels))
 }
 
 fn open(

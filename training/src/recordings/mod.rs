@@ -6,6 +6,7 @@
 pub mod features;
 pub mod layout;
 pub mod npy;
+pub mod prefetch;
 
 pub use features::{Example, Featurised};
 pub use layout::{Session, Sessions};
