@@ -49,6 +49,33 @@ def test_status_of_nothing_is_said(heimdall, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"nothing waits in {tmp_path / 'none'}\n")
 
 
+def test_a_folder_that_is_not_there_is_a_mistake_of_the_command(heimdall, tmp_path):
+    for command in (["status"], ["sync"], ["gc", "--dir"]):
+        done = heimdall(*command, "typo")
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert done.stderr == "heimdall: there is no folder typo\n"
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(run_script, heimdall, heimdall_dir):
+    script = """
+        from heimdall_tracking import MLflowTracker
+        MLflowTracker("sqlite:///m.db", experiment_name="e", mode="offline").start_run("日本")
+        """
+    assert run_script(script).code == 0
+    (journal,) = (heimdall_dir / "journal").iterdir()
+    for encoding in ("cp1252", "ascii"):
+        done = heimdall("journal", "inspect", journal, PYTHONIOENCODING=encoding)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\\u65e5\\u672c" in done.stdout
+
+
+def test_an_export_makes_no_database(heimdall, tmp_path):
+    done = heimdall("export", "nosuch", "--uri", "sqlite:///none.db")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "none.db" in done.stderr
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_sync_delivers_and_leaves_nothing(left_behind, heimdall, heimdall_dir, uri):
     done = heimdall("sync", HEIMDALL_DIR=heimdall_dir)
     assert (done.returncode, done.stdout, done.stderr) == (0, "6 records delivered\n", "")

@@ -24,17 +24,18 @@ def same_store(one: str, other: str) -> bool:
 
     A relative file of SQLite is below the folder of the start, wherever the process works by now.
     """
-    return one == other or _identity(one) == _identity(other)
+    return one == other or identity(one) == identity(other)
 
 
 def fingerprint(uri: str) -> str:
     """Return a text that is the same for all URIs of one store, and that tells nobody where the store is."""
     from hashlib import sha256
 
-    return sha256(repr(_identity(uri)).encode()).hexdigest()[:16]
+    return sha256(repr(identity(uri)).encode()).hexdigest()[:16]
 
 
-def _identity(uri: str) -> tuple[object, ...]:
+def identity(uri: str) -> tuple[object, ...]:
+    """Return what names the store of a URI: the same for all URIs of one store."""
     key = (uri, _start.FOLDER)
     if (known := _known.get(key)) is None:
         if len(_known) >= _MOST_KNOWN:

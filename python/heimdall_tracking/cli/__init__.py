@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for name, text in COMMANDS.items():
             commands.add_parser(name, help=text)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a name shows its number; the command goes on.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(_unrecognised(unknown, getattr(given, "options", ())))

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidInputError
+from .._uris import identity
+from ..errors import InvalidInputError, NotFoundError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,13 +63,16 @@ def run(given: argparse.Namespace) -> int:
     if given.uri:
         # The environment's other stores belong to another tracking URI.
         settings.mlflow_backend_store_uri = settings.mlflow_registry_uri = None
+    module = _imported(given.module) if given.module else None
+    input_example = _example(given.input_shape) if given.input_shape else None
+    _check_database(settings.mlflow_tracking_uri, given)
     tracker = initialize_mlflow(settings)
     done = tracker.export_onnx(
         given.source,
-        module=_imported(given.module) if given.module else None,
+        module=module,
         metric=given.metric,
         compare_fn=min if given.mode == "min" else max,
-        input_example=_example(given.input_shape) if given.input_shape else None,
+        input_example=input_example,
         input_name=given.input_name,
         output_names=given.output_names.split(",") if given.output_names else None,
         opset=given.opset,
@@ -94,6 +98,19 @@ def run(given: argparse.Namespace) -> int:
         f"{measured['inference_time_pytorch_ms']:.2f} ms"
     )
     return 0
+
+
+def _check_database(uri: str, given: argparse.Namespace) -> None:
+    """Refuse a SQLite database that is not there, unless a file is exported: a tracker would make one."""
+    kind, *place = identity(uri)
+    if kind != "sqlite" or Path(str(place[0])).is_file():
+        return
+    if given.source is None:
+        raise NotFoundError(f"no run has the metric {given.metric!r}: there is no database {place[0]}")
+    if not Path(given.source).exists():
+        raise NotFoundError(
+            f"{given.source!r} is no run, checkpoint or folder: there is no database {place[0]}"
+        )
 
 
 def _imported(name: str) -> Any:

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from .. import lifecycle
+from .folder import heimdall_dir
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -98,7 +99,7 @@ def run(given: argparse.Namespace) -> int:
         purge=given.purge,
         delete=given.delete,
         artifact_server=given.artifact_server,
-        heimdall_dir=given.dir,
+        heimdall_dir=None if given.dir is None else heimdall_dir(given.dir),
     )
     if given.json:
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
