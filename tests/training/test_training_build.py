@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+import os
+import shlex
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -26,7 +29,7 @@ def backend(monkeypatch, tmp_path):
     monkeypatch.delenv("HEIMDALL_TORCH", raising=False)
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(module, "_own_folders", lambda: [tmp_path / "site"])
+    monkeypatch.setattr(module, "_hidden_folders", lambda: [tmp_path / "site"])
     return module
 
 
@@ -55,12 +58,62 @@ def test_another_torch_is_refused_by_name(backend, tmp_path, version):
         backend.get_requires_for_build_wheel()
 
 
+def test_a_torch_for_another_python_is_refused_by_name(backend, tmp_path):
+    put_torch(tmp_path / "site", "2.15.0")
+    (tmp_path / "site" / "torch" / "_C.cpython-39-x86_64-linux-gnu.so").touch()
+    with pytest.raises(SystemExit, match=r"torch 2\.15\.0 .* another Python: .*cpython-39.*needs _C"):
+        backend.get_requires_for_build_wheel()
+    (tmp_path / "site" / "torch" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    assert backend.get_requires_for_build_wheel() == []
+
+
+def test_without_isolation_a_missing_or_another_torch_is_said_in_one_line(backend, tmp_path):
+    with pytest.raises(SystemExit, match=r"no torch is installed .*pip install torch==2\.13\.0"):
+        backend.build_wheel(str(tmp_path))
+    put_torch(tmp_path / "site", "2.9.1")
+    with pytest.raises(SystemExit, match=r"torch 2\.9\.1 .*2\.10 to 2\.15"):
+        backend.prepare_metadata_for_build_wheel(str(tmp_path))
+
+
+def test_an_isolated_pip_keeps_a_torch_of_the_user_s_or_the_system_s_packages(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", tmp_path / "venv"],
+        check=True,
+    )
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = os.environ | {"PYTHONUSERBASE": str(tmp_path / "user")}
+    environment.pop("PYTHONNOUSERSITE", None)
+    ask = [python, "-c", "import site; print(site.getusersitepackages())"]
+    said = subprocess.run(ask, env=environment, capture_output=True, text=True, check=True)
+    put_torch(Path(said.stdout.strip()), "2.15.0")
+    # As pip starts a backend: with a folder of its own, and without the user's packages.
+    isolated = environment | {"PYTHONPATH": str(BACKEND.parent), "PYTHONNOUSERSITE": "1"}
+    ask = [python, "-c", "import heimdall_build as b; print(b.get_requires_for_build_wheel(), b._torch()[0])"]
+    said = subprocess.run(ask, env=isolated, capture_output=True, text=True, check=False)
+    assert said.stdout == "[] 2.15.0\n", said.stderr
+
+
+def test_a_checkout_below_a_folder_with_a_space_builds(backend, tmp_path, monkeypatch):
+    header = tmp_path / "my projects" / "torch_versions.h"
+    for name, value in {
+        "PATH": "",
+        "CXXFLAGS": "-O1",
+        "PYTHONPATH": "",
+        "CC_SHELL_ESCAPED_FLAGS": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(backend, "HEADER", header)
+    backend._prepare(backend.Torch("2.13.0", tmp_path / "site" / "torch"))
+    assert shlex.split(os.environ["CXXFLAGS"]) == ["-O1", "-std=c++20", "-include", str(header)]
+    assert os.environ["CC_SHELL_ESCAPED_FLAGS"] == "1"
+
+
 def test_a_named_environment_comes_first(backend, tmp_path, monkeypatch):
     put_torch(tmp_path / "site", "2.13.0")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "named"], check=True)
     (packages,) = (tmp_path / "named").glob("lib/python3*/site-packages")
     put_torch(packages, "2.15.0")
-    for named in (tmp_path / "named", tmp_path / "named" / "bin" / "python"):
+    for named in (tmp_path / "named", tmp_path / "named" / "bin" / "python", packages):
         monkeypatch.setenv("HEIMDALL_TORCH", str(named))
         assert backend.installed_torch() == ("2.15.0", packages / "torch")
     monkeypatch.setenv("HEIMDALL_TORCH", str(tmp_path / "nothing"))

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,12 +41,13 @@ class UnsupportedTorchError(Exception):
 def installed_torch() -> Torch | None:
     """Return the torch to build against; None where there is none, and the default one is to be installed.
 
-    It is that of `HEIMDALL_TORCH`, a Python or the folder of an environment; else that of this interpreter.
-    pip builds with the interpreter of the environment that it installs into, also where it hides the packages
-    of that environment.
+    It is that of `HEIMDALL_TORCH`: a Python, the folder of an environment, or the folder that holds the
+    package. Else it is that of this interpreter. pip builds with the interpreter of the environment that it
+    installs into, also where it hides the packages of that environment.
 
     Raises:
-        UnsupportedTorchError: The torch is not from 2.10 to 2.15, or nobody can tell which one is meant.
+        UnsupportedTorchError: The torch is not from 2.10 to 2.15, is for another Python, or is not where
+            `HEIMDALL_TORCH` says.
     """
     named = os.environ.get("HEIMDALL_TORCH", "").strip()
     if named:
@@ -54,19 +56,14 @@ def installed_torch() -> Torch | None:
         if found is None:
             raise UnsupportedTorchError(f"HEIMDALL_TORCH={named} names no environment that has torch")
         return _supported(found)
-    found = _in([Path(path) for path in sys.path if path] + _own_folders())
-    if found is None and _is_hidden_by_uv():
-        raise UnsupportedTorchError(
-            "uv builds in an environment of its own, which does not tell the torch that the wheel is for: "
-            "set HEIMDALL_TORCH to the environment with torch, or install with --no-build-isolation"
-        )
+    found = _in([Path(path) for path in sys.path if path]) or _in(_hidden_folders())
     return None if found is None else _supported(found)
 
 
 def _supported(torch: Torch) -> Torch:
     numbers = tuple(int(number) for number in torch.version.split(".")[:2])
     if OLDEST <= numbers <= NEWEST:
-        return torch
+        return _for_this_python(torch)
     oldest, newest = (".".join(map(str, numbers)) for numbers in (OLDEST, NEWEST))
     raise UnsupportedTorchError(
         f"torch {torch.version} in {torch.folder.parent} is not supported: it must be from {oldest} to "
@@ -74,12 +71,29 @@ def _supported(torch: Torch) -> Torch:
     )
 
 
-def _own_folders() -> list[Path]:
-    return [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+def _for_this_python(torch: Torch) -> Torch:
+    present = [path.name for path in torch.folder.glob("_C.*.so")]
+    needed = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not present or needed in present:
+        return torch
+    raise UnsupportedTorchError(
+        f"torch {torch.version} in {torch.folder.parent} is for another Python: it has {present[0]}, and "
+        f"{sys.executable}, which builds, needs {needed}; build with the Python that has this torch"
+    )
+
+
+def _hidden_folders() -> list[Path]:
+    """Return where the interpreter looks for packages by itself, such as the user's and the system's folders.
+
+    pip hides them from an isolated build by an environment variable.
+    """
+    return _folders_of(sys.executable)
 
 
 def _folders_of(named: str) -> list[Path]:
     path = Path(named).expanduser()
+    if (path / "torch" / "version.py").is_file():
+        return [path]
     python = path if path.is_file() else path / "bin" / "python"
     code = (
         "import sys, sysconfig; print(*sys.path, *map(sysconfig.get_path, ('purelib', 'platlib')), sep='\\n')"
@@ -92,7 +106,8 @@ def _folders_of(named: str) -> list[Path]:
 
 
 def _plain() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    of_pip = ("PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE")
+    return {name: value for name, value in os.environ.items() if name not in of_pip}
 
 
 def _in(folders: list[Path]) -> Torch | None:
@@ -120,22 +135,42 @@ def _prepare(torch: Torch) -> None:
     flags = os.environ.get("CXXFLAGS", "")
     if HEADER.name not in flags:
         # The headers of torch 2.15 need C++20.
-        os.environ["CXXFLAGS"] = f"{flags} -std=c++20 -include {HEADER}".strip()
+        header = str(HEADER)
+        if any(letter.isspace() for letter in header):
+            # Flags end at a space unless they are read as a shell reads them.
+            os.environ["CC_SHELL_ESCAPED_FLAGS"] = "1"
+            header = shlex.quote(header)
+        os.environ["CXXFLAGS"] = f"{flags} -std=c++20 -include {header}".strip()
 
 
 def _torch() -> Torch:
-    found = installed_torch()
+    found = _found()
     if found is None:
-        raise UnsupportedTorchError(f"torch {DEFAULT} was to be installed for the build, and is not there")
+        raise SystemExit(
+            f"heimdall-training: no torch is installed for {sys.executable} to build against: install one "
+            f"first, for example by pip install torch=={DEFAULT}, or leave out --no-build-isolation"
+        )
     return found
+
+
+def _found() -> Torch | None:
+    try:
+        return installed_torch()
+    except UnsupportedTorchError as error:
+        raise SystemExit(f"heimdall-training: {error}") from error
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, object] | None = None) -> list[str]:
     """Return the torch to install for the build, where there is none."""
-    try:
-        return [] if installed_torch() else [f"torch=={DEFAULT}"]
-    except UnsupportedTorchError as error:
-        raise SystemExit(f"heimdall-training: {error}") from error
+    if _found():
+        return []
+    if _is_hidden_by_uv():
+        raise SystemExit(
+            "heimdall-training: uv builds in an environment of its own, which does not tell the torch that "
+            "the wheel is for: set HEIMDALL_TORCH=/path/to/the/environment/with/torch, or install with "
+            "--no-build-isolation"
+        )
+    return [f"torch=={DEFAULT}"]
 
 
 def get_requires_for_build_sdist(config_settings: dict[str, object] | None = None) -> list[str]:
@@ -155,9 +190,9 @@ def prepare_metadata_for_build_wheel(
     metadata_directory: str, config_settings: dict[str, object] | None = None
 ) -> str:
     """Write the metadata, which require the torch to build against."""
+    torch = _torch()
     import maturin
 
-    torch = _torch()
     name: str = maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
     metadata = Path(metadata_directory) / name / "METADATA"
     metadata.write_text(_with_torch(metadata.read_text(encoding="utf-8"), torch.version), encoding="utf-8")
@@ -170,9 +205,9 @@ def build_wheel(
     metadata_directory: str | None = None,
 ) -> str:
     """Build the wheel against the torch that is installed."""
+    torch = _torch()
     import maturin
 
-    torch = _torch()
     _prepare(torch)
     name: str = maturin.build_wheel(wheel_directory, config_settings, None)
     if torch.version != DEFAULT:
