@@ -127,7 +127,7 @@ pub(crate) fn wrong_type(
     .into()
 }
 
-/// Error for metrics that were not appended: they are no simple values, or wrong. the slow path reads
+/// Error for metrics that were not appended: they are no simple values, or wrong. The slow path reads
 /// each by itself.
 pub(crate) struct NotAppended;
 

@@ -77,6 +77,7 @@ impl Loss for NamedLoss {
 }
 
 /// Returns the loss of one batch for a check of its kind: it must be one floating-point number.
+#[cfg(feature = "python")]
 pub(crate) fn check_loss(loss: &Tensor) -> Result<()> {
     let is_float = matches!(
         loss.kind(),

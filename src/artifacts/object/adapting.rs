@@ -76,29 +76,20 @@ impl AdaptingArtifacts {
         F: Future<Output = Result<T, ArtifactError>>,
     {
         let (manner, store) = self.current();
-        let refused = match request(store).await {
-            Err(ArtifactError::Object {
-                artifact,
-                store,
-                source,
-            }) => (artifact, store, source),
-            answered => return answered,
+        let answer = request(store).await;
+        let Err(ArtifactError::Object { source, .. }) = &answer else {
+            return answer;
         };
-        let other = changed(&manner, &refused.2);
-        let opened = other.and_then(|other| {
+        let opened = changed(&manner, source).and_then(|other| {
             let opened = ObjectArtifacts::open(&self.place, &self.settings, &other).ok()?;
             Some((other, Arc::new(opened)))
         });
         let Some((other, opened)) = opened else {
-            let (artifact, store, source) = refused;
-            return Err(ArtifactError::Object {
-                artifact,
-                store,
-                source,
-            });
+            return answer;
         };
         let answer = request(Arc::clone(&opened)).await;
-        if !matches!(&answer, Err(ArtifactError::Object { source, .. }) if !source.is_transient()) {
+        // A store that names a region means it; checksums may have been blameless.
+        if answer.is_ok() || other.region != manner.region {
             self.learn(other, opened);
         }
         answer
